@@ -1,0 +1,139 @@
+"""`POST /v1/chat/completions`, after OpenAI's reference, with vLLM's extra sampling fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from lorry.types.common import (
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MinP,
+    Penalty,
+    PositiveInt,
+    Probability,
+    RepetitionPenalty,
+    Seed,
+    StreamOptions,
+    Temperature,
+    Timings,
+    Usage,
+)
+
+
+class ContentPart(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One part of a message; only `type: "text"` is supported."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+
+
+class ChatRequest(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One call. The prompt is the model's own chat template over `messages`."""
+
+    model: str
+    messages: list[ChatMessage]
+    adapter_id: str | None = None
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: MinP | None = None
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    response_format: dict[str, Any] | None = None
+    user: str | None = None
+
+
+class TopLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[TopLogprob] = []
+
+
+class ChatLogprobs(Struct, frozen=True):
+    content: list[TokenLogprob] | None = None
+    refusal: None = None
+
+
+class AssistantMessage(Struct, frozen=True):
+    content: str
+    role: str = "assistant"
+    refusal: str | None = None
+
+
+class ChatChoice(Struct, frozen=True):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletion(Struct, frozen=True):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    object: str = "chat.completion"
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+class ChatDelta(Struct, frozen=True, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(Struct, frozen=True):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletionChunk(Struct, frozen=True):
+    """The first chunk of a choice carries the role; only the last of all has `timings`."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    object: str = "chat.completion.chunk"
+    usage: Usage | None = None
+    timings: Timings | None = None

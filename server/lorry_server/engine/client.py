@@ -1,0 +1,121 @@
+"""`EngineClient`: what the HTTP side may ask of an engine, wherever that engine runs.
+
+A thread beside the event loop implements it today (`engine.service`); tests implement it with
+scripted tokens. Every method is called on the event loop and returns at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from lorry_server.engine.outputs import TokenOutput
+from lorry_server.engine.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A loaded adapter. `digest` is the hash of its weights and config: its identity."""
+
+    name: str
+    digest: str
+    path: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    num_bytes: int
+    unmatched_tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Facts that do not change while the engine runs."""
+
+    model_id: str
+    model_path: str
+    architecture: str
+    dtype: str
+    device: str
+    quantization: str
+    max_model_len: int
+    logits_width: int
+    eos_token_ids: tuple[int, ...]
+    block_size: int
+    num_blocks: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_queued_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters and gauges at one step boundary; counters only grow."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_used_blocks: int = 0
+    num_cached_blocks: int = 0
+    num_adapter_pins: int = 0
+    num_preemptions: int = 0
+    num_steps: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_cache_queries: int = 0  # tokens looked up
+    prefix_cache_hits: int = 0  # tokens found
+    corrupted_requests: int = 0
+    running_adapters: tuple[str, ...] = ()  # names
+    waiting_adapters: tuple[str, ...] = ()
+    is_healthy: bool = True
+    is_draining: bool = False
+    seconds_since_progress: float = 0.0  # 0 while idle
+
+
+class RequestStream(Protocol):
+    """The outputs of one sequence. Leaving it before its end aborts the sequence."""
+
+    @property
+    def request_id(self) -> str: ...
+    def __aiter__(self) -> Self: ...
+    async def __anext__(self) -> TokenOutput:
+        """Return what came since the last call, merged; raise StopAsyncIteration after the end."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def abort(self) -> None:
+        """End the sequence now; harmless when it has ended."""
+        ...
+
+
+class EngineClient(Protocol):
+    """Submit, abort, look."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def submit(self, requests: Sequence[Request]) -> list[RequestStream]:
+        """Admit all of `requests` to the queue, or none.
+
+        Raises `QueueFullError` or `DrainingError` (`lorry_server.errors`), each with
+        `retry_after_s`, and `EngineDeadError` when the engine has failed.
+        """
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Loaded adapters, in order of loading."""
+        ...
+
+    def find_adapter(self, name: str) -> AdapterInfo | None: ...
+
+    async def drain(self) -> None:
+        """Refuse new requests and return when every accepted one has ended."""
+        ...

@@ -1,0 +1,115 @@
+"""`StepPlan`: the only thing that crosses from the scheduler to a runner, and `StepResult` back.
+
+Both are plain numpy, so the same plan serves the torch reference, compiled CPU code, CUDA graphs
+and a runner in another process. A runner keeps no state about requests but the KV cache: all it
+needs for a step is in the plan.
+
+Shape legend: T tokens of the step, S sequences of the step, M blocks of the longest sequence,
+G adapter segments, P tokens that use an adapter, N logits rows, K most alternatives asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+SAMPLE = -1  # in `LogitsPlan.targets_N`: choose a token; else give this token's logprob
+
+OK = 0
+NON_FINITE = 1  # in `StepResult.status_N`: the row's logits were NaN or infinite
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSegments:
+    """Runs of the step's tokens that use the same adapter; base-only tokens are in none.
+
+    `tokens_P` lists token indices sorted by adapter, stable; segment g is
+    `tokens_P[starts_G1[g] : starts_G1[g + 1]]` and uses rows
+    `rows_G[g] : rows_G[g] + ranks_G[g]` of the adapter pools.
+    """
+
+    tokens_P: Int32
+    starts_G1: Int32
+    rows_G: Int32
+    ranks_G: Int32
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsPlan:
+    """The rows of the step whose logits are wanted, and what is done with each.
+
+    A row with target SAMPLE yields a new token for its sequence. Any other target is a prompt
+    token whose logprob is wanted. Penalties and biases are in compressed rows (`*_starts_N1`)
+    and are empty for most. `history_*` is the sequence's token ids, prompt first, given only for
+    rows with penalties; `prompt_lens_N` says where the completion begins in it.
+    """
+
+    rows_N: Int32  # index into T
+    sequences_N: Int32  # index into S
+    targets_N: Int32
+    positions_N: Int64  # of the token to be chosen: the noise counter
+    seeds_N: Int64
+    temperature_N: Float32
+    top_p_N: Float32
+    top_k_N: Int32
+    min_p_N: Float32
+    typical_p_N: Float32
+    presence_penalty_N: Float32
+    frequency_penalty_N: Float32
+    repetition_penalty_N: Float32
+    history_starts_N1: Int32
+    history_ids: Int32
+    prompt_lens_N: Int32
+    bias_starts_N1: Int32
+    bias_ids: Int32
+    bias_values: Float32  # -inf forbids a token (end of sequence before min_tokens)
+    num_logprobs_N: Int32  # -1: none; 0: of the token only; k: and of the k best
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One forward pass over T tokens of S sequences.
+
+    Token t of sequence s stands in the flat arrays between `query_starts_S1[s]` and
+    `query_starts_S1[s + 1]`. Its key and value go to `slot_mapping_T[t]`
+    (`block * block_size + offset`), and it attends to the first `positions_T[t] + 1` tokens of
+    its sequence, which lie in the blocks `block_tables_SM[s]` (unused entries are 0).
+    """
+
+    token_ids_T: Int32
+    positions_T: Int32
+    slot_mapping_T: Int32
+    query_starts_S1: Int32
+    context_lens_S: Int32  # tokens in the KV cache once this step is done
+    block_tables_SM: Int32
+    segments: AdapterSegments
+    logits: LogitsPlan
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids_T)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.context_lens_S)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One entry per logits row of the plan, in its order.
+
+    `token_ids_N` is the chosen token, or the target. Logprobs are of the model's own
+    distribution: before temperature, penalties, bias and filters.
+    """
+
+    token_ids_N: Int32
+    logprobs_N: Float32
+    top_ids_NK: Int32
+    top_logprobs_NK: Float32
+    status_N: Int32

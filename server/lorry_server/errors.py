@@ -1,0 +1,80 @@
+"""The server's errors.
+
+    LorryServerError
+      RequestError              4xx: the request is at fault; message is for its sender
+        NotFoundError           404
+      CapacityError             429 on LoRAX routes, 503 on OpenAI's; has retry_after_s
+        QueueFullError
+        DrainingError
+      EngineDeadError           503: the engine has failed and the process is about to end
+      StartupError              bad configuration, model or adapter: the process does not start
+        ModelError
+        AdapterError
+"""
+
+from __future__ import annotations
+
+
+class LorryServerError(Exception):
+    """Base of all. `str(error)` is a sentence that may be shown to whoever asked."""
+
+
+class RequestError(LorryServerError):
+    """A request that cannot be served as it stands.
+
+    `param` names the field; `code` is OpenAI's machine-readable code, `error_type` LoRAX's.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        error_type: str = "validation",
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+        self.status = status
+        self.error_type = error_type
+
+
+class NotFoundError(RequestError):
+    """An unknown model or adapter."""
+
+    def __init__(self, message: str, *, param: str | None = "model") -> None:
+        super().__init__(message, param=param, code="model_not_found", status=404)
+
+
+class CapacityError(LorryServerError):
+    """The request was not accepted and may be sent again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFullError(CapacityError):
+    """As many requests wait as are allowed to."""
+
+
+class DrainingError(CapacityError):
+    """The server is finishing what it accepted and takes nothing new."""
+
+
+class EngineDeadError(LorryServerError):
+    """The engine thread has ended by a fault; nothing more will be generated."""
+
+
+class StartupError(LorryServerError):
+    """The server cannot start; the message says what to change."""
+
+
+class ModelError(StartupError):
+    """A model that cannot be found, read or served."""
+
+
+class AdapterError(StartupError):
+    """An adapter that cannot be read, or does not fit the base model."""
