@@ -1,0 +1,185 @@
+"""`Scheduler`: which tokens of which sequences the next step computes.
+
+There is one rule. A sequence has tokens, some of which are computed; a step computes more of them
+within a token budget; when none is left to compute, it samples one. Prefill, chunked prefill,
+decode, a prefix hit and a return after preemption differ only in the two counts.
+
+Nothing here depends on a clock, a set's order or a hash seed, so the same arrivals give the same
+steps.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from dataclasses import dataclass
+
+from lorry_server.engine.block_pool import BlockPool
+from lorry_server.engine.sequence import Sequence, SequenceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """`num_tokens` tokens of `sequence`, from its first uncomputed one, are in the step."""
+
+    sequence: Sequence
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class SchedulerCounters:
+    """Counts since the start; they only grow."""
+
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+
+
+class Scheduler:
+    """Admission, token budget and preemption over the blocks of one pool.
+
+    `max_num_batched_tokens` bounds a step, `max_num_seqs` the sequences that run together. The
+    pool must hold one sequence of the greatest length, so that the oldest can always go on.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        prefix_caching: bool = True,
+    ) -> None:
+        assert max_num_batched_tokens >= max_num_seqs
+        self.pool = pool
+        self.counters = SchedulerCounters()
+        self._block_size = block_size
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._prefix_caching = prefix_caching
+        self.waiting: deque[Sequence] = deque()  # by order of arrival
+        self.running: list[Sequence] = []  # by order of arrival
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the line."""
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and give its blocks back."""
+        if sequence.status is SequenceStatus.WAITING:
+            self.waiting.remove(sequence)
+        elif sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+            self._release_blocks(sequence)
+        sequence.status = SequenceStatus.FINISHED
+
+    def schedule(self) -> list[ScheduledSequence]:
+        """Choose the next step and give its sequences the blocks that it will write."""
+        scheduled: list[ScheduledSequence] = []
+        budget = self._continue_running(scheduled, self._max_num_batched_tokens)
+        self._admit_waiting(scheduled, budget)
+        return scheduled
+
+    def mark_computed(self, scheduled: ScheduledSequence) -> None:
+        """The step is done: count its tokens and remember the blocks that it filled."""
+        sequence = scheduled.sequence
+        old_num_full = sequence.num_computed_tokens // self._block_size
+        sequence.num_computed_tokens += scheduled.num_tokens
+        num_full = sequence.num_computed_tokens // self._block_size
+        if self._prefix_caching and num_full > old_num_full:
+            hashes = sequence.block_hashes(num_full)
+            for index in range(old_num_full, num_full):
+                self.pool.remember(sequence.block_table[index], hashes[index])
+
+    def _continue_running(self, scheduled: list[ScheduledSequence], budget: int) -> int:
+        index = 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            # Everyone behind keeps a token, so that a long prefill never stalls a decode.
+            num_behind = len(self.running) - index - 1
+            num_tokens = min(sequence.num_uncomputed_tokens, budget - num_behind)
+            if not self._make_room(sequence, num_tokens):
+                break  # it was the youngest and has been preempted itself
+            scheduled.append(ScheduledSequence(sequence, num_tokens))
+            budget -= num_tokens
+            index += 1
+        return budget
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Grow the block table, preempting the youngest sequences while blocks are short."""
+        end = sequence.num_computed_tokens + num_tokens
+        num_missing = sequence.num_blocks_for(end) - len(sequence.block_table)
+        while num_missing > self.pool.num_available:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        if num_missing > 0:
+            sequence.block_table.extend(self.pool.allocate(num_missing))
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Send the youngest running sequence back to the front of the line, to be recomputed."""
+        assert self.running[-1] is sequence
+        self.running.pop()
+        self._release_blocks(sequence)
+        sequence.num_computed_tokens = 0
+        sequence.num_preemptions += 1
+        sequence.status = SequenceStatus.WAITING
+        self.waiting.appendleft(sequence)
+        self.counters.num_preemptions += 1
+
+    def _admit_waiting(self, scheduled: list[ScheduledSequence], budget: int) -> None:
+        while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
+            sequence = self.waiting[0]
+            cached_blocks = self._cached_prefix(sequence)
+            num_cached_tokens = len(cached_blocks) * self._block_size
+            num_tokens = min(sequence.num_tokens - num_cached_tokens, budget)
+            end = num_cached_tokens + num_tokens
+            num_missing = sequence.num_blocks_for(end) - len(cached_blocks)
+            # Each running sequence may want one more block next step; leave them that, or
+            # admission would be followed at once by preemption.
+            num_spare = self.pool.num_available_without(cached_blocks) - num_missing
+            if num_spare < len(self.running):
+                break
+            self.waiting.popleft()
+            self.pool.share(cached_blocks)
+            sequence.block_table = cached_blocks + self.pool.allocate(num_missing)
+            sequence.num_computed_tokens = num_cached_tokens
+            self._count_prefix(sequence, num_cached_tokens)
+            sequence.status = SequenceStatus.RUNNING
+            bisect.insort(self.running, sequence, key=lambda running: running.order)
+            scheduled.append(ScheduledSequence(sequence, num_tokens))
+            budget -= num_tokens
+
+    def _cached_prefix(self, sequence: Sequence) -> list[int]:
+        # Logprobs of prompt tokens need every prompt position computed.
+        if not self._prefix_caching or sequence.request.sampling.num_prompt_logprobs is not None:
+            return []
+        # The last token is always computed: its logits choose the next one.
+        num_full = (sequence.num_tokens - 1) // self._block_size
+        return self.pool.match(sequence.block_hashes(num_full))
+
+    def _count_prefix(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = num_cached_tokens
+            self.counters.prefix_cache_queries += sequence.num_tokens
+            self.counters.prefix_cache_hits += num_cached_tokens
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []
+
+    def check_integrity(self) -> None:
+        """Assert the invariants that hold between any two steps."""
+        self.pool.check_integrity()
+        tables = [block for sequence in self.running for block in sequence.block_table]
+        assert self.pool.num_used == len(set(tables)), "a block is used by no running sequence"
+        assert all(not sequence.block_table for sequence in self.waiting)
+        for line in (list(self.waiting), self.running):
+            assert [s.order for s in line] == sorted(s.order for s in line), "the line is mixed up"
+        for sequence in self.running:
+            assert sequence.num_computed_tokens <= sequence.num_tokens
+            capacity = len(sequence.block_table) * self._block_size
+            assert sequence.num_computed_tokens <= capacity

@@ -1,0 +1,131 @@
+"""`AdapterPool`: the rank rows of all resident adapters, and the seam into the model's layers.
+
+Shape legend: R rank rows of the pool, S slices of a fused projection, I input and O output
+features, T tokens of the step, N logits rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lorry_server.errors import AdapterError
+from lorry_server.kernels.lora import TokenSegment, lora_add_
+from lorry_server.layers.linear import Linear, LinearSlice
+from lorry_server.lora.adapter import Adapter, LoraWeights
+from lorry_server.lora.slots import RowRange
+
+
+class AdapterRouting:
+    """Which tokens of the step use which rows: one owner writes it, every layer reads it."""
+
+    def __init__(self) -> None:
+        self.segments: tuple[TokenSegment, ...] = ()
+
+
+class LinearRows:
+    """The pool of one linear layer: attached to it as its `adapters`."""
+
+    def __init__(
+        self, linear: Linear, routing: AdapterRouting, *, num_rows: int, dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        num_slices = len(linear.slices)
+        shape_a = (num_rows, num_slices, linear.in_features)
+        shape_b = (num_rows, num_slices, linear.out_features)
+        self._a_RSI = torch.zeros(shape_a, dtype=dtype, device=device)
+        self._b_RSO = torch.zeros(shape_b, dtype=dtype, device=device)
+        self._slice_indices = {part.name: index for index, part in enumerate(linear.slices)}
+        self._slices = linear.slices
+        self._routing = routing
+        self._starts: set[int] = set()  # of the adapters that target this layer
+
+    def write(self, part: LinearSlice, weights: LoraWeights, *, start: int) -> None:
+        index = self._slice_indices[part.name]
+        rows = slice(start, start + weights.rank)
+        self._a_RSI[rows, index] = weights.a_RI.to(self._a_RSI)
+        self._b_RSO[rows, index, part.start : part.stop] = weights.b_OR.T.to(self._b_RSO)
+        self._starts.add(start)
+
+    def clear(self, rows: RowRange) -> None:
+        if rows.start in self._starts:
+            self._a_RSI[rows.start : rows.start + rows.rank].zero_()
+            self._b_RSO[rows.start : rows.start + rows.rank].zero_()
+            self._starts.remove(rows.start)
+
+    def add_(self, y_TO: Tensor, x_TI: Tensor) -> None:
+        """Add each token's adapter update to `y_TO`; tokens without one are left alone."""
+        segments = [s for s in self._routing.segments if s.start in self._starts]
+        if segments:
+            lora_add_(y_TO, x_TI, self._a_RSI, self._b_RSO, segments)
+
+
+class AdapterPool:
+    """Rank rows on the device, for every linear layer that some adapter has targeted."""
+
+    def __init__(
+        self,
+        linears: Iterable[Linear],
+        *,
+        num_rows: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.routing = AdapterRouting()
+        self._num_rows = num_rows
+        self._dtype = dtype
+        self._device = device
+        self._slices: dict[str, tuple[Linear, LinearSlice]] = {
+            part.name: (linear, part) for linear in linears for part in linear.slices
+        }
+        self._rows: dict[str, LinearRows] = {}  # by the linear's name
+
+    def load(self, modules: Mapping[str, LoraWeights], rows: RowRange) -> None:
+        """Write the matched `modules` of an adapter into its rows."""
+        for module, weights in modules.items():
+            linear, part = self._slices[module]
+            self._rows_of(linear).write(part, weights, start=rows.start)
+
+    def unload(self, rows: RowRange) -> None:
+        """Zero an adapter's rows everywhere, so that whoever gets them next finds them empty."""
+        for linear_rows in self._rows.values():
+            linear_rows.clear(rows)
+
+    def match(self, adapter: Adapter) -> tuple[dict[str, LoraWeights], tuple[str, ...]]:
+        """Split an adapter into the modules that this model has and the names of the others.
+
+        Raises AdapterError when a matching module has the wrong shape, or none matches.
+        """
+        matched = {name: w for name, w in adapter.modules.items() if name in self._slices}
+        unmatched = tuple(name for name in adapter.modules if name not in self._slices)
+        if not matched:
+            shown = ", ".join(repr(name) for name in unmatched[:3])
+            raise AdapterError(
+                f"adapter {str(adapter.path)!r} was made for another model: none of its "
+                f"{len(unmatched)} modules is a layer of this one (it has {shown}, ...)"
+            )
+        for name, weights in matched.items():
+            linear, part = self._slices[name]
+            wanted = (part.stop - part.start, linear.in_features)
+            given = (weights.b_OR.shape[0], weights.a_RI.shape[1])
+            if wanted != given:
+                raise AdapterError(
+                    f"adapter {str(adapter.path)!r}: {name!r} is for a layer of shape "
+                    f"{given[0]} x {given[1]}, the model's is {wanted[0]} x {wanted[1]}"
+                )
+        return matched, unmatched
+
+    def _rows_of(self, linear: Linear) -> LinearRows:
+        if linear.name not in self._rows:
+            rows = LinearRows(
+                linear,
+                self.routing,
+                num_rows=self._num_rows,
+                dtype=self._dtype,
+                device=self._device,
+            )
+            self._rows[linear.name] = rows
+            linear.adapters = rows
+        return self._rows[linear.name]
