@@ -1,0 +1,78 @@
+"""The definitions: what each latency of one attempt is, in milliseconds.
+
+Written for a request with send stamps, token stamps c_1..c_M and k_j tokens in event j; N is the
+number of tokens. The clock starts at `t_sched`, when the user became ready to send, so that the
+client's own lateness is inside the figures that a user would feel.
+"""
+
+from __future__ import annotations
+
+from lorry_loadtest.records import RequestRecord
+
+NS_PER_MS = 1e6
+
+
+def ttft_ms(record: RequestRecord) -> float | None:
+    """Time to first token, c_1 - t_sched; None when no token came."""
+    if not record.event_ns:
+        return None
+    return (record.event_ns[0] - record.t_sched_ns) / NS_PER_MS
+
+
+def ttft_service_ms(record: RequestRecord) -> float | None:
+    """c_1 - t_send: the same without the client's lateness, comparable with other tools."""
+    if not record.event_ns or record.t_send_ns is None:
+        return None
+    return (record.event_ns[0] - record.t_send_ns) / NS_PER_MS
+
+
+def lag_ms(record: RequestRecord) -> float | None:
+    """t_send - t_sched: connecting and the client's lateness."""
+    if record.t_send_ns is None:
+        return None
+    return (record.t_send_ns - record.t_sched_ns) / NS_PER_MS
+
+
+def tpot_ms(record: RequestRecord) -> float | None:
+    """Time per output token after the first event, (c_M - c_1) / (N - k_1).
+
+    None, never 0, when all tokens came in one event.
+    """
+    if len(record.event_ns) < 2:
+        return None
+    num_later_tokens = record.completion_tokens - record.event_tokens[0]
+    if num_later_tokens <= 0:
+        return None
+    return (record.event_ns[-1] - record.event_ns[0]) / NS_PER_MS / num_later_tokens
+
+
+def e2e_ms(record: RequestRecord) -> float | None:
+    """End to end, c_M - t_sched: until the last token, not until the stream's end."""
+    if not record.event_ns:
+        return None
+    return (record.event_ns[-1] - record.t_sched_ns) / NS_PER_MS
+
+
+def chunk_gaps_ms(record: RequestRecord) -> list[float]:
+    """c_j - c_(j-1) for each event after the first, to be pooled over requests."""
+    stamps = record.event_ns
+    return [(stamps[j] - stamps[j - 1]) / NS_PER_MS for j in range(1, len(stamps))]
+
+
+def duration_ms(record: RequestRecord) -> float:
+    """From t_sched to the end of the attempt, however it ended."""
+    return (record.t_end_ns - record.t_sched_ns) / NS_PER_MS
+
+
+def num_tokens_between(record: RequestRecord, start_ns: int, end_ns: int) -> int:
+    """Tokens whose event arrived in [start_ns, end_ns)."""
+    return sum(
+        num_tokens
+        for stamp_ns, num_tokens in zip(record.event_ns, record.event_tokens, strict=True)
+        if start_ns <= stamp_ns < end_ns
+    )
+
+
+def tokens_disagree(record: RequestRecord) -> bool:
+    """Whether the server's count of a finished request differs from what its events carried."""
+    return record.outcome == "ok" and record.completion_tokens != sum(record.event_tokens)
