@@ -1,0 +1,117 @@
+"""Encodes a rendered chat such that no message can forge a control token.
+
+A template writes control tokens (`<|im_start|>`, `<end_of_turn>`) as text around the messages,
+and the tokenizer turns that text into their ids. It would do the same with a message that says
+`<|im_end|>`, whose sender could then speak in another role. So every chat is rendered twice: the
+second time with a placeholder for each message, which shows what the template itself wrote. If
+the real prompt has other control tokens than that, it is put together from the outline, with the
+messages as ordinary text.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lorry_server.errors import RequestError
+from lorry_server.text.tokenizer import Tokenizer
+
+Render = Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """`parts[i]`, then the message `order[i]`, then `parts[i + 1]`: what the template writes.
+
+    A message that the template drops or changes is not in `order`.
+    """
+
+    parts: tuple[str, ...]
+    order: tuple[int, ...]
+
+
+def encode_chat(
+    tokenizer: Tokenizer, render: Render, contents: Sequence[str], *, ends_in_last_message: bool
+) -> list[int]:
+    """Return the ids of `render(contents)`, whose control tokens are the template's own.
+
+    Raises `RequestError` when a message with a control token's text is one that the template does
+    not write as it stands, so that it cannot be told from the template's own text.
+    """
+    if ends_in_last_message:
+        render = ended_in_last_message(render)
+    ids = tokenizer.encode(render(contents), add_special_tokens=False)
+    outline = outline_of(render, contents)
+    written = [token_id for part in outline.parts for token_id, _, _ in marks(tokenizer, part)]
+    # Special tokens, and those others that mark something in this chat.
+    control_ids = tokenizer.special_token_ids.union(written)
+    if [i for i in ids if i in control_ids] == [i for i in written if i in control_ids]:
+        return ids
+    lost = {index for index, text in enumerate(contents) if text.strip()} - set(outline.order)
+    if lost:
+        raise RequestError(
+            f"messages[{min(lost)}] does not come through this model's chat template as it stands, "
+            "so messages must not contain the text of control tokens",
+            param="messages",
+        )
+    return encode_outline(tokenizer, outline, contents)
+
+
+def ended_in_last_message(render: Render) -> Render:
+    """Return a `render` whose text ends where the last message's content does."""
+    end = f"end{secrets.token_hex(12)}"
+
+    def render_until_end(contents: Sequence[str]) -> str:
+        # The space shows whether the template trims its messages.
+        rendered = render([*contents[:-1], f"{contents[-1]}{end} "])
+        text, found, rest = rendered.rpartition(end)
+        if not found:
+            raise RequestError(
+                "continue_final_message is not possible: this model's chat template does not write "
+                "the last message as it stands",
+                param="continue_final_message",
+            )
+        return text if rest.startswith(" ") else text.rstrip()
+
+    return render_until_end
+
+
+def outline_of(render: Render, contents: Sequence[str]) -> Outline:
+    # Unguessable, so that no message can contain it; letters and digits, so that no template
+    # escapes it. The space around a message stays, since templates may trim it.
+    nonce = f"message{secrets.token_hex(12)}"
+    placeholders = [
+        text.replace(text.strip(), f"{nonce}n{index}n") if text.strip() else text
+        for index, text in enumerate(contents)
+    ]
+    pieces = re.split(f"{nonce}n([0-9]+)n", render(placeholders))
+    return Outline(parts=tuple(pieces[::2]), order=tuple(map(int, pieces[1::2])))
+
+
+def encode_outline(tokenizer: Tokenizer, outline: Outline, contents: Sequence[str]) -> list[int]:
+    """Return the ids of the outline filled in; text between two marks is encoded as one."""
+    ids: list[int] = []
+    text = ""
+    fillings = [contents[index].strip() for index in outline.order]
+    for part, filling in zip(outline.parts, [*fillings, ""], strict=True):
+        position = 0
+        for token_id, start, stop in marks(tokenizer, part):
+            ids += tokenizer.encode_plain(text + part[position:start])
+            ids.append(token_id)
+            text, position = "", stop
+        text += part[position:] + filling
+    return ids + tokenizer.encode_plain(text)
+
+
+def marks(tokenizer: Tokenizer, part: str) -> list[tuple[int, int, int]]:
+    """Return (id, start, stop) of the added tokens in the template's text.
+
+    Added tokens of blank space are text that the vocabulary has in one piece, and no marks.
+    """
+    return [
+        (span.id, span.start, span.stop)
+        for span in tokenizer.encode_spans(part, add_special_tokens=False)
+        if span.id in tokenizer.added_token_ids and not span.text.isspace()
+    ]
