@@ -1,0 +1,84 @@
+"""Async client of lorry: one base model, many adapters.
+
+async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
+    generation = await client.generate("Hello", max_tokens=20, adapter="pirate")
+"""
+
+from __future__ import annotations
+
+from lorry._version import __version__
+from lorry.client import AsyncClient
+from lorry.errors import (
+    AdapterInvalid,
+    AdapterLoading,
+    AdapterNotFound,
+    BadRequest,
+    ClientError,
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    ContextTooLong,
+    DeadlineExceeded,
+    Forbidden,
+    HTTPStatusError,
+    Overloaded,
+    RetriesExhausted,
+    ServerError,
+    ServerStreamError,
+    StreamCancelled,
+    StreamError,
+    StreamProtocolError,
+    StreamTruncated,
+    Unauthorized,
+)
+from lorry.generation import Generation, ServerTiming, Token, Usage
+from lorry.health import Health
+from lorry.many import Request
+from lorry.options import GenerateOptions
+from lorry.retry import RetryPolicy
+from lorry.stream import TextStream, TokenStream
+from lorry.timeout import Timeout
+from lorry.timing import AttemptTiming, Timing
+from lorry.transports.base import Transport, WireRequest, WireResponse
+
+__all__ = [
+    "AdapterInvalid",
+    "AdapterLoading",
+    "AdapterNotFound",
+    "AsyncClient",
+    "AttemptTiming",
+    "BadRequest",
+    "ClientError",
+    "ConfigError",
+    "ConnectError",
+    "ConnectionLost",
+    "ContextTooLong",
+    "DeadlineExceeded",
+    "Forbidden",
+    "GenerateOptions",
+    "Generation",
+    "HTTPStatusError",
+    "Health",
+    "Overloaded",
+    "Request",
+    "RetriesExhausted",
+    "RetryPolicy",
+    "ServerError",
+    "ServerStreamError",
+    "ServerTiming",
+    "StreamCancelled",
+    "StreamError",
+    "StreamProtocolError",
+    "StreamTruncated",
+    "TextStream",
+    "Timeout",
+    "Timing",
+    "Token",
+    "TokenStream",
+    "Transport",
+    "Unauthorized",
+    "Usage",
+    "WireRequest",
+    "WireResponse",
+    "__version__",
+]

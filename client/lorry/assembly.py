@@ -1,0 +1,315 @@
+"""A generation put together from the server's answer, whole or chunk by chunk; no I/O.
+
+The first choice is read; a call of this client asks for one. Both OpenAI dialects, completions and
+chat, come down to one `Delta` per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from lorry.error_mapping import read_error_report, stream_error
+from lorry.errors import StreamProtocolError
+from lorry.generation import Generation, ServerTiming, Token, Usage
+from lorry.options import CallOptions
+from lorry.timing import Timing
+from lorry.types import chat, common
+from lorry.types.completions import Completion, CompletionLogprobs
+
+_DONE = b"[DONE]"
+
+_Answer = TypeVar("_Answer", Completion, chat.ChatCompletion, chat.ChatCompletionChunk)
+TopLogprobs = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The text, logprob and best alternatives of one token, whichever dialect said it."""
+
+    text: str
+    logprob: float | None
+    top: TopLogprobs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one chunk (or a whole answer) adds."""
+
+    model: str
+    text: str = ""
+    token_ids: Sequence[int] | None = None
+    logprobs: Sequence[TokenLogprob] | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    usage: common.Usage | None = None
+    timings: common.Timings | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """It ends the text or follows its end; such chunks carry what servers add of their own."""
+        return self.finish_reason is not None or self.usage is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one route answers: a reader for whole answers and one for the chunks of a stream."""
+
+    read_answer: Callable[[bytes], Delta]
+    read_chunk: Callable[[bytes], Delta]
+
+
+class GenerationBuilder:
+    """Collects deltas; `build` gives the generation so far at any moment."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._texts: list[str] = []
+        self._tokens: list[Token] = []
+        self._token_ids: list[int] | None = []
+        self._last = Delta(model="")
+        self._usage: common.Usage | None = None
+        self._timings: common.Timings | None = None
+        self._extra: dict[str, Any] = {}
+        self._has_ended = False
+
+    @property
+    def is_complete(self) -> bool:
+        """A finish reason or `[DONE]` has come: the stream may end now."""
+        return self._has_ended or self._last.finish_reason is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """`[DONE]` has come: nothing follows."""
+        return self._has_ended
+
+    def add_event(self, data: bytes, *, t_ns: int) -> list[Token]:
+        """Take the data of one event; return the tokens it brought.
+
+        Raises ServerStreamError for an error event and StreamProtocolError for what is neither.
+        """
+        if not data:
+            return []
+        if data.strip() == _DONE:
+            self._has_ended = True
+            return []
+        delta = self._dialect.read_chunk(data)
+        if delta.is_final:
+            self._extra.update(_unknown_fields(data))
+        return self._add(delta, t_ns=t_ns)
+
+    def add_answer(self, body: bytes, *, t_ns: int) -> None:
+        """Take a whole, not streamed answer."""
+        delta = self._dialect.read_answer(body)
+        self._extra.update(_unknown_fields(body))
+        self._add(delta, t_ns=t_ns)
+        self._has_ended = True
+
+    def build(
+        self, timing: Timing, *, options: CallOptions, endpoint: str, keeps_tokens: bool
+    ) -> Generation:
+        """`keeps_tokens`: single tokens mean something, because of stamps or logprobs."""
+        ids = self._token_ids
+        return Generation(
+            text="".join(self._texts),
+            finish_reason=self._last.finish_reason,
+            usage=self.usage,
+            timing=timing,
+            request_id=options.request_id,
+            endpoint=endpoint,
+            model=self._last.model,
+            adapter=options.adapter,
+            token_ids=tuple(ids) if ids else None,
+            tokens=tuple(self._tokens) if keeps_tokens else None,
+            stop_reason=self._last.stop_reason,
+            seed=options.sampling.get("seed"),
+            attempts=len(timing.attempts),
+            server=self._timings,
+            tag=options.tag,
+            extra=dict(self._extra),
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """The server's counts, or what was counted until it sends them."""
+        counts = self._usage
+        if counts is None:
+            return Usage(None, len(self._tokens) or None, source="counted")
+        details = counts.prompt_tokens_details
+        return Usage(
+            prompt_tokens=counts.prompt_tokens,
+            completion_tokens=counts.completion_tokens,
+            cached_tokens=None if details is None else details.cached_tokens,
+        )
+
+    def _add(self, delta: Delta, *, t_ns: int) -> list[Token]:
+        if delta.usage is not None:
+            self._usage = delta.usage
+        if delta.timings is not None:
+            self._timings = delta.timings
+        if delta.finish_reason is not None or self._last.finish_reason is None:
+            self._last = delta
+        tokens = self._split(delta, t_ns)
+        if delta.text:
+            self._texts.append(delta.text)
+        if delta.token_ids:
+            if self._token_ids is not None:
+                self._token_ids.extend(delta.token_ids)
+        elif delta.text:
+            self._token_ids = None  # the ids would have a hole
+        self._tokens.extend(tokens)
+        return tokens
+
+    def _split(self, delta: Delta, t_ns: int) -> list[Token]:
+        """Divide a delta into its tokens; see `Token` for who gets the text."""
+        ids, logprobs = delta.token_ids or (), delta.logprobs or ()
+        count = len(ids) or len(logprobs) or (1 if delta.text else 0)
+        if count == 0:
+            return []
+        texts = [""] * (count - 1) + [delta.text]
+        if len(logprobs) == count and "".join(item.text for item in logprobs) == delta.text:
+            texts = [item.text for item in logprobs]
+        first = len(self._tokens)
+        return [
+            Token(
+                text=texts[i],
+                index=first + i,
+                t_ns=t_ns,
+                id=ids[i] if ids else None,
+                logprob=logprobs[i].logprob if len(logprobs) == count else None,
+                top_logprobs=logprobs[i].top if len(logprobs) == count else None,
+            )
+            for i in range(count)
+        ]
+
+
+def _completion_delta(data: bytes) -> Delta:
+    answer = _decode(data, _COMPLETION_DECODER, Completion)
+    if not answer.choices:
+        return Delta(answer.model, usage=answer.usage, timings=answer.timings)
+    choice = answer.choices[0]
+    return Delta(
+        model=answer.model,
+        text=choice.text,
+        token_ids=choice.token_ids,
+        logprobs=None if choice.logprobs is None else _completion_logprobs(choice.logprobs),
+        finish_reason=choice.finish_reason,
+        stop_reason=choice.stop_reason,
+        usage=answer.usage,
+        timings=answer.timings,
+    )
+
+
+def _chat_answer_delta(data: bytes) -> Delta:
+    answer = _decode(data, _CHAT_DECODER, chat.ChatCompletion)
+    if not answer.choices:
+        return Delta(answer.model, usage=answer.usage, timings=answer.timings)
+    choice = answer.choices[0]
+    return Delta(
+        model=answer.model,
+        text=choice.message.content,
+        token_ids=choice.token_ids,
+        logprobs=_chat_logprobs(choice.logprobs),
+        finish_reason=choice.finish_reason,
+        stop_reason=choice.stop_reason,
+        usage=answer.usage,
+        timings=answer.timings,
+    )
+
+
+def _chat_chunk_delta(data: bytes) -> Delta:
+    answer = _decode(data, _CHAT_CHUNK_DECODER, chat.ChatCompletionChunk)
+    if not answer.choices:
+        return Delta(answer.model, usage=answer.usage, timings=answer.timings)
+    choice = answer.choices[0]
+    return Delta(
+        model=answer.model,
+        text=choice.delta.content or "",
+        token_ids=choice.token_ids,
+        logprobs=_chat_logprobs(choice.logprobs),
+        finish_reason=choice.finish_reason,
+        stop_reason=choice.stop_reason,
+        usage=answer.usage,
+        timings=answer.timings,
+    )
+
+
+def _completion_logprobs(logprobs: CompletionLogprobs) -> list[TokenLogprob]:
+    tops = logprobs.top_logprobs or [None] * len(logprobs.tokens)
+    return [
+        TokenLogprob(text, logprob, None if top is None else tuple(top.items()))
+        for text, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, tops, strict=False)
+    ]
+
+
+def _chat_logprobs(logprobs: chat.ChatLogprobs | None) -> list[TokenLogprob] | None:
+    if logprobs is None or logprobs.content is None:
+        return None
+    return [
+        TokenLogprob(
+            item.token, item.logprob, tuple((top.token, top.logprob) for top in item.top_logprobs)
+        )
+        for item in logprobs.content
+    ]
+
+
+def _decode(data: bytes, decoder: msgspec.json.Decoder[_Answer], kind: type[_Answer]) -> _Answer:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        return _decode_unusual(data, kind, error)
+    except msgspec.DecodeError as error:
+        raise StreamProtocolError(f"not JSON: {error}", snippet=data) from error
+
+
+def _decode_unusual(data: bytes, kind: type[_Answer], problem: Exception) -> _Answer:
+    """Tell an error report from an answer of another server, whose `timings` are not ours."""
+    raw = msgspec.json.decode(data)
+    report = read_error_report(raw)
+    if report is not None:
+        raise stream_error(report)
+    if isinstance(raw, dict) and "timings" in raw:
+        del raw["timings"]
+        try:
+            return msgspec.convert(raw, kind)
+        except msgspec.ValidationError as error:
+            problem = error
+    raise StreamProtocolError(f"not an answer of this route: {problem}", snippet=data)
+
+
+def _unknown_fields(data: bytes) -> dict[str, Any]:
+    """The fields of an answer and of its first choice that the wire types do not have."""
+    raw = msgspec.json.decode(data)
+    choices = raw.get("choices") or [{}]
+    extra = {**raw, **choices[0]}
+    for name in _KNOWN_FIELDS:
+        extra.pop(name, None)
+    timings = raw.get("timings")
+    if timings is not None and not _is_ours(timings):
+        extra["timings"] = timings
+    return extra
+
+
+def _is_ours(timings: Any) -> bool:
+    try:
+        msgspec.convert(timings, ServerTiming)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+_KNOWN_FIELDS = frozenset(
+    field
+    for kind in (Completion, chat.ChatCompletion, chat.ChatChoice, chat.ChatChunkChoice)
+    for field in kind.__struct_fields__
+) | {"text"}
+
+_COMPLETION_DECODER = msgspec.json.Decoder(Completion)
+_CHAT_DECODER = msgspec.json.Decoder(chat.ChatCompletion)
+_CHAT_CHUNK_DECODER = msgspec.json.Decoder(chat.ChatCompletionChunk)
+
+COMPLETIONS = Dialect(read_answer=_completion_delta, read_chunk=_completion_delta)
+CHAT = Dialect(read_answer=_chat_answer_delta, read_chunk=_chat_chunk_delta)

@@ -1,0 +1,170 @@
+"""`AsyncClient`: generations, streams and batches from one server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Literal, Self, Unpack, overload
+
+import msgspec
+
+from lorry.assembly import COMPLETIONS
+from lorry.chat import Chat
+from lorry.config import read_config
+from lorry.errors import ClientError
+from lorry.generate_route import GenerateRoute
+from lorry.generation import Generation
+from lorry.health import Health, check_health, wait_until_ready
+from lorry.many import Request, run_many
+from lorry.models import Models
+from lorry.options import GenerateOptions, resolve
+from lorry.request_body import completion_body
+from lorry.retry import RetryPolicy
+from lorry.session import Session
+from lorry.stream import TokenStream
+from lorry.timeout import Timeout
+from lorry.transports.select import TransportLike, as_transport
+from lorry.types.lorax import TokenizeRequest, TokenSpan
+
+
+class AsyncClient:
+    """Async client of a lorry server, or of another that speaks OpenAI's or LoRAX's dialect.
+
+        async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
+            generation = await client.generate("Hello", max_tokens=20, adapter="pirate")
+            print(generation.text, generation.timing.e2e)
+
+    Making one does no I/O, imports no HTTP library and needs no event loop. It may be used in
+    several loops, one after another or in several threads: each gets connections of its own.
+    Leaving `async with`, or `aclose`, closes those of the running loop; a client that was not
+    closed is closed with its loop.
+
+    What is not given is read from LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT (seconds).
+    `timeout` as a number is the total for a call, with everything that belongs to it. `transport`
+    is an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, used as it is
+    configured and left open, or a `Transport`. Raises ConfigError for a wrong setting.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: Timeout | float | None = None,
+        retry: RetryPolicy | None = None,
+        transport: TransportLike | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
+        self._session = Session(
+            config,
+            retry=retry or RetryPolicy(),
+            transport=None if transport is None else as_transport(transport),
+        )
+        self._completions = GenerateRoute(
+            self._session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
+        )
+        self.chat = Chat(self._session)
+        self.models = Models(self._session)
+
+    async def __aenter__(self) -> Self:
+        _ = self._session.transport  # import the HTTP library here rather than in the first call
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._session.config.base_url!r})"
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop; harmless when repeated."""
+        await self._session.aclose()
+
+    async def generate(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Return one completed generation for a text or for token ids.
+
+        Sends a single request that is not streamed, unless `token_times` or a limit on the first
+        token or on silence needs the stream. Cancelling the task closes the connection before
+        CancelledError leaves this call, so the server stops. Raises a subclass of ClientError.
+        """
+        return await self._completions.generate(prompt, options)
+
+    def stream(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+    ) -> TokenStream:
+        """Return a stream of tokens, at once; see `TokenStream` for when the request goes out."""
+        return self._completions.stream(prompt, options)
+
+    @overload
+    async def generate_many(
+        self,
+        prompts: Iterable[str | Sequence[int] | Request],
+        *,
+        concurrency: int | None = None,
+        order: Literal["input", "completion"] = "input",
+        on_error: Literal["raise"] = "raise",
+        **shared: Unpack[GenerateOptions],
+    ) -> list[Generation]: ...
+
+    @overload
+    async def generate_many(
+        self,
+        prompts: Iterable[str | Sequence[int] | Request],
+        *,
+        concurrency: int | None = None,
+        order: Literal["input", "completion"] = "input",
+        on_error: Literal["return"],
+        **shared: Unpack[GenerateOptions],
+    ) -> list[Generation | ClientError]: ...
+
+    async def generate_many(
+        self,
+        prompts: Iterable[str | Sequence[int] | Request],
+        *,
+        concurrency: int | None = None,
+        order: Literal["input", "completion"] = "input",
+        on_error: Literal["raise", "return"] = "raise",
+        **shared: Unpack[GenerateOptions],
+    ) -> list[Generation] | list[Generation | ClientError]:
+        """Generate for every prompt, `concurrency` at a time (64 if not said).
+
+        `prompts` is read lazily, one item per generation that starts. Items with options of their
+        own are `Request`s. `order` is that of the result. With `on_error="raise"` the first failure
+        cancels the rest and is raised; with `"return"` it stands in the result at its place.
+        """
+        return await run_many(
+            self._completions.generate,
+            prompts,
+            concurrency=concurrency,
+            order=order,
+            on_error=on_error,
+            shared=shared,
+        )
+
+    async def tokenize(self, text: str) -> list[int]:
+        """The token ids that the server makes of a text, with those that it puts in front."""
+        spans = await self._session.fetch(
+            "POST",
+            "/tokenize",
+            list[TokenSpan],
+            options=resolve({}, timeout=self._session.config.timeout),
+            body=msgspec.json.encode(TokenizeRequest(inputs=text)),
+        )
+        return [span.id for span in spans]
+
+    async def health(self) -> Health:
+        """Whether the server is ready; raises ConnectError if it is not there."""
+        return await check_health(self._session)
+
+    # `timeout` is what callers of every client expect this to be called
+    async def ready(self, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
+        """Wait until the server is ready; raises DeadlineExceeded after `timeout` seconds."""
+        await wait_until_ready(self._session, timeout_s=timeout)

@@ -1,0 +1,175 @@
+"""The client's errors: one tree, every one of which pickles and says which call it was.
+
+    ClientError
+      ConfigError               a wrong argument, variable or address, found before any I/O
+      ConnectError              no connection: refused, name not found, TLS, no descriptor left
+      ConnectionLost            the connection ended before the answer did
+      DeadlineExceeded          time ran out; `phase` says while doing what
+      StreamError
+        StreamTruncated         a stream ended with neither finish reason nor [DONE]
+        StreamCancelled         `TokenStream.cancel()` was called
+        StreamProtocolError     the answer is not what the protocol says; `snippet` shows where
+        ServerStreamError       the server reported a failure inside the stream
+      HTTPStatusError           an answer that is not a success; `status`, `code`, `param`
+        BadRequest              400, 422
+          ContextTooLong        the prompt and `max_tokens` do not fit the model
+        Unauthorized            401
+        Forbidden               403
+        AdapterNotFound         404 that names a model or adapter
+        AdapterLoading          409 or 503: the adapter is on its way
+        AdapterInvalid          422: the adapter does not fit the base model
+        Overloaded              429, 503: come again after `retry_after` seconds
+        ServerError             424 and 5xx
+      RetriesExhausted          the attempts failed in different ways; `causes` has them all
+
+`asyncio.CancelledError` is not among them: it is passed on as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from lorry.generation import Generation
+    from lorry.timing import Timing
+
+Phase = Literal["queue", "connect", "headers", "first_token", "idle", "total"]
+
+
+class ClientError(Exception):
+    """Base of all.
+
+    The attributes below are filled in by the call that failed. `retryable` says that the server
+    has not worked on the request, so that sending it again cannot run it twice. `partial` is what
+    of a generation had come. `body` is the text of the server's error, at most 4 KiB, without keys.
+    """
+
+    status: int | None = None
+    retryable: bool = False
+    request_id: str | None = None
+    endpoint: str | None = None
+    adapter: str | None = None
+    attempts: int = 0
+    timing: Timing | None = None
+    partial: Generation | None = None
+    body: str | None = None
+
+
+class ConfigError(ClientError):
+    """A wrong argument, environment variable or address."""
+
+
+class ConnectError(ClientError):
+    """No connection could be made; `retryable` if it was refused."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = refused
+
+
+class ConnectionLost(ClientError):
+    """The connection ended after the request may have been sent: the server may have run it."""
+
+
+class DeadlineExceeded(ClientError):
+    """Time ran out. `phase` is what was being waited for; `limit_s` the limit that was passed."""
+
+    def __init__(self, message: str, *, phase: Phase = "total", limit_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.phase: Phase = phase
+        self.limit_s = limit_s
+
+
+class StreamError(ClientError):
+    """A stream that did not come to its end."""
+
+
+class StreamTruncated(StreamError):
+    """The stream ended with neither finish reason nor `[DONE]`; `partial` holds what came."""
+
+
+class StreamCancelled(StreamError):
+    """The stream was cancelled by `TokenStream.cancel()`."""
+
+
+class StreamProtocolError(StreamError):
+    """An answer that cannot be read; `snippet` is the offending part, at most 200 bytes."""
+
+    def __init__(self, message: str, *, snippet: bytes = b"") -> None:
+        super().__init__(message)
+        self.snippet = snippet[:200]
+
+
+class ServerStreamError(StreamError):
+    """The server gave up inside a stream; the message is the server's."""
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class HTTPStatusError(ClientError):
+    """An answer with another status than success, for which there is no class below."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+        retryable: bool = False,
+        body: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+        self.retryable = retryable
+        self.body = body
+
+
+class BadRequest(HTTPStatusError):
+    """The request is at fault; `param` names the field when the server does."""
+
+
+class ContextTooLong(BadRequest):
+    """The prompt and `max_tokens` together do not fit into the model's context."""
+
+
+class Unauthorized(HTTPStatusError):
+    """No key, or a wrong one."""
+
+
+class Forbidden(HTTPStatusError):
+    """The key does not allow this."""
+
+
+class AdapterNotFound(HTTPStatusError):
+    """No model or adapter of that name is served."""
+
+
+class AdapterLoading(HTTPStatusError):
+    """The adapter is being loaded; `retry_after` says when to come again."""
+
+
+class AdapterInvalid(HTTPStatusError):
+    """The adapter cannot be read or does not fit the base model."""
+
+
+class Overloaded(HTTPStatusError):
+    """The server, or the key's share of it, is full; `retry_after` is in seconds."""
+
+
+class ServerError(HTTPStatusError):
+    """The server failed."""
+
+
+class RetriesExhausted(ClientError):
+    """Every attempt failed and not all in the same way; `causes` holds the errors in order."""
+
+    def __init__(self, message: str, *, causes: tuple[ClientError, ...] = ()) -> None:
+        super().__init__(message)
+        self.causes = causes

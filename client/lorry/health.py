@@ -1,0 +1,64 @@
+"""Whether a server is there and ready to generate."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded, HTTPStatusError
+from lorry.options import resolve
+from lorry.retry import RetryPolicy
+from lorry.session import Session
+
+_ONCE = RetryPolicy(max_attempts=1)
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The answer of `/health`; `detail` says why a server is not ready."""
+
+    is_ready: bool
+    status: int
+    detail: str = ""
+
+
+async def check_health(session: Session, *, timeout_s: float | None = None) -> Health:
+    """Ask once. A server that answers with an error is not ready; one that is not there raises."""
+    options = resolve({"timeout": timeout_s}, timeout=session.config.timeout)
+    exchange = session.exchange("GET", "/health", options=options, retry=_ONCE)
+    try:
+        response = await exchange.open()
+        await exchange.read_all()
+    except HTTPStatusError as error:
+        return Health(False, error.status or 0, str(error))
+    return Health(True, response.status)
+
+
+async def wait_until_ready(session: Session, *, timeout_s: float) -> None:
+    """Ask until the server is ready, also while it refuses connections because it still starts.
+
+    Raises DeadlineExceeded, which says what stood in the way last.
+    """
+    problem = "it did not answer"
+    pause_s = _FIRST_PAUSE_S
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    health = await check_health(session)
+                except (ConnectError, ConnectionLost) as error:
+                    problem = str(error)
+                else:
+                    if health.is_ready:
+                        return
+                    problem = health.detail
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"{session.config.base_url} was not ready within {timeout_s:g} s: {problem}",
+            phase="total",
+            limit_s=timeout_s,
+        ) from None

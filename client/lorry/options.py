@@ -1,0 +1,137 @@
+"""What may be said about one generation: the keyword arguments of `generate`, `stream` and `chat`.
+
+One definition serves every method that generates; `resolve` turns what a caller gave into a
+`CallOptions` and names what it does not know.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from lorry.timeout import Timeout
+
+
+class GenerateOptions(TypedDict, total=False):
+    """All are optional; None is as good as absent, and the server's default then holds."""
+
+    max_tokens: int | None
+    max_new_tokens: int | None  # the same by its Hugging Face name; giving both is a TypeError
+    adapter: str | None  # None and "" mean the base model
+    adapter_id: str | None  # the same by its LoRAX name; giving both is a TypeError
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    seed: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[int | str, float] | None
+    logprobs: int | None  # how many alternatives per token; 0 for the chosen token alone
+    min_tokens: int | None
+    ignore_eos: bool | None
+    echo: bool | None  # the prompt comes back in front of the text
+    deadline: float | None  # seconds for everything; the smaller of it and the timeout's total
+    timeout: Timeout | float | None  # instead of the client's; a number is the total
+    token_times: bool | None  # stream underneath and keep one stamp per token
+    request_id: str | None  # made by the client when absent; sent to the server
+    tag: Any  # comes back on the result, is never sent
+    extra_body: Mapping[str, Any] | None  # put into the body last; a None removes the field
+
+
+_ALIASES = {"max_new_tokens": "max_tokens", "adapter_id": "adapter"}
+_LOCAL = frozenset({"deadline", "timeout", "token_times", "request_id", "tag", "extra_body"})
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """The options of one call, resolved. `sampling` holds the fields that go to the server."""
+
+    sampling: dict[str, Any]
+    extra_body: Mapping[str, Any]
+    adapter: str | None
+    timeout: Timeout
+    token_times: bool
+    request_id: str
+    tag: Any
+
+
+def resolve(options: Mapping[str, Any], *, timeout: Timeout) -> CallOptions:
+    """Check the names, settle aliases and limits; `timeout` is the client's own.
+
+    Raises TypeError for an unknown option or for both names of one, ValueError for a wrong limit
+    or request id. What the values mean is the server's to judge.
+    """
+    given = canonical(options)
+    adapter = given.pop("adapter", None)
+    return CallOptions(
+        sampling={name: value for name, value in given.items() if name not in _LOCAL},
+        extra_body=given.get("extra_body") or {},
+        adapter=adapter or None,
+        timeout=_limits(given.get("timeout"), given.get("deadline"), timeout),
+        token_times=bool(given.get("token_times")),
+        request_id=_checked_request_id(given.get("request_id")),
+        tag=given.get("tag"),
+    )
+
+
+def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given, each under its first name; raises TypeError as `resolve` does."""
+    given: dict[str, Any] = {}
+    known = GenerateOptions.__annotations__
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+        if value is None:
+            continue
+        canonical = _ALIASES.get(name, name)
+        if canonical in given:
+            other = next(alias for alias, target in _ALIASES.items() if target == canonical)
+            raise TypeError(f"{canonical!r} and {other!r} are two names of one option; give one")
+        given[canonical] = value
+    return given
+
+
+def as_timeout(value: Timeout | float | None, *, default: Timeout) -> Timeout:
+    """A number is the total, with the other limits of `default`; None is `default`."""
+    if value is None:
+        return default
+    if isinstance(value, Timeout):
+        return value
+    return Timeout(
+        total=float(value),
+        connect=default.connect,
+        first_token=default.first_token,
+        idle=default.idle,
+    )
+
+
+def _limits(timeout: Timeout | float | None, deadline: float | None, default: Timeout) -> Timeout:
+    limits = as_timeout(timeout, default=default)
+    if deadline is None:
+        return limits
+    if not (math.isfinite(deadline) and deadline > 0):
+        raise ValueError(f"deadline is {deadline}; it must be a positive number of seconds")
+    total = deadline if limits.total is None else min(deadline, limits.total)
+    return Timeout(
+        total=total, connect=limits.connect, first_token=limits.first_token, idle=limits.idle
+    )
+
+
+def _checked_request_id(request_id: str | None) -> str:
+    if request_id is None:
+        return uuid.uuid4().hex
+    if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
+        raise ValueError(
+            f"request_id is {request_id!r}; it must be 1 to 128 printable ASCII characters"
+        )
+    return request_id

@@ -1,0 +1,239 @@
+"""A streamed generation: an object to iterate, cancel and close, not a generator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import warnings
+from collections import deque
+from types import TracebackType
+from typing import Literal, Self
+
+from lorry.assembly import GenerationBuilder
+from lorry.errors import (
+    ClientError,
+    ConnectionLost,
+    StreamCancelled,
+    StreamProtocolError,
+    StreamTruncated,
+)
+from lorry.exchange import Exchange
+from lorry.generation import Generation, Token
+from lorry.options import CallOptions
+from lorry.sse import SSEDecoder
+from lorry.timing import Timing
+
+
+class TokenStream:
+    """Tokens as they come. The request goes out on `async with` or at the first iteration.
+
+        async with client.stream("Once upon a time", max_tokens=50) as stream:
+            async for token in stream:
+                print(token.text, end="")
+        print(stream.partial.usage)
+
+    Leaving the block early closes the connection, and the server stops. Iterated without a block
+    and left early, a stream holds its connection until `aclose`. One task reads at a time.
+    """
+
+    def __init__(
+        self, exchange: Exchange, *, builder: GenerationBuilder, options: CallOptions
+    ) -> None:
+        self.request_id = options.request_id
+        self.adapter = options.adapter
+        self.endpoint = exchange.call.base_url
+        self._exchange = exchange
+        self._builder = builder
+        self._options = options
+        self._decoder = SSEDecoder()
+        self._ready: deque[Token] = deque()
+        self._state: Literal["new", "open", "ended"] = "new"
+        self._failure: ClientError | None = None
+        self._is_reading = False
+
+    async def __aenter__(self) -> Self:
+        if self._state == "new":
+            await self._advance()
+            if self._failure is not None:
+                raise self._failure
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        while not self._ready:
+            if self._failure is not None:
+                raise self._failure
+            if self._state == "ended":
+                raise StopAsyncIteration
+            await self._advance()
+        return self._ready.popleft()
+
+    def text_stream(self) -> TextStream:
+        """The same stream as pieces of text, empty ones left out; both share one position."""
+        return TextStream(self)
+
+    def nowait(self) -> list[Token]:
+        """All tokens that have been received and not been iterated over, without waiting."""
+        if self._state == "open" and not self._is_reading and not self._builder.has_ended:
+            try:
+                self._take(self._exchange.read_nowait())
+            except ConnectionLost as error:
+                self._lose(error)
+        tokens = list(self._ready)
+        self._ready.clear()
+        if not tokens and self._failure is not None:
+            raise self._failure
+        return tokens
+
+    async def final(self) -> Generation:
+        """Read to the end and return the whole; costs nothing when the end was reached before."""
+        async for _ in self:
+            pass
+        return self.partial
+
+    async def text(self) -> str:
+        """Read to the end and return the whole text."""
+        return (await self.final()).text
+
+    @property
+    def partial(self) -> Generation:
+        """What has been received so far; valid at any moment, also after an error."""
+        return self._builder.build(
+            self.timing, options=self._options, endpoint=self.endpoint, keeps_tokens=True
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """The record so far."""
+        usage = self._builder.usage
+        return self._exchange.stopwatch.snapshot(num_tokens=usage.completion_tokens)
+
+    def cancel(self, reason: str = "") -> None:
+        """End the stream, from any task (from a thread: `loop.call_soon_threadsafe`).
+
+        The connection is closed at once, and the task that reads, or reads next, gets
+        StreamCancelled. Does nothing when the stream has ended.
+        """
+        if self._state != "ended":
+            self._ready.clear()
+            self._exchange.cancel(reason)
+
+    async def aclose(self) -> None:
+        """Close the stream; returns when the connection is closed or given back."""
+        if self._state != "ended":
+            self._fail(StreamCancelled("the stream was closed before its end"))
+        await self._exchange.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "new") == "open":
+            with contextlib.suppress(RuntimeError):  # its loop may be closed, and all with it
+                self._exchange.abort()
+            warnings.warn("a TokenStream was not closed", ResourceWarning, stacklevel=2)
+
+    async def _advance(self) -> None:
+        """Make one step: open, read once, or finish. Failures are kept, behind ready tokens."""
+        if self._is_reading:
+            raise RuntimeError("two tasks read one stream at the same time")
+        self._is_reading = True
+        try:
+            if self._state == "new":
+                await self._open()
+            elif self._builder.has_ended:
+                self._state = "ended"
+                await self._exchange.finish()
+            else:
+                await self._read()
+        except ClientError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._fail(StreamCancelled("the task that read the stream was cancelled"))
+            raise
+        finally:
+            self._is_reading = False
+        if self._failure is not None:
+            await self._exchange.close()
+
+    async def _open(self) -> None:
+        response = await self._exchange.open()
+        self._state = "open"
+        content_type = response.headers.get("content-type", "")
+        if not content_type.lower().startswith("text/event-stream"):
+            raise StreamProtocolError(
+                f"the server answered a stream with content type {content_type!r} instead of "
+                "'text/event-stream'"
+            )
+
+    async def _read(self) -> None:
+        try:
+            data = await self._exchange.read()
+        except ConnectionLost as error:
+            self._lose(error)
+            return
+        if data:
+            self._take(data)
+        elif self._builder.is_complete:
+            self._end()
+            await self._exchange.close()
+        else:
+            raise StreamTruncated("the stream ended without a finish reason and without [DONE]")
+
+    def _take(self, data: bytes) -> None:
+        stopwatch = self._exchange.stopwatch
+        for event in self._decoder.feed(data):
+            try:
+                tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
+            except ClientError as error:
+                self._fail(error)
+                return
+            if tokens:
+                stopwatch.tokens_came(len(tokens))
+                self._exchange.first_token_came()
+                self._ready.extend(tokens)
+
+    def _lose(self, error: ConnectionLost) -> None:
+        """A connection that ends after the finish reason has not lost anything of the text."""
+        if self._builder.is_complete:
+            self._end()
+            return
+        truncated = StreamTruncated(f"the stream was cut: {error}")
+        truncated.__cause__ = error
+        self._fail(truncated)
+
+    def _end(self) -> None:
+        self._state = "ended"
+        if self._exchange.stopwatch.done_ns is None:
+            self._exchange.stopwatch.done_ns = time.perf_counter_ns()
+
+    def _fail(self, error: ClientError) -> None:
+        self._end()
+        self._exchange.abort()
+        self._exchange.describe(error)
+        error.partial = self.partial
+        self._failure = error
+
+
+class TextStream:
+    """The text of a `TokenStream`, piece by piece."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            token = await anext(self._stream)
+            if token.text:
+                return token.text

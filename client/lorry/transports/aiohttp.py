@@ -1,0 +1,215 @@
+"""HTTP through aiohttp: the default transport, and one for an injected `aiohttp.ClientSession`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import ssl
+import time
+from collections.abc import AsyncGenerator, Mapping
+from types import SimpleNamespace
+from typing import NoReturn
+
+import aiohttp
+
+from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
+from lorry.timing import AttemptTiming
+from lorry.transports.base import WireRequest
+
+READ_BUFFER_BYTES = 2**20
+# below uvicorn's 5 s, so that the client drops an idle connection before the server does
+KEEPALIVE_S = 4.0
+DNS_CACHE_S = 10
+# aiohttp warns when a larger body is given as bytes, and sends a file piece by piece
+MAX_PLAIN_BODY_BYTES = 2**20
+
+
+class AiohttpTransport:
+    """One session per event loop, made at the first request and closed with its loop.
+
+    Nothing is limited here: as many connections are opened as requests are in flight.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession]] = {}
+        self._current: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    async def send(self, request: WireRequest, *, attempt: AttemptTiming) -> AiohttpResponse:
+        session = self._current.get(asyncio.get_running_loop())
+        if session is None:
+            session = await self._open_session()
+        return await _send(session, request, attempt)
+
+    async def aclose(self) -> None:
+        keeper = self._sessions.get(asyncio.get_running_loop())
+        if keeper is not None:
+            await keeper.aclose()
+
+    async def _open_session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        for other in [other for other in self._sessions if other.is_closed()]:
+            del self._sessions[other], self._current[other]
+        keeper = self._keep_session(loop)
+        self._sessions[loop] = keeper
+        return await anext(keeper)
+
+    async def _keep_session(
+        self, loop: asyncio.AbstractEventLoop
+    ) -> AsyncGenerator[aiohttp.ClientSession]:
+        """Hold a session open until `aclose`, or until the loop shuts its generators down.
+
+        That shutdown, which `asyncio.run` performs, is the one moment at which a library is told
+        that a loop ends; so a client that nobody closed leaves no open session behind.
+        """
+        session = _new_session()
+        self._current[loop] = session
+        try:
+            yield session
+        finally:
+            del self._current[loop], self._sessions[loop]
+            await session.close()
+
+
+class AiohttpSessionTransport:
+    """Uses a session that the caller made, configured and will close."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def send(self, request: WireRequest, *, attempt: AttemptTiming) -> AiohttpResponse:
+        # a session without our trace does not say when it connected
+        attempt.connected_ns = attempt.sent_ns
+        return await _send(self._session, request, attempt)
+
+    async def aclose(self) -> None:
+        """Does nothing: the session is its maker's."""
+
+
+class AiohttpResponse:
+    """A response whose body is read in whatever pieces the socket gave."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    def read_nowait(self) -> bytes:
+        try:
+            return self._response.content.read_nowait()
+        except (aiohttp.ClientError, OSError) as error:
+            _raise_lost(error)
+
+    async def read_some(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            _raise_lost(error)
+
+    def abort(self) -> None:
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()  # what is still to be sent is not waited for
+        self._response.close()
+
+    async def aclose(self) -> None:
+        if not self._response.content.at_eof():
+            self.abort()
+            # the loop closes an aborted socket in its next turn
+            await asyncio.sleep(0)
+
+
+def _new_session() -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_on_connected)
+    trace.on_connection_reuseconn.append(_on_reused)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=KEEPALIVE_S,
+            ttl_dns_cache=DNS_CACHE_S,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=READ_BUFFER_BYTES,
+        auto_decompress=False,
+        trace_configs=[trace],
+    )
+
+
+async def _on_connected(
+    session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    params: aiohttp.TraceConnectionCreateEndParams,
+) -> None:
+    context.trace_request_ctx.connected_ns = time.perf_counter_ns()
+    context.trace_request_ctx.reused_connection = False
+
+
+async def _on_reused(
+    session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    params: aiohttp.TraceConnectionReuseconnParams,
+) -> None:
+    context.trace_request_ctx.connected_ns = time.perf_counter_ns()
+    context.trace_request_ctx.reused_connection = True
+
+
+async def _send(
+    session: aiohttp.ClientSession, request: WireRequest, attempt: AttemptTiming
+) -> AiohttpResponse:
+    body = request.body
+    is_large = body is not None and len(body) > MAX_PLAIN_BODY_BYTES
+    try:
+        response = await session.request(
+            request.method,
+            request.url,
+            data=io.BytesIO(body or b"") if is_large else body,
+            headers=request.headers,
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout_s),
+            trace_request_ctx=attempt,
+        )
+    except aiohttp.ServerTimeoutError as error:
+        limit_s = request.connect_timeout_s or 0.0
+        raise DeadlineExceeded(
+            f"no connection to {request.url} within {limit_s:g} s", phase="connect", limit_s=limit_s
+        ) from error
+    except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+        raise _connect_error(request.url, error) from error
+    except (aiohttp.ClientError, OSError) as error:
+        _raise_lost(error)
+    return AiohttpResponse(response)
+
+
+def _connect_error(url: str, error: Exception) -> ConnectError:
+    cause = getattr(error, "os_error", error)
+    code = getattr(cause, "errno", None)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        reason = "its host name is not known"
+    elif isinstance(cause, ssl.SSLError):
+        reason = "the TLS handshake failed"
+    elif code == errno.ECONNREFUSED:
+        reason = "it refuses connections; is the server running?"
+    elif code in (errno.EMFILE, errno.ENFILE):
+        reason = "no file descriptor is left; raise `ulimit -n` or make fewer calls at once"
+    elif code == errno.EADDRNOTAVAIL:
+        reason = "no local port is left; make fewer calls at once"
+    else:
+        reason = "no connection was made"
+    return ConnectError(
+        f"cannot connect to {url}: {reason} ({cause})", refused=code == errno.ECONNREFUSED
+    )
+
+
+def _raise_lost(error: Exception) -> NoReturn:
+    raise ConnectionLost(
+        f"the connection ended before the answer did ({error or type(error).__name__})"
+    ) from error
