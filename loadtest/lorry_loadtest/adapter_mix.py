@@ -36,16 +36,17 @@ def mix_of(
 
     Without any adapter every request goes to the base model.
     """
-    weights = (
-        dict(adapters) if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
-    ) or {None: 1.0}
+    equal: dict[str | None, float] = dict.fromkeys(adapters, 1.0)
+    weights = dict(adapters) if isinstance(adapters, Mapping) else equal
     if not 0.0 <= base_share <= 1.0:
         raise ValueError(f"the base share is {base_share}, not between 0 and 1")
-    if base_share > 0.0:
-        weights.pop(None, None)
-        total = sum(weights.values())
-        weights = {name: weight / total * (1 - base_share) for name, weight in weights.items()}
-        weights = {None: base_share} | {name: w for name, w in weights.items() if w > 0}
+    if base_share == 1.0 or not weights:
+        weights = {None: 1.0}
+    elif base_share > 0.0:
+        others = {name: weight for name, weight in weights.items() if name is not None}
+        total = sum(others.values()) / (1.0 - base_share)
+        weights = {name: weight / total for name, weight in others.items()}
+        weights[None] = base_share
     return AdapterMix(tuple(weights), tuple(weights.values()))
 
 

@@ -6,8 +6,8 @@ Reads `/v1/completions` and `/v1/chat/completions` alike, of lorry and of server
 from __future__ import annotations
 
 import msgspec
-from lorry.types.common import Timings, Usage
 
+from lorry.types.common import Timings, Usage
 from lorry_loadtest.outcomes import AttemptFailed
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lorry_loadtest.lengths import Lengths
 
 # Short and common, so that most tokenizers make one or two tokens of each.
-_WORDS: tuple[str, ...] = tuple(
+_TEXT = (
     "about above after again air all along also animal answer apple around ask away back bag bank "
     "bear before begin below best big bird black blue boat book both box bread bridge bring brown "
     "build call car carry cat chair change city clean clear close cloud cold come cook corn count "
@@ -26,8 +26,9 @@ _WORDS: tuple[str, ...] = tuple(
     "side silver sing sit sky sleep slow small smile snow song soon sound south spring stand star "
     "stone stop store story street strong summer sun table tail talk tall teach thin tree true "
     "turn under until voice wait walk wall warm wash watch water wave way week west wheel white "
-    "wide wild wind window winter wood word work world yard year yellow young".split()
+    "wide wild wind window winter wood word work world yard year yellow young"
 )
+_WORDS = tuple(_TEXT.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
-from lorry.types.common import Timings
 
+from lorry.types.common import Timings
 from lorry_loadtest.outcomes import Outcome
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+
 from lorry.types.chat import ChatMessage, ChatRequest
 from lorry.types.common import StreamOptions
 from lorry.types.completions import CompletionRequest
-
 from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.http1 import encode_request
 from lorry_loadtest.workload import PlannedRequest

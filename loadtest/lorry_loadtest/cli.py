@@ -1,0 +1,227 @@
+"""`lorry loadtest`: sweeps the number of streams and writes a report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lorry_loadtest.adapter_mix import mix_of
+from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
+from lorry_loadtest.console import ProgressLine, level_table
+from lorry_loadtest.endpoint import Endpoint, parse_endpoint
+from lorry_loadtest.machine import describe_machine
+from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
+from lorry_loadtest.result import RunInfo
+from lorry_loadtest.slo import Objective, parse_objectives
+from lorry_loadtest.summary import LevelRun
+from lorry_loadtest.write_report import write_report
+
+_MAX_STREAMS = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when every request succeeded, 1 when one failed, 2 when nothing could be run."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser()
+    namespace = parser.parse_args(arguments)
+    try:
+        levels = _parse_levels(namespace.concurrency)
+        endpoint = parse_endpoint(namespace.url)
+        objectives = parse_objectives(namespace.slo) if namespace.slo else ()
+        options = workload_options(namespace)
+        _check_times(namespace)
+        out = _make_folder(namespace.out)
+    except ValueError as exc:
+        parser.error(str(exc))
+    try:
+        catalog = fetch_catalog(endpoint, api_key=options.api_key)
+        _check_adapters(options, catalog)
+    except CatalogError as exc:
+        print(f"lorry loadtest: {exc}", file=sys.stderr)
+        return 2
+    info = _describe_run(arguments, namespace, endpoint, options=options, catalog=catalog)
+    runs, interrupted = _run(namespace, levels, endpoint, options=options, catalog=catalog)
+    if not runs:
+        print("lorry loadtest: interrupted before the first level was done", file=sys.stderr)
+        return 130
+    return _finish(runs, info=info, objectives=objectives, out=out) or (130 if interrupted else 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lorry loadtest",
+        description="Measures a server at several numbers of concurrent streams and writes "
+        "report.html, report.json and records.jsonl.",
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
+    parser.add_argument(
+        "--concurrency",
+        default="1,4,16",
+        metavar="N,N,...",
+        help="numbers of streams, one level each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="measured seconds per level (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--warmup",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="seconds before them that do not count (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="at most so long for the last requests of a level (default: %(default)s)",
+    )
+    add_workload_options(parser)
+    parser.add_argument("--api-key", default="", help="sent as a bearer token")
+    parser.add_argument(
+        "--slo",
+        default="",
+        metavar="LIST",
+        help="objectives such as ttft_p95<500ms,tpot_p95<60ms; the report tells what meets them",
+    )
+    parser.add_argument(
+        "--out", default="loadtest-report", metavar="DIR", help="default: %(default)s"
+    )
+    return parser
+
+
+def _parse_levels(text: str) -> tuple[int, ...]:
+    try:
+        levels = tuple(int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise ValueError(f"--concurrency {text!r} is not a list such as 1,4,16") from exc
+    for level in levels:
+        if not 1 <= level <= _MAX_STREAMS:
+            raise ValueError(f"--concurrency {level} is not between 1 and {_MAX_STREAMS}")
+    if len(set(levels)) != len(levels):
+        raise ValueError(f"--concurrency {text} names a level twice")
+    return tuple(sorted(levels))
+
+
+def _check_times(namespace: argparse.Namespace) -> None:
+    if not 0 < namespace.duration <= 86_400:
+        raise ValueError(f"--duration {namespace.duration} is not between 0 and 86400 seconds")
+    for name in ("warmup", "drain"):
+        if not 0 <= getattr(namespace, name) <= 3_600:
+            raise ValueError(f"--{name} {getattr(namespace, name)} is not between 0 and 3600")
+
+
+def _make_folder(path: str) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ValueError(f"--out {path}: {exc.strerror}") from exc
+    return folder
+
+
+def _check_adapters(options: WorkloadOptions, catalog: Catalog) -> None:
+    for name in options.adapters or {}:
+        if name not in catalog.adapters:
+            known = ", ".join(catalog.adapters) or "none"
+            raise CatalogError(f"the server does not list adapter {name!r}; it has: {known}")
+
+
+def _describe_run(
+    arguments: Sequence[str],
+    namespace: argparse.Namespace,
+    endpoint: Endpoint,
+    *,
+    options: WorkloadOptions,
+    catalog: Catalog,
+) -> RunInfo:
+    adapters = catalog.adapters if options.adapters is None else options.adapters
+    mix = mix_of(adapters, base_share=options.base_share)
+    return RunInfo(
+        url=str(endpoint),
+        base_model=catalog.base_model,
+        adapters={name or catalog.base_model: mix.share_of(name) for name in mix.names},
+        route=options.route,
+        prompt_words=str(options.prompts.num_words),
+        max_tokens=str(options.max_tokens),
+        ignore_eos=options.ignore_eos,
+        seed=options.seed,
+        warmup_s=namespace.warmup,
+        duration_s=namespace.duration,
+        command=_command(arguments, secret=options.api_key),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=_version(),
+        machine=describe_machine(),
+    )
+
+
+def _command(arguments: Sequence[str], *, secret: str | None) -> str:
+    """The command as it can be pasted, without the key."""
+    shown = [part.replace(secret, "KEY") if secret else part for part in arguments]
+    return shlex.join(["lorry", "loadtest", *shown])
+
+
+def _version() -> str:
+    try:
+        return version("lorry")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _run(
+    namespace: argparse.Namespace,
+    levels: tuple[int, ...],
+    endpoint: Endpoint,
+    *,
+    options: WorkloadOptions,
+    catalog: Catalog,
+) -> tuple[list[LevelRun], bool]:
+    """The finished levels, and whether the user stopped the rest."""
+    # late, because it patches the standard library
+    from lorry_loadtest.sweep import Progress, SweepPlan, run_sweep
+
+    plan = SweepPlan(
+        levels=levels,
+        warmup_s=namespace.warmup,
+        duration_s=namespace.duration,
+        drain_s=namespace.drain,
+    )
+    line = ProgressLine(num_levels=len(levels))
+
+    def show(progress: Progress) -> None:
+        line.update(progress.level, progress.phase, progress.elapsed_s, progress.state.records)
+
+    runs: list[LevelRun] = []
+    try:
+        run_sweep(
+            plan,
+            endpoint=endpoint,
+            options=options,
+            catalog=catalog,
+            on_progress=show,
+            on_level=runs.append,
+        )
+    except KeyboardInterrupt:
+        return runs, True
+    finally:
+        line.clear()
+    return runs, False
+
+
+def _finish(
+    runs: Sequence[LevelRun], *, info: RunInfo, objectives: tuple[Objective, ...], out: Path
+) -> int:
+    result = write_report(out, runs, info=info, objectives=objectives)
+    print(level_table(result.levels))
+    print(f"\n{result.verdict}\nReport: {out / 'report.html'}")
+    return 1 if result.num_failed else 0

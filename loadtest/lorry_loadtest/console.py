@@ -1,0 +1,92 @@
+"""What the terminal shows: a progress line while it runs and a table at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from lorry_loadtest.percentiles import Distribution
+from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.summary import LevelSummary
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class ProgressLine:
+    """Rewrites one line on a terminal; writes a new one every five seconds elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None, *, num_levels: int) -> None:
+        self._stream = stream or sys.stderr
+        self._rewrites = self._stream.isatty()
+        self._num_levels = num_levels
+        self._level: int | None = None
+        self._num_started = 0
+        self._last_line_s = 0.0
+
+    def update(
+        self, level: int, phase: str, elapsed_s: float, records: Sequence[RequestRecord]
+    ) -> None:
+        """Tells of a running level what it has done since it began, its warm-up included."""
+        if level != self._level:
+            self._level = level
+            self._num_started += 1
+            self._last_line_s = 0.0
+        failed = sum(1 for record in records if record.outcome != "ok")
+        num_tokens = sum(record.completion_tokens for record in records)
+        line = (
+            f"[{self._num_started}/{self._num_levels}] {level:>3} streams  {phase:<8}"
+            f"{elapsed_s:6.1f} s  {len(records):>5} done  {failed} failed  "
+            f"{num_tokens / max(elapsed_s, 1e-9):7.1f} tokens/s"
+        )
+        if self._rewrites:
+            self._stream.write(f"\r{line}\x1b[K")
+        elif elapsed_s - self._last_line_s >= _SECONDS_BETWEEN_LINES:
+            self._last_line_s = elapsed_s
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        if self._rewrites:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def level_table(levels: Sequence[LevelSummary]) -> str:
+    """One row per level; milliseconds; n/a where there were too few requests."""
+    header = [
+        "streams",
+        "req/s",
+        "tokens/s",
+        "TTFT p50",
+        "p95",
+        "TPOT p50",
+        "p95",
+        "E2E p50",
+        "ok",
+        "failed",
+    ]
+    rows = [
+        [
+            str(level.concurrency),
+            f"{level.requests_per_s:.2f}",
+            f"{level.output_tokens_per_s:.1f}",
+            _cell(level.latencies.ttft_ms, "p50"),
+            _cell(level.latencies.ttft_ms, "p95"),
+            _cell(level.latencies.tpot_ms, "p50"),
+            _cell(level.latencies.tpot_ms, "p95"),
+            _cell(level.latencies.e2e_ms, "p50"),
+            str(level.ledger.get("ok", 0)),
+            str(level.num_failed),
+        ]
+        for level in levels
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.rjust(widths[i]) for i, cell in enumerate(r)) for r in [header, *rows]]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _cell(distribution: Distribution, statistic: str) -> str:
+    value: float | None = getattr(distribution, statistic)
+    return "n/a" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

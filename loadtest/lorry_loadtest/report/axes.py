@@ -1,0 +1,111 @@
+"""Scales, ticks and the frame that every chart has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Maps 0..`high` linearly to pixels `start`..`end`."""
+
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return self.start + (self.end - self.start) * value / self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """The inner rectangle of a chart, in pixels of its viewBox."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def nice_ticks(high: float, *, most: int) -> list[float]:
+    """From 0 in steps of 1, 2, 2.5 or 5 times a power of ten, to the first tick at or over `high`."""
+    if high <= 0:
+        return [0.0, 1.0]
+    rough = high / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    num_steps = math.ceil(high / step - 1e-9)
+    return [step * number for number in range(num_steps + 1)]
+
+
+def format_tick(value: float) -> str:
+    """As short as the number allows."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+
+def scales(plot: Plot, *, x_ticks: list[float], y_ticks: list[float]) -> tuple[Scale, Scale]:
+    """Both axes from 0 to their last tick; y grows upwards."""
+    return (
+        Scale(x_ticks[-1], plot.left, plot.right),
+        Scale(y_ticks[-1], plot.bottom, plot.top),
+    )
+
+
+def frame(
+    plot: Plot,
+    *,
+    x: Scale,
+    y: Scale,
+    x_ticks: list[float],
+    y_ticks: list[float],
+    x_title: str,
+    y_title: str,
+) -> str:
+    """Grid lines, tick labels and the two axis titles."""
+    parts = []
+    for value in y_ticks:
+        at = y.at(value)
+        line = "axis" if value == 0 else "grid"
+        parts.append(hline(plot.left, plot.right, at, kind=line))
+        parts.append(text(plot.left - 7, at + 3.5, format_tick(value), anchor="end"))
+    for value in x_ticks:
+        parts.append(text(x.at(value), plot.bottom + 15, format_tick(value), anchor="middle"))
+    parts.append(text(plot.right, plot.bottom + 31, x_title, anchor="end", kind="title"))
+    parts.append(text(plot.left, plot.top - 10, y_title, anchor="start", kind="title"))
+    return "".join(parts)
+
+
+def svg(width: float, height: float, body: str, *, label: str) -> str:
+    """The picture itself; `label` is what a screen reader says."""
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+        f"{body}</svg>"
+    )
+
+
+def text(x: float, y: float, content: str, *, anchor: str, kind: str = "tick") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
+
+
+def hline(x1: float, x2: float, y: float, *, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def polyline(points: list[tuple[float, float]], *, kind: str) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline class="{kind}" points="{path}"/>'
+
+
+def rect(x: float, y: float, width: float, height: float, *, kind: str, tip: str = "") -> str:
+    inside = f"<title>{escape(tip)}</title>" if tip else ""
+    return (
+        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" '
+        f'height="{height:.1f}">{inside}</rect>'
+    )
+
+
+def dot(x: float, y: float, radius: float, *, kind: str, tip: str = "") -> str:
+    inside = f"<title>{escape(tip)}</title>" if tip else ""
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{inside}</circle>'

@@ -1,0 +1,106 @@
+"""The tables of the page: levels, adapters and the ledger of attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from lorry_loadtest.outcomes import MEANING, OUTCOMES
+from lorry_loadtest.percentiles import Distribution
+from lorry_loadtest.result import RunInfo
+from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.verdict import format_ms
+
+
+def level_rows(levels: Sequence[LevelSummary]) -> str:
+    """One row per level."""
+    head = (
+        '<tr><th rowspan="2">Streams</th><th rowspan="2">Requests/s</th>'
+        '<th rowspan="2">Output tokens/s</th><th colspan="3">TTFT</th><th colspan="2">TPOT</th>'
+        '<th colspan="2">End to end</th><th colspan="2">Chunk gap</th>'
+        '<th rowspan="2">Requests</th><th rowspan="2">Failed</th></tr>'
+        "<tr><th>p50</th><th>p95</th><th>p99</th><th>p50</th><th>p95</th>"
+        "<th>p50</th><th>p95</th><th>p99</th><th>max</th></tr>"
+    )
+    return f"<table><thead>{head}</thead><tbody>{''.join(map(_level_row, levels))}</tbody></table>"
+
+
+def _level_row(level: LevelSummary) -> str:
+    latencies = level.latencies
+    cells = [
+        f"<th>{level.concurrency}</th>",
+        _number(f"{level.requests_per_s:.2f}"),
+        _number(f"<b>{level.output_tokens_per_s:,.1f}</b>"),
+        *(_latency(latencies.ttft_ms, statistic) for statistic in ("p50", "p95", "p99")),
+        *(_latency(latencies.tpot_ms, statistic) for statistic in ("p50", "p95")),
+        *(_latency(latencies.e2e_ms, statistic) for statistic in ("p50", "p95")),
+        *(_latency(latencies.gap_ms, statistic) for statistic in ("p99", "max")),
+        _number(f"{level.ok}"),
+        _failed(level.num_failed),
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def adapter_rows(level: LevelSummary, *, info: RunInfo, colors: Mapping[str | None, str]) -> str:
+    """One row per adapter of one level: its wanted and its real share, its speed, its failures."""
+    head = (
+        '<tr><th class="left">Adapter</th><th class="left">Share of requests</th><th>wanted</th>'
+        "<th>Requests</th><th>Output tokens/s</th><th>TTFT p50</th><th>p95</th>"
+        "<th>TPOT p50</th><th>p95</th><th>End to end p50</th><th>Failed</th></tr>"
+    )
+    rows = ""
+    for adapter in level.adapters:
+        share = adapter.attempted / level.attempted if level.attempted else 0.0
+        name = adapter.adapter or info.base_model
+        latencies = adapter.latencies
+        rows += (
+            f'<tr><th class="left"><i class="key {colors[adapter.adapter]}"></i>{escape(name)}'
+            f"{'' if adapter.adapter else ' <small>base model</small>'}</th>"
+            f'<td class="left"><span class="bar"><i class="{colors[adapter.adapter]}" '
+            f'style="width:{share:.0%}"></i></span> {share:.0%}</td>'
+            f"{_number(f'{info.adapters.get(name, 0.0):.0%}')}"
+            f"{_number(str(adapter.attempted))}{_number(f'{adapter.output_tokens_per_s:,.1f}')}"
+            f"{_latency(latencies.ttft_ms, 'p50')}{_latency(latencies.ttft_ms, 'p95')}"
+            f"{_latency(latencies.tpot_ms, 'p50')}{_latency(latencies.tpot_ms, 'p95')}"
+            f"{_latency(latencies.e2e_ms, 'p50')}{_failed(adapter.attempted - adapter.ok)}</tr>"
+        )
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def ledger_rows(levels: Sequence[LevelSummary]) -> str:
+    """attempted = ok + failed by class, of all attempts, warm-up and drain included."""
+    streams = "".join(f"<th>{level.concurrency}</th>" for level in levels)
+    head = f'<tr><th class="left">Streams</th>{streams}<th>all</th><th class="left"></th></tr>'
+    rows = ""
+    for outcome in OUTCOMES:
+        counts = [level.ledger.get(outcome, 0) for level in levels]
+        if outcome != "ok" and not sum(counts):
+            continue
+        cells = "".join(_number(str(count)) if count else _number("·") for count in counts)
+        kind = "" if outcome == "ok" else ' class="bad"'
+        rows += (
+            f'<tr{kind}><th class="left">{outcome}</th>{cells}<td><b>{sum(counts)}</b></td>'
+            f'<td class="left note">{escape(MEANING[outcome])}</td></tr>'
+        )
+    totals = [sum(level.ledger.values()) for level in levels]
+    cells = "".join(_number(str(total)) for total in totals)
+    foot = (
+        f'<tr><th class="left">attempted</th>{cells}<td><b>{sum(totals)}</b></td>'
+        '<td class="left note">the sum of the rows above</td></tr>'
+    )
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>"
+
+
+def _number(content: str) -> str:
+    return f"<td>{content}</td>"
+
+
+def _failed(count: int) -> str:
+    return f'<td class="bad"><b>{count}</b></td>' if count else "<td>0</td>"
+
+
+def _latency(distribution: Distribution, statistic: str) -> str:
+    value: float | None = getattr(distribution, statistic)
+    if value is None:
+        return f'<td class="na" title="{distribution.n} samples are too few">n/a</td>'
+    return f"<td>{format_ms(value)}</td>"
