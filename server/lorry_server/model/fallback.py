@@ -103,7 +103,7 @@ def load_fallback(
         use_safetensors=True,
         local_files_only=True,
     )
-    causal_lm.requires_grad_(False).to(device)
+    causal_lm.requires_grad_(False).to(device=device)
     for name, module in causal_lm.named_modules():
         if getattr(module, "is_causal", True) is False:
             raise ModelError(f"{architecture} is not a causal decoder: {name} sees later tokens")

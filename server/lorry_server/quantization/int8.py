@@ -52,7 +52,7 @@ class Int8Weight(Weight):
         return torch.full_like(self.offset_O, ZERO)
 
     def load_rows_(self, start: int, w_RI: Tensor) -> None:
-        for chunk_RI in w_RI.split(max(1, CHUNK_ELEMENTS // self.in_features)):
+        for chunk_RI in torch.split(w_RI, max(1, CHUNK_ELEMENTS // self.in_features)):
             stop = start + len(chunk_RI)
             self._load_chunk_(slice(start, stop), chunk_RI)
             start = stop
