@@ -216,7 +216,7 @@ class Engine:
         assert self.slots.num_pins == num_with_adapter
 
 
-class StepFailed(Exception):  # noqa: N818 - says what happened, and is caught by the service only
+class StepFailed(Exception):
     """A step raised; `outputs` ends the sequences that were in it."""
 
     def __init__(self, outputs: list[TokenOutput]) -> None:
@@ -233,6 +233,4 @@ def _logprobs(plan: StepPlan, result: StepResult, row: int) -> TokenLogprobs | N
         result.top_logprobs_NK[row, :num_logprobs].tolist(),
         strict=True,
     )
-    return TokenLogprobs(
-        int(result.token_ids_N[row]), float(result.logprobs_N[row]), tuple(top)
-    )
+    return TokenLogprobs(int(result.token_ids_N[row]), float(result.logprobs_N[row]), tuple(top))

@@ -10,7 +10,9 @@ G adapter segments, P tokens that use an adapter, N logits rows, K most alternat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +73,21 @@ class LogitsPlan:
     bias_values: Float32  # -inf forbids a token (end of sequence before min_tokens)
     num_logprobs_N: Int32  # -1: none; 0: of the token only; k: and of the k best
 
+    def slice(self, start: int, stop: int) -> LogitsPlan:
+        """Rows `start` to `stop` as a plan of their own, for a runner that takes them in parts."""
+        stop = min(stop, len(self.rows_N))
+        part: dict[str, Any] = {}  # arrays of the fields' own dtypes
+        for field in fields(self):
+            if field.name.endswith("_N"):
+                part[field.name] = getattr(self, field.name)[start:stop]
+        for name in ("history", "bias"):
+            starts = getattr(self, f"{name}_starts_N1")[start : stop + 1]
+            part[f"{name}_starts_N1"] = starts - starts[0]
+            part[f"{name}_ids"] = getattr(self, f"{name}_ids")[starts[0] : starts[-1]]
+            if name == "bias":
+                part["bias_values"] = self.bias_values[starts[0] : starts[-1]]
+        return replace(self, **part)
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
@@ -113,3 +130,23 @@ class StepResult:
     top_ids_NK: Int32
     top_logprobs_NK: Float32
     status_N: Int32
+
+
+def concatenate_results(parts: Sequence[StepResult]) -> StepResult:
+    """Join the results of a plan's parts; none at all is the result of a plan without rows."""
+    num_top = max((part.top_ids_NK.shape[1] for part in parts), default=0)
+
+    def pad(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        return np.pad(array, ((0, 0), (0, num_top - array.shape[1])))
+
+    return StepResult(
+        token_ids_N=np.concatenate([np.zeros(0, np.int32), *(p.token_ids_N for p in parts)]),
+        logprobs_N=np.concatenate([np.zeros(0, np.float32), *(p.logprobs_N for p in parts)]),
+        top_ids_NK=np.concatenate(
+            [np.zeros((0, num_top), np.int32), *(pad(p.top_ids_NK) for p in parts)]
+        ),
+        top_logprobs_NK=np.concatenate(
+            [np.zeros((0, num_top), np.float32), *(pad(p.top_logprobs_NK) for p in parts)]
+        ),
+        status_N=np.concatenate([np.zeros(0, np.int32), *(p.status_N for p in parts)]),
+    )

@@ -40,27 +40,24 @@ class _Abort:
     request_id: str
 
 
-class EngineService:
-    """Owns the engine's thread. `start` is called on the loop that will read the streams.
+@dataclass(frozen=True, slots=True)
+class _EndAll:
+    error: str
 
-    `on_death` is called on that loop when the engine has failed for good.
-    """
+
+class EngineService:
+    """Owns the engine's thread. `start` is called on the loop that will read the streams."""
 
     def __init__(
-        self,
-        engine: Engine,
-        info: EngineInfo,
-        adapters: Sequence[AdapterInfo] = (),
-        *,
-        on_death: Callable[[], None] | None = None,
+        self, engine: Engine, info: EngineInfo, adapters: Sequence[AdapterInfo] = ()
     ) -> None:
         self._engine = engine
         self._info = info
         self._adapters = tuple(adapters)
         self._adapter_of_name = {adapter.name: adapter for adapter in adapters}
         self._name_of_digest = {adapter.digest: adapter.name for adapter in adapters}
-        self._on_death = on_death
-        self._inbox: deque[_Add | _Abort] = deque()
+        self._on_death: Callable[[], None] | None = None
+        self._inbox: deque[_Add | _Abort | _EndAll] = deque()
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="lorry-engine", daemon=True)
@@ -77,8 +74,12 @@ class EngineService:
 
     # -- life cycle
 
-    def start(self) -> None:
-        """Start the thread. Call once, on the event loop."""
+    def start(self, *, on_death: Callable[[], None] | None = None) -> None:
+        """Start the thread. Call once, on the event loop.
+
+        `on_death` is called on that loop when the engine has failed for good.
+        """
+        self._on_death = on_death
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,9 +93,19 @@ class EngineService:
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
 
-    def begin_drain(self) -> None:
-        """Refuse new requests from now on."""
+    def begin_drain(self, *, end_after_s: float | None = None) -> None:
+        """Refuse new requests from now on; end the accepted ones with an error after a while."""
         self._is_draining = True
+        if end_after_s is not None and self._loop is not None:
+            # May be called from a signal handler.
+            self._loop.call_soon_threadsafe(
+                self._loop.call_later, end_after_s, self.end_all, "the server has shut down"
+            )
+
+    def end_all(self, error: str) -> None:
+        """End every accepted request with `error`: the time to finish them is over."""
+        self._inbox.append(_EndAll(error))
+        self._wake.set()
 
     async def drain(self) -> None:
         """Refuse new requests and return when every accepted one has ended."""
@@ -137,9 +148,7 @@ class EngineService:
             stats,
             is_healthy=not self._is_dead,
             is_draining=self._is_draining,
-            seconds_since_progress=0.0
-            if is_idle
-            else time.perf_counter() - self._last_progress_s,
+            seconds_since_progress=0.0 if is_idle else time.perf_counter() - self._last_progress_s,
         )
 
     def adapters(self) -> tuple[AdapterInfo, ...]:
@@ -215,6 +224,8 @@ class EngineService:
             message = self._inbox.popleft()
             if isinstance(message, _Add):
                 self._engine.add(message.request)
+            elif isinstance(message, _EndAll):
+                outputs += self._engine.fail_all(message.error)
             else:
                 output = self._engine.abort(message.request_id)
                 if output is not None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from torch import Tensor
 
 
@@ -50,5 +49,3 @@ def lora_add_(
         else:
             shrunk = x_TI.index_select(0, segment.tokens_P) @ a.T
             y_TO.index_add_(0, segment.tokens_P, shrunk @ b)
-
-

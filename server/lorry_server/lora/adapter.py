@@ -27,8 +27,6 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 
-# An adapter's name goes into URLs, headers and metrics.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
 _PLAIN_PATTERN = re.compile(r"\^?[A-Za-z0-9_.]+\$?")
 
@@ -59,16 +57,6 @@ class Adapter:
     target_modules: tuple[str, ...]
     num_bytes: int
     modules: Mapping[str, LoraWeights]  # by the model's own module path
-
-
-def check_adapter_name(name: str) -> str:
-    """Return `name`, or raise AdapterError when it could not stand in a URL or a metric."""
-    if _NAME.fullmatch(name) is None:
-        raise AdapterError(
-            f"adapter name {name[:64]!r} is not allowed: use letters, digits, '.', '_' and '-', "
-            "at most 96 of them, with at most one '/'"
-        )
-    return name
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -171,9 +159,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bytes]:
     return read, file.read_bytes()
 
 
-def _pair(
-    path: Path, config: dict[str, Any], tensors: dict[str, Tensor]
-) -> dict[str, LoraWeights]:
+def _pair(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, LoraWeights]:
     halves: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name)

@@ -29,7 +29,12 @@ class LinearRows:
     """The pool of one linear layer: attached to it as its `adapters`."""
 
     def __init__(
-        self, linear: Linear, routing: AdapterRouting, *, num_rows: int, dtype: torch.dtype,
+        self,
+        linear: Linear,
+        routing: AdapterRouting,
+        *,
+        num_rows: int,
+        dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         num_slices = len(linear.slices)

@@ -1,0 +1,243 @@
+"""The composition root: from a `ServerConfig` to a running engine. It alone knows every class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lorry_server.config import AdapterSpec, ServerConfig
+from lorry_server.engine.block_pool import BlockPool
+from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.engine import Engine
+from lorry_server.engine.scheduler import Scheduler
+from lorry_server.engine.service import EngineService
+from lorry_server.errors import AdapterError, StartupError
+from lorry_server.lora.adapter import Adapter, read_adapter
+from lorry_server.lora.pool import AdapterPool
+from lorry_server.lora.slots import AdapterSlots
+from lorry_server.model.causal_model import CausalModel
+from lorry_server.model.hf_config import read_config as read_model_config
+from lorry_server.model.load import load_model
+from lorry_server.model.source import ModelSource, resolve_model
+from lorry_server.runner.kv_cache import KVCache, bytes_per_block
+from lorry_server.runner.reference import ReferenceRunner
+from lorry_server.text.chat_template import ChatTemplate
+from lorry_server.text.tokenizer import Tokenizer
+
+MAX_DEFAULT_CPU_KV_BYTES = 2 << 30
+DEFAULT_BATCHED_TOKENS = {"cpu": 256, "cuda": 2048}
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltServer:
+    """What the HTTP side is made from."""
+
+    service: EngineService
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+
+
+def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> BuiltServer:
+    """Find and load the model and its adapters, and put an engine around them.
+
+    `progress` gets a line for whatever takes a while. Raises StartupError (or its subclasses
+    ModelError and AdapterError) with a sentence that says what to change.
+    """
+    device = _device(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    source = resolve_model(config.model, cache_dir=config.cache_dir, progress=progress)
+    quantization = _quantization(config, device)
+    dtype = _dtype(config, device, source)
+    progress(f"loading {source.model_id} ({quantization} weights, {_name(dtype)}, {device})")
+    tokenizer = Tokenizer.from_folder(source.path)
+    model = load_model(source.path, dtype=dtype, device=device, quantization=quantization)
+    adapters = _read_adapters(config.adapters, progress)
+    slots, pool, infos = _place_adapters(
+        model, adapters, dtype=dtype, device=device, allow_partial=config.allow_partial_adapters
+    )
+    num_blocks, max_model_len = _size_cache(config, model, dtype=dtype, device=device)
+    max_num_batched_tokens = config.max_num_batched_tokens or max(
+        DEFAULT_BATCHED_TOKENS[device.type], config.max_num_seqs
+    )
+    runner = ReferenceRunner(
+        model,
+        KVCache(
+            num_layers=model.num_layers,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            dtype=dtype,
+            device=device,
+        ),
+        pool.routing,
+        device=device,
+    )
+    scheduler = Scheduler(
+        BlockPool(num_blocks),
+        block_size=config.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        prefix_caching=config.prefix_caching,
+    )
+    engine = Engine(
+        scheduler,
+        runner,
+        slots,
+        block_size=config.block_size,
+        eos_token_ids=tokenizer.eos_token_ids,
+        max_model_len=max_model_len,
+    )
+    info = EngineInfo(
+        model_id=config.served_model_name or source.model_id,
+        model_path=str(source.path),
+        architecture=(read_model_config(source.path).get("architectures") or ["unknown"])[0],
+        dtype=_name(dtype),
+        device=device.type,
+        quantization=quantization,
+        max_model_len=max_model_len,
+        logits_width=model.vocab_size,
+        eos_token_ids=tokenizer.eos_token_ids,
+        block_size=config.block_size,
+        num_blocks=num_blocks,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_queued_requests=config.max_queued_requests,
+    )
+    if any(adapter.name == info.model_id for adapter in infos):
+        raise StartupError(f"an adapter may not have the base model's name, {info.model_id!r}")
+    return BuiltServer(
+        service=EngineService(engine, info, infos),
+        tokenizer=tokenizer,
+        chat_template=ChatTemplate.from_folder(source.path),
+    )
+
+
+def _device(config: ServerConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise StartupError("--device cuda: torch finds no CUDA device here")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def _quantization(config: ServerConfig, device: torch.device) -> str:
+    if config.quantization != "auto":
+        return config.quantization
+    return "int8" if device.type == "cpu" else "none"
+
+
+def _dtype(config: ServerConfig, device: torch.device, source: ModelSource) -> torch.dtype:
+    name = config.dtype
+    if name == "auto":
+        model_config = read_model_config(source.path)
+        own = model_config.get("dtype") or model_config.get("torch_dtype") or "bfloat16"
+        name = "float32" if device.type == "cpu" else str(own)
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise StartupError(f"the model's config names the dtype {name!r}, which is not one")
+    return dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _read_adapters(
+    specs: Sequence[AdapterSpec], progress: Callable[[str], None]
+) -> dict[str, Adapter]:
+    adapters = {}
+    for spec in specs:
+        progress(f"reading adapter {spec.name} from {spec.path}")
+        adapters[spec.name] = read_adapter(spec.path)
+    return adapters
+
+
+def _place_adapters(
+    model: CausalModel,
+    adapters: dict[str, Adapter],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    allow_partial: bool,
+) -> tuple[AdapterSlots, AdapterPool, list[AdapterInfo]]:
+    # Two names may stand for one content, which then lies in the pool once.
+    by_digest = {adapter.digest: adapter for adapter in adapters.values()}
+    num_rows = sum(adapter.rank for adapter in by_digest.values())
+    slots = AdapterSlots(num_rows)
+    pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=dtype, device=device)
+    unmatched_of: dict[str, tuple[str, ...]] = {}
+    for digest, adapter in by_digest.items():
+        matched, unmatched = pool.match(adapter)
+        if unmatched and not allow_partial:
+            shown = ", ".join(repr(name) for name in unmatched[:10])
+            raise AdapterError(
+                f"adapter {str(adapter.path)!r}: {len(unmatched)} of its {len(adapter.modules)} "
+                f"modules match no layer of this model: {shown}. Serving it would apply it in "
+                "part; --allow-partial-adapters does so."
+            )
+        rows = slots.place(digest, rank=adapter.rank)
+        assert rows is not None
+        pool.load(matched, rows)
+        unmatched_of[digest] = unmatched
+    infos = [
+        AdapterInfo(
+            name=name,
+            digest=adapter.digest,
+            path=str(adapter.path),
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            target_modules=adapter.target_modules,
+            num_bytes=adapter.num_bytes,
+            unmatched_tensors=unmatched_of[adapter.digest],
+        )
+        for name, adapter in adapters.items()
+    ]
+    return slots, pool, infos
+
+
+def _size_cache(
+    config: ServerConfig, model: CausalModel, *, dtype: torch.dtype, device: torch.device
+) -> tuple[int, int]:
+    """Blocks of the cache, and the longest sequence: one alone must always fit."""
+    block_bytes = bytes_per_block(
+        num_layers=model.num_layers,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        block_size=config.block_size,
+        dtype=dtype,
+    )
+    budget = config.kv_cache_memory_bytes or _default_kv_bytes(device)
+    num_blocks = budget // block_bytes
+    if num_blocks < 1:
+        raise StartupError(
+            f"--kv-cache-memory {budget} holds no block: one of {config.block_size} tokens takes "
+            f"{block_bytes} bytes"
+        )
+    capacity = num_blocks * config.block_size
+    if config.max_model_len is None:
+        return num_blocks, min(model.max_position, capacity)
+    if config.max_model_len > model.max_position:
+        raise StartupError(
+            f"--max-model-len {config.max_model_len} is more than the model's own limit of "
+            f"{model.max_position}"
+        )
+    if config.max_model_len > capacity:
+        raise StartupError(
+            f"--max-model-len {config.max_model_len} does not fit the KV cache, which holds "
+            f"{capacity} tokens; give --kv-cache-memory at least "
+            f"{-(-config.max_model_len // config.block_size) * block_bytes}"
+        )
+    return num_blocks, config.max_model_len
+
+
+def _default_kv_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(0.8 * free)
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(available // 4, MAX_DEFAULT_CPU_KV_BYTES)

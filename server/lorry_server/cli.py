@@ -1,0 +1,128 @@
+"""`lorry serve`: settings, engine, application, uvicorn; and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from lorry_server.config import ServerConfig, read_config
+from lorry_server.errors import StartupError
+from lorry_server.log import configure_logging
+
+logger = structlog.get_logger(__name__)
+
+# Idle connections are closed by the client first: a pool that reuses a connection in the moment
+# the server closes it sees a reset.
+KEEP_ALIVE_S = 75
+# After the drain timeout the streams get an error event; this is for writing it.
+GRACE_AFTER_DRAIN_S = 5
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the server until it is told to stop. Returns the exit status.
+
+    0 after SIGTERM or SIGINT; 1 when it could not start or the engine failed; argparse exits
+    with 2 on wrong arguments.
+    """
+    started_s = time.perf_counter()
+    try:
+        config = read_config(argv)
+        configure_logging(level=config.log_level, as_json=config.log_json)
+        # Before the model is loaded, so that a taken port is known at once.
+        listener = _bind(config)
+        with contextlib.closing(listener):
+            return _serve(config, listener, started_s)
+    except StartupError as exc:
+        print(f"lorry serve: {exc}", file=sys.stderr)
+        return 1
+
+
+def _bind(config: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as exc:
+        listener.close()
+        raise StartupError(f"cannot listen on {config.host}:{config.port}: {exc.strerror}") from exc
+    return listener
+
+
+def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> int:
+    # torch takes seconds to import; a wrong flag or a taken port should not wait for it.
+    from lorry_server.build import build_server
+    from lorry_server.http.app import create_app
+    from lorry_server.http.settings import HttpSettings
+    from lorry_server.metrics import Metrics
+
+    built = build_server(config, progress=lambda line: print(f"lorry: {line}", file=sys.stderr))
+    service = built.service
+    app = create_app(
+        service,
+        tokenizer=built.tokenizer,
+        chat_template=built.chat_template,
+        settings=HttpSettings(
+            served_model_name=service.info.model_id, api_keys=config.api_keys
+        ),
+        metrics=Metrics(service, model_name=service.info.model_id),
+    )
+
+    class Server(uvicorn.Server):
+        """uvicorn, with a drain that lets accepted requests finish."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Not uvicorn's own: it raises the signal again at the end, and the exit status of an
+            # orderly end would be that of a killed process.
+            if self.should_exit:
+                self.force_exit = True
+                return
+            logger.info("draining", timeout_s=config.drain_timeout_s)
+            service.begin_drain(end_after_s=config.drain_timeout_s)
+            self.should_exit = True
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            service.start(on_death=self._end)
+            await super().startup(sockets)
+            _announce(listener, started_s)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            await service.stop()
+
+        def _end(self) -> None:
+            self.should_exit = True
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            http="h11",  # it bounds the size of a request's head; httptools does not
+            h11_max_incomplete_event_size=64 * 1024,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(config.drain_timeout_s) + GRACE_AFTER_DRAIN_S,
+        )
+    )
+    server.run(sockets=[listener])
+    return 0 if service.stats().is_healthy else 1
+
+
+def _announce(listener: socket.socket, started_s: float) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"lorry: ready on http://{shown}:{port} after {time.perf_counter() - started_s:.1f} s",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,196 @@
+"""The engine's thread behind its client: streams, aborts, queue limits, failures, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.outputs import FinishReason
+from lorry_server.engine.service import EngineService
+from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
+from tests.support.engines import expected_tokens, generated, make_engine, request
+from tests.support.fake_runner import FakeRunner
+
+PROMPT = [11, 12, 13, 14, 15]
+
+
+def make_runner(**options: object) -> FakeRunner:
+    return FakeRunner(num_blocks=64, block_size=4, **options)  # type: ignore[arg-type] # as above
+
+
+@asynccontextmanager
+async def running_service(
+    runner: FakeRunner | None = None, *, max_queued_requests: int = 100
+) -> AsyncIterator[EngineService]:
+    engine, runner = make_engine(
+        num_blocks=64, max_model_len=200, runner=runner or make_runner(), adapters={"digest": 4}
+    )
+    info = EngineInfo(
+        model_id="base",
+        model_path="/models/base",
+        architecture="Fake",
+        dtype="float32",
+        device="cpu",
+        quantization="none",
+        max_model_len=200,
+        logits_width=1000,
+        eos_token_ids=(7,),
+        block_size=4,
+        num_blocks=64,
+        max_num_seqs=8,
+        max_num_batched_tokens=16,
+        max_queued_requests=max_queued_requests,
+    )
+    adapter = AdapterInfo("sql", "digest", "/adapters/sql", 4, 8.0, ("q_proj",), 100)
+    service = EngineService(engine, info, [adapter])
+    service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+async def test_streams_give_each_request_its_own_tokens() -> None:
+    async with running_service() as service:
+        prompts = [[index, *PROMPT] for index in range(6)]
+        streams = service.submit([request(f"r{i}", p, max_tokens=9) for i, p in enumerate(prompts)])
+
+        async def read(index: int) -> list[int]:
+            async with streams[index] as stream:
+                return generated([output async for output in stream])
+
+        results = await asyncio.gather(*(read(index) for index in range(6)))
+
+        assert results == [expected_tokens(prompt, 9) for prompt in prompts]
+
+
+async def test_a_slow_reader_gets_what_it_missed_in_one_output() -> None:
+    async with running_service() as service:
+        (slow,) = service.submit([request("slow", PROMPT, max_tokens=9)])
+        (other,) = service.submit([request("other", PROMPT, max_tokens=20)])
+        async for _ in other:
+            pass
+
+        outputs = [output async for output in slow]
+
+        assert len(outputs) == 1
+        assert outputs[0].token_ids == tuple(expected_tokens(PROMPT, 9))
+        assert outputs[0].finish_reason is FinishReason.LENGTH
+
+
+async def test_leaving_a_stream_aborts_its_sequence() -> None:
+    async with running_service() as service:
+        (stream,) = service.submit([request("a", PROMPT, max_tokens=150, adapter="digest")])
+        async with stream:
+            await anext(stream)
+        await service.drain()
+
+        stats = service.stats()
+        assert (stats.num_running, stats.num_waiting) == (0, 0)
+        assert stats.num_used_blocks == 0
+        assert stats.num_adapter_pins == 0
+
+
+async def test_five_hundred_random_departures_leave_nothing_behind() -> None:
+    async with running_service(max_queued_requests=1000) as service:
+
+        async def visit(index: int) -> None:
+            adapter = "digest" if index % 3 == 0 else None
+            (stream,) = service.submit(
+                [request(f"r{index}", [index, *PROMPT], max_tokens=30, adapter=adapter)]
+            )
+            async with stream:
+                for _ in range(index % 7):
+                    await anext(stream, None)
+
+        await asyncio.gather(*(visit(index) for index in range(500)))
+        await service.drain()
+
+        stats = service.stats()
+        assert (stats.num_running, stats.num_waiting, stats.num_used_blocks) == (0, 0, 0)
+        assert stats.num_adapter_pins == 0
+
+
+async def test_requests_beyond_the_queue_are_refused_whole() -> None:
+    release = threading.Event()
+    runner = make_runner()
+    runner.before_step = lambda _: release.wait(timeout=10) and None
+    async with running_service(runner, max_queued_requests=2) as service:
+        service.submit([request(f"r{index}", PROMPT, max_tokens=2) for index in range(9)])
+
+        with pytest.raises(QueueFullError) as refusal:
+            service.submit([request("x", PROMPT), request("y", PROMPT)])
+
+        assert refusal.value.retry_after_s >= 1
+        service.submit([request("z", PROMPT)])
+        release.set()
+        await service.drain()
+
+
+async def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
+    async with running_service() as service:
+        (stream,) = service.submit([request("a", PROMPT, max_tokens=30)])
+        service.begin_drain()
+
+        with pytest.raises(DrainingError):
+            service.submit([request("b", PROMPT)])
+
+        assert generated([output async for output in stream]) == expected_tokens(PROMPT, 30)
+        assert service.stats().is_draining
+
+
+async def test_time_is_up_ends_streams_with_an_error() -> None:
+    async with running_service() as service:
+        (stream,) = service.submit([request("a", PROMPT, max_tokens=190)])
+        await anext(stream)
+        service.end_all("time is up")
+
+        last = [output async for output in stream][-1]
+
+        assert last.finish_reason is FinishReason.ERROR
+        assert last.error == "time is up"
+
+
+async def test_one_failed_step_is_survived() -> None:
+    async with running_service(make_runner(fail_at=frozenset({2}))) as service:
+        (failed,) = service.submit([request("a", PROMPT, max_tokens=9)])
+        assert [o async for o in failed][-1].finish_reason is FinishReason.ERROR
+
+        (stream,) = service.submit([request("b", PROMPT, max_tokens=9)])
+
+        assert generated([o async for o in stream]) == expected_tokens(PROMPT, 9)
+        assert service.stats().is_healthy
+
+
+async def test_an_engine_that_keeps_failing_dies_loudly() -> None:
+    died = asyncio.Event()
+    runner = make_runner(fail_at=frozenset(range(1, 100)))
+    engine, _ = make_engine(num_blocks=64, runner=runner, max_num_seqs=1)
+    async with running_service() as template:
+        info = template.info
+    service = EngineService(engine, info)
+    service.start(on_death=died.set)
+    streams = service.submit([request(f"r{index}", PROMPT) for index in range(6)])
+    for stream in streams:
+        assert [o async for o in stream][-1].finish_reason is FinishReason.ERROR
+    await died.wait()
+
+    assert not service.stats().is_healthy
+    with pytest.raises(EngineDeadError):
+        service.submit([request("late", PROMPT)])
+    await service.stop()
+
+
+async def test_adapters_are_found_by_name() -> None:
+    async with running_service() as service:
+        found = service.find_adapter("sql")
+
+        assert found is not None
+        assert found.digest == "digest"
+        assert service.find_adapter("unknown") is None
+        assert [adapter.name for adapter in service.adapters()] == ["sql"]

@@ -1,0 +1,84 @@
+"""Engines on a `FakeRunner`, and what such an engine must generate."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from lorry_server.engine.block_pool import BlockPool
+from lorry_server.engine.engine import Engine
+from lorry_server.engine.outputs import TokenOutput
+from lorry_server.engine.request import Request, SamplingParams
+from lorry_server.engine.scheduler import Scheduler
+from lorry_server.lora.slots import AdapterSlots
+from tests.support.fake_runner import NO_ADAPTER, FakeRunner, next_token
+
+VOCAB_SIZE = 1000
+EOS = 7
+
+
+def make_engine(
+    *,
+    num_blocks: int = 32,
+    block_size: int = 4,
+    max_num_seqs: int = 8,
+    max_num_batched_tokens: int = 16,
+    max_model_len: int = 64,
+    prefix_caching: bool = True,
+    adapters: dict[str, int] | None = None,
+    runner: FakeRunner | None = None,
+) -> tuple[Engine, FakeRunner]:
+    """A small engine; `adapters` maps digests to ranks, placed in that order."""
+    if runner is None:
+        runner = FakeRunner(num_blocks=num_blocks, block_size=block_size, vocab_size=VOCAB_SIZE)
+    slots = AdapterSlots(sum((adapters or {}).values()))
+    for digest, rank in (adapters or {}).items():
+        slots.place(digest, rank=rank)
+    scheduler = Scheduler(
+        BlockPool(num_blocks),
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        prefix_caching=prefix_caching,
+    )
+    engine = Engine(
+        scheduler,
+        runner,
+        slots,
+        block_size=block_size,
+        eos_token_ids=(EOS,),
+        max_model_len=max_model_len,
+    )
+    return engine, runner
+
+
+def request(
+    request_id: str, prompt: list[int], *, adapter: str | None = None, **sampling: object
+) -> Request:
+    params = {"max_tokens": 4, "ignore_eos": True, **sampling}
+    return Request(request_id, tuple(prompt), SamplingParams(**params), adapter=adapter)  # type: ignore[arg-type] # names are checked by the call itself
+
+
+def run_to_end(engine: Engine, *, max_steps: int = 2000) -> dict[str, list[TokenOutput]]:
+    """Step until nothing is left, checking the invariants between steps."""
+    outputs: dict[str, list[TokenOutput]] = defaultdict(list)
+    for _ in range(max_steps):
+        if not engine.has_work:
+            return outputs
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+        engine.check_integrity()
+    raise AssertionError(f"the engine still had work after {max_steps} steps")
+
+
+def generated(outputs: list[TokenOutput]) -> list[int]:
+    return [token_id for output in outputs for token_id in output.token_ids]
+
+
+def expected_tokens(
+    prompt: list[int], num_tokens: int, *, adapter_row: int = NO_ADAPTER
+) -> list[int]:
+    """What a `FakeRunner` generates for a prompt that is alone in an endless cache."""
+    tokens = list(prompt)
+    for _ in range(num_tokens):
+        tokens.append(next_token(tokens, [adapter_row] * len(tokens), vocab_size=VOCAB_SIZE))
+    return tokens[len(prompt) :]
