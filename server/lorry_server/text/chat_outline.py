@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lorry.types.lorax import TokenSpan
 from lorry_server.errors import RequestError
 from lorry_server.text.tokenizer import Tokenizer
 
@@ -44,7 +45,9 @@ def encode_chat(
         render = ended_in_last_message(render)
     ids = tokenizer.encode(render(contents), add_special_tokens=False)
     outline = outline_of(render, contents)
-    written = [token_id for part in outline.parts for token_id, _, _ in marks(tokenizer, part)]
+    # Most parts are alike, so each is encoded once.
+    marks = {part: marks_in(tokenizer, part) for part in set(outline.parts)}
+    written = [mark.id for part in outline.parts for mark in marks[part]]
     # Special tokens, and those others that mark something in this chat.
     control_ids = tokenizer.special_token_ids.union(written)
     if [i for i in ids if i in control_ids] == [i for i in written if i in control_ids]:
@@ -56,7 +59,8 @@ def encode_chat(
             "so messages must not contain the text of control tokens",
             param="messages",
         )
-    return encode_outline(tokenizer, outline, contents)
+    fillings = [contents[index].strip() for index in outline.order]
+    return encode_filled(tokenizer, outline.parts, marks, fillings)
 
 
 def ended_in_last_message(render: Render) -> Render:
@@ -90,28 +94,35 @@ def outline_of(render: Render, contents: Sequence[str]) -> Outline:
     return Outline(parts=tuple(pieces[::2]), order=tuple(map(int, pieces[1::2])))
 
 
-def encode_outline(tokenizer: Tokenizer, outline: Outline, contents: Sequence[str]) -> list[int]:
-    """Return the ids of the outline filled in; text between two marks is encoded as one."""
+def encode_filled(
+    tokenizer: Tokenizer,
+    parts: Sequence[str],
+    marks: Mapping[str, Sequence[TokenSpan]],
+    fillings: Sequence[str],
+) -> list[int]:
+    """Return the ids of `parts` with `fillings` between them, with the marks of the parts only.
+
+    What stands between two marks is encoded as one text, as it would be without this.
+    """
     ids: list[int] = []
     text = ""
-    fillings = [contents[index].strip() for index in outline.order]
-    for part, filling in zip(outline.parts, [*fillings, ""], strict=True):
+    for part, filling in zip(parts, [*fillings, ""], strict=True):
         position = 0
-        for token_id, start, stop in marks(tokenizer, part):
-            ids += tokenizer.encode_plain(text + part[position:start])
-            ids.append(token_id)
-            text, position = "", stop
+        for mark in marks[part]:
+            ids += tokenizer.encode_plain(text + part[position : mark.start])
+            ids.append(mark.id)
+            text, position = "", mark.stop
         text += part[position:] + filling
     return ids + tokenizer.encode_plain(text)
 
 
-def marks(tokenizer: Tokenizer, part: str) -> list[tuple[int, int, int]]:
-    """Return (id, start, stop) of the added tokens in the template's text.
+def marks_in(tokenizer: Tokenizer, part: str) -> list[TokenSpan]:
+    """Return the added tokens in the template's text.
 
     Added tokens of blank space are text that the vocabulary has in one piece, and no marks.
     """
     return [
-        (span.id, span.start, span.stop)
+        span
         for span in tokenizer.encode_spans(part, add_special_tokens=False)
         if span.id in tokenizer.added_token_ids and not span.text.isspace()
     ]
