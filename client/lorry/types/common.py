@@ -22,16 +22,19 @@ Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 Probability = Annotated[float, Meta(gt=0.0, le=1.0)]
 MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
-RepetitionPenalty = Annotated[float, Meta(gt=0.0, le=10.0)]
+# Logits are divided by it in float32, which has no room for the quotient of much less.
+RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=10.0)]
 PositiveInt = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenCount = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]  # -1 and 0: off
 Seed = Annotated[int, Meta(ge=-(2**63), le=MAX_SEED)]
 
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`include_usage` adds a last chunk with the usage; the other puts usage on every chunk."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
 
 
 class PromptTokensDetails(Struct, frozen=True):

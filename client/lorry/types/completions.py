@@ -18,6 +18,8 @@ from lorry.types.common import (
     StreamOptions,
     Temperature,
     Timings,
+    TokenCount,
+    TopK,
     Usage,
 )
 
@@ -26,6 +28,7 @@ class CompletionRequest(Struct, kw_only=True, forbid_unknown_fields=True, omit_d
     """One call. `prompt` is a string, a list of strings, a list of ids or a list of id lists.
 
     `model` names the base model or an adapter; `adapter_id` names an adapter beside the base.
+    Every optional field may also be null, which means its default.
     """
 
     model: str
@@ -33,27 +36,27 @@ class CompletionRequest(Struct, kw_only=True, forbid_unknown_fields=True, omit_d
     prompt: str | list[str | int | list[int]]
     adapter_id: str | None = None
     max_tokens: PositiveInt | None = None
-    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    min_tokens: TokenCount | None = 0
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: TopK | None = None
     min_p: MinP | None = None
     seed: Seed | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = False
+    include_stop_str_in_output: bool | None = False
+    ignore_eos: bool | None = False
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, float] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    echo: bool = False
-    stream: bool = False
+    echo: bool | None = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
-    return_token_ids: bool = False
+    return_token_ids: bool | None = False
     suffix: str | None = None
     user: str | None = None
 
@@ -74,6 +77,7 @@ class CompletionChoice(Struct, frozen=True):
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Completion(Struct, frozen=True):

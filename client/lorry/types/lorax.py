@@ -50,7 +50,7 @@ class GenerateRequest(Struct, kw_only=True, forbid_unknown_fields=True, omit_def
 
     inputs: str
     parameters: GenerateParameters | None = None
-    stream: bool = False
+    stream: bool | None = False
 
 
 class AlternativeToken(Struct, frozen=True):
@@ -128,7 +128,7 @@ class StreamEvent(Struct, frozen=True, omit_defaults=True):
 
 class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     inputs: str
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
 
 
 class TokenSpan(Struct, frozen=True):

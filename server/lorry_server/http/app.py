@@ -1,0 +1,98 @@
+"""`create_app`: every route, middleware and error handler of the server, as values."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lorry_server.engine.client import EngineClient
+from lorry_server.errors import LorryServerError
+from lorry_server.http.errors import error_response, handle_error, route_error
+from lorry_server.http.middleware import (
+    ApiKeyMiddleware,
+    BodyLimitMiddleware,
+    RequestLogMiddleware,
+)
+from lorry_server.http.openapi import openapi_document
+from lorry_server.http.operations import all_operations
+from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.serving import Serving
+from lorry_server.http.settings import HttpSettings
+from lorry_server.metrics import Metrics
+from lorry_server.text.chat_template import ChatTemplate
+from lorry_server.text.tokenizer import Tokenizer
+
+# What proxies log for a client that left; the client itself never sees it.
+CLIENT_CLOSED_REQUEST = 499
+
+
+def create_app(
+    engine: EngineClient,
+    *,
+    tokenizer: Tokenizer,
+    chat_template: ChatTemplate | None,
+    settings: HttpSettings,
+    metrics: Metrics,
+) -> Starlette:
+    """Return the ASGI application. It starts and stops nothing: the engine is its builder's.
+
+    Serve it with uvicorn's h11 parser, whose limits on headers are tested.
+    """
+    serving = Serving(
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        settings=settings,
+        metrics=metrics,
+    )
+    operations = all_operations(serving)
+    document = openapi_document(operations)
+
+    async def openapi(request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    app = Starlette(
+        routes=[
+            *(Route(o.path, o.endpoint, methods=[o.method]) for o in operations),
+            Route("/openapi.json", openapi, methods=["GET"]),
+        ],
+        middleware=middleware(settings),
+        exception_handlers={
+            LorryServerError: handle_error,
+            HTTPException: handle_route_error,
+            ClientDisconnect: handle_disconnect,
+        },
+    )
+    # A redirect would name whatever host the client claims, and hide a mistake in a path.
+    app.router.redirect_slashes = False
+    return app
+
+
+def middleware(settings: HttpSettings) -> list[Middleware]:
+    layers = [Middleware(RequestLogMiddleware)]
+    if settings.api_keys:
+        layers.append(Middleware(ApiKeyMiddleware, api_keys=settings.api_keys))
+    layers.append(
+        Middleware(
+            BodyLimitMiddleware,
+            max_body_bytes=settings.max_body_bytes,
+            max_headers=settings.max_headers,
+        )
+    )
+    return layers
+
+
+async def handle_route_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    path = request.scope["path"]
+    allow = (exc.headers or {}).get("Allow")
+    return error_response(route_error(exc.status_code, path, allow=allow), path)
+
+
+async def handle_disconnect(request: Request, exc: Exception) -> Response:
+    RequestRecord.of(request).is_abandoned = True
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,304 @@
+"""`Generation`: the sequences of one request, from submission to the last word of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from lorry_server.engine.client import RequestStream
+from lorry_server.engine.outputs import (
+    FinishReason,
+    SequenceTimings,
+    TokenLogprobs,
+    TokenOutput,
+)
+from lorry_server.engine.request import Request
+from lorry_server.errors import CapacityError, LorryServerError
+from lorry_server.http.serving import Serving
+from lorry_server.metrics import SequenceMetrics
+from lorry_server.text.detokenizer import IncrementalDetokenizer
+
+
+class GenerationError(LorryServerError):
+    """A sequence ended before its answer was complete.
+
+    `was_ended` is True when the server ended it (a shutdown that could not wait longer) and
+    False when computing it failed.
+    """
+
+    def __init__(self, message: str, *, was_ended: bool) -> None:
+        super().__init__(message)
+        self.was_ended = was_ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to generate: one request a sequence, all with the same stop strings.
+
+    `adapter` is the name of the adapter that all of them use.
+    """
+
+    requests: tuple[Request, ...]
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One token and the text that its coming made certain: often its own, now and then none."""
+
+    id: int
+    text: str
+    logprobs: TokenLogprobs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a sequence ended. `stop` is the stop string that ended it, if one did."""
+
+    reason: FinishReason
+    stop: str | None
+    stop_token_id: int | None
+    timings: SequenceTimings | None
+
+    @property
+    def wire_reason(self) -> str:
+        """OpenAI's word."""
+        return "length" if self.stop is None and self.reason is FinishReason.LENGTH else "stop"
+
+    @property
+    def stop_reason(self) -> str | int | None:
+        """The stop string or stop token id that ended the sequence; None for its natural end."""
+        return self.stop if self.stop is not None else self.stop_token_id
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What is new in one sequence; `index` is its place in the job.
+
+    `is_stopped` says that a stop string has ended the text; no tokens follow, at most `finish`.
+    """
+
+    index: int
+    tokens: tuple[GeneratedToken, ...]
+    text: str
+    is_stopped: bool = False
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    finish: Finish | None = None
+
+
+class Generation:
+    """Async iterator over the deltas of a job, in the order in which they come.
+
+    It is a context manager: leaving it ends whatever is still being computed. Raises
+    `GenerationError` as soon as one of the sequences fails.
+    """
+
+    def __init__(self, readers: Sequence[SequenceReader]) -> None:
+        self._open = {reader.index: reader for reader in readers}
+        self._waiting: dict[asyncio.Task[TokenOutput], SequenceReader] = {}
+        self._ready: deque[Delta] = deque()
+        self._exits = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for reader in self._open.values():
+            await self._exits.enter_async_context(reader.stream)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        waiting, self._waiting = list(self._waiting), {}
+        for task in waiting:
+            task.cancel()
+        for reader in self._open.values():
+            reader.metrics.abandoned()
+        self._open = {}
+        await self._exits.aclose()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._ready:
+            if not self._open:
+                raise StopAsyncIteration
+            await self._read_some()
+        return self._ready.popleft()
+
+    async def _read_some(self) -> None:
+        if len(self._open) == 1 and not self._waiting:
+            # The common case needs no task a token.
+            (reader,) = self._open.values()
+            self._take(reader, await anext(reader.stream))
+            return
+        reading = {reader.index for reader in self._waiting.values()}
+        for reader in self._open.values():
+            if reader.index not in reading:
+                self._waiting[asyncio.ensure_future(next_output(reader.stream))] = reader
+        done, _ = await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        arrived = [(self._waiting.pop(task), task) for task in done]
+        for reader, task in sorted(arrived, key=lambda pair: pair[0].index):
+            self._take(reader, task.result())
+
+    def _take(self, reader: SequenceReader, output: TokenOutput) -> None:
+        delta = reader.push(output)
+        if delta.finish is not None:
+            del self._open[reader.index]
+        self._ready.append(delta)
+
+
+async def next_output(stream: RequestStream) -> TokenOutput:
+    return await anext(stream)
+
+
+@dataclass(slots=True)
+class SequenceReader:
+    """Turns the outputs of one sequence into deltas.
+
+    A stop string ends the text at once and aborts the sequence; the delta with `finish` comes
+    when the engine has let go of it.
+    """
+
+    index: int
+    stream: RequestStream
+    detokenizer: IncrementalDetokenizer
+    metrics: SequenceMetrics
+    include_stop: bool
+    _has_stopped: bool = field(default=False, init=False)
+
+    def push(self, output: TokenOutput) -> Delta:
+        self.metrics.received(len(output.token_ids))
+        tokens = () if self._has_stopped else self._read_tokens(output)
+        finish = None
+        if not self._has_stopped and self.detokenizer.stopped is not None:
+            self._has_stopped = True
+            if output.finish_reason is None:
+                self.stream.abort()
+        rest = ""
+        if output.finish_reason is not None:
+            rest = self.detokenizer.finish()
+            finish = self._finish(output, output.finish_reason)
+        if rest and tokens:
+            # No later token will show the text that was held back.
+            last = tokens[-1]
+            tokens = (*tokens[:-1], GeneratedToken(last.id, last.text + rest, last.logprobs))
+            rest = ""
+        text = "".join(token.text for token in tokens) + rest
+        return Delta(
+            index=self.index,
+            tokens=tokens,
+            text=text,
+            is_stopped=self._has_stopped,
+            prompt_logprobs=output.prompt_logprobs,
+            finish=finish,
+        )
+
+    def _read_tokens(self, output: TokenOutput) -> tuple[GeneratedToken, ...]:
+        ended_by_token = output.finish_reason in (FinishReason.EOS, FinishReason.STOP_TOKEN)
+        num_shown = len(output.token_ids)
+        if ended_by_token and not self.include_stop:
+            num_shown -= 1
+        tokens = []
+        for place, token_id in enumerate(output.token_ids):
+            text = self.detokenizer.push((token_id,)) if place < num_shown else ""
+            logprobs = None if output.logprobs is None else output.logprobs[place]
+            tokens.append(GeneratedToken(token_id, text, logprobs))
+            if self.detokenizer.stopped is not None:
+                break
+        return tuple(tokens)
+
+    def _finish(self, output: TokenOutput, reason: FinishReason) -> Finish:
+        stop = self.detokenizer.stopped
+        if stop is None and reason in (FinishReason.ERROR, FinishReason.ABORT):
+            was_ended = reason is FinishReason.ABORT
+            self.metrics.finished(reason.value, None)
+            raise GenerationError(
+                "the server ended this request before its answer was complete"
+                if was_ended
+                else output.error or "generation failed",
+                was_ended=was_ended,
+            )
+        finish = Finish(
+            reason=FinishReason.ABORT if stop is not None else reason,
+            stop=stop,
+            stop_token_id=output.stop_token_id if stop is None else None,
+            timings=output.timings,
+        )
+        self.metrics.finished(finish.wire_reason, output.timings)
+        return finish
+
+
+def start_generation(job: Job, *, serving: Serving) -> Generation:
+    """Submit all sequences of `job`, or none.
+
+    Raises `CapacityError` or `EngineDeadError`. Enter the result, or its sequences run on.
+    """
+    try:
+        streams = serving.engine.submit(job.requests)
+    except CapacityError as exc:
+        serving.metrics.rejected(exc)
+        raise
+    return Generation(
+        [
+            SequenceReader(
+                index=index,
+                stream=stream,
+                detokenizer=IncrementalDetokenizer(
+                    serving.tokenizer, stop=job.stop, include_stop=job.include_stop
+                ),
+                metrics=serving.metrics.sequence(request, adapter=job.adapter),
+                include_stop=job.include_stop,
+            )
+            for index, (request, stream) in enumerate(zip(job.requests, streams, strict=True))
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished sequence."""
+
+    index: int
+    text: str
+    tokens: tuple[GeneratedToken, ...]
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None
+    finish: Finish
+
+    @property
+    def mean_logprob(self) -> float:
+        """The mean over the tokens; needs logprobs to have been asked for."""
+        logprobs = [t.logprobs.logprob for t in self.tokens if t.logprobs is not None]
+        known = [logprob for logprob in logprobs if logprob is not None]
+        return sum(known) / len(known) if known else 0.0
+
+
+async def collect_answers(generation: Generation) -> list[Answer]:
+    """Read an entered generation to its end; return its answers in the order of the job."""
+    deltas: dict[int, list[Delta]] = {}
+    async for delta in generation:
+        deltas.setdefault(delta.index, []).append(delta)
+    return [join_deltas(index, deltas[index]) for index in sorted(deltas)]
+
+
+def join_deltas(index: int, deltas: Sequence[Delta]) -> Answer:
+    finish = deltas[-1].finish
+    assert finish is not None, "a generation that ends without an error has finished sequences"
+    prompt_logprobs = [delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs]
+    return Answer(
+        index=index,
+        text="".join(delta.text for delta in deltas),
+        tokens=tuple(token for delta in deltas for token in delta.tokens),
+        prompt_logprobs=prompt_logprobs[0] if prompt_logprobs else None,
+        finish=finish,
+    )

@@ -1,0 +1,217 @@
+"""What happens to every HTTP request before a route sees it: identity, limits, keys, and a log.
+
+Decisions are made on `scope["path"]`, which is what routing uses: a URL put together from headers
+can be forged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lorry_server.errors import RequestError
+from lorry_server.http.errors import WireError, error_response, wire_error
+from lorry_server.http.request_record import RequestRecord
+
+logger = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+MAX_LOGGED_PATH_CHARS = 256
+
+
+class RequestLogMiddleware:
+    """Names the request, answers what nobody else caught, and writes one record at its end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        record = RequestRecord(request_id=request_id(Headers(scope=scope)))
+        status: int | None = None
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+            await send(message)
+
+        try:
+            await self.app(record.put_in(scope), receive, send_named)
+        except Exception as exc:
+            # The outermost frame of ours: the cause is for the log, the client gets our words.
+            logger.exception("request failed", request_id=record.request_id)
+            record.error = type(exc).__name__
+            if status is None:
+                response = error_response(wire_error(exc), scope["path"])
+                await response(scope, receive, send_named)
+        finally:
+            log_request(record, scope, status=status)
+
+
+def request_id(headers: Headers) -> str:
+    """Return the client's id when it is one that may stand in headers and logs, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def log_request(record: RequestRecord, scope: Scope, *, status: int | None) -> None:
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "method": scope["method"][:16],
+        "path": scope["path"][:MAX_LOGGED_PATH_CHARS],
+        "status": status,
+        "total_ms": round((time.perf_counter() - record.arrival_s) * 1000, 3),
+    }
+    if record.num_sequences:
+        fields |= {
+            "model": record.model,
+            "adapter": record.adapter,
+            "stream": record.is_streamed,
+            "sequences": record.num_sequences,
+            "prompt_tokens": record.num_prompt_tokens,
+            "completion_tokens": record.num_completion_tokens,
+            "finish_reason": record.finish_reason,
+        }
+    if record.timings is not None:
+        fields |= {
+            "queue_ms": record.timings.queue_ms,
+            "prefill_ms": record.timings.prefill_ms,
+            "decode_ms": record.timings.decode_ms,
+            "cached_tokens": record.timings.cached_tokens,
+            "preemptions": record.timings.preemptions,
+        }
+    if record.error is not None:
+        fields["error"] = record.error
+    if record.is_abandoned:
+        fields["abandoned"] = True
+    logger.info("request", **fields)
+
+
+class ApiKeyMiddleware:
+    """Lets through who sends `Authorization: Bearer <one of the keys>`.
+
+    Every path needs a key, also those that do not exist, but for `OPEN_PATHS`.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str]) -> None:
+        self.app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["path"] not in OPEN_PATHS
+            and not self._is_known(scope["headers"])
+        ):
+            response = error_response(UNAUTHORIZED, scope["path"])
+            await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _is_known(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        sent = [value for name, value in headers if name == b"authorization"]
+        if len(sent) != 1:
+            return False
+        scheme, _, key = sent[0].partition(b" ")
+        digest = hashlib.sha256(key).digest()
+        # All are compared, so that the time does not tell which was nearest.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == b"bearer" and any(matches)
+
+
+UNAUTHORIZED = WireError(
+    status=401,
+    message="A valid API key is needed: Authorization: Bearer <key>.",
+    openai_type="invalid_request_error",
+    code="invalid_api_key",
+    lorax_type="authentication",
+    headers={"www-authenticate": "Bearer"},
+)
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies by what their headers say, and cuts those that say nothing at the limit."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_headers: int) -> None:
+        self.app = app
+        self._max_body_bytes = max_body_bytes
+        self._max_headers = max_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check_headers(scope)
+        except RequestError as exc:
+            response = error_response(wire_error(exc), scope["path"])
+            await response(scope, receive, send)
+            return
+        await self.app(scope, LimitedBody(receive, self._max_body_bytes).receive, send)
+
+    def _check_headers(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if len(scope["headers"]) > self._max_headers:
+            raise RequestError(
+                f"a request may have at most {self._max_headers} headers", status=431
+            )
+        length = headers.get("content-length")
+        if length is not None and "transfer-encoding" in headers:
+            raise RequestError("content-length and transfer-encoding exclude each other")
+        if length is not None and int(length) > self._max_body_bytes:
+            raise too_large(self._max_body_bytes)
+        if scope["method"] in BODY_METHODS:
+            check_content(headers)
+
+
+def check_content(headers: Headers) -> None:
+    """Only plain JSON: a browser sends other types to any host without asking first."""
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    if media_type.strip().lower() != "application/json":
+        raise RequestError(
+            "the body must be JSON, with `content-type: application/json`", status=415
+        )
+    charset = parameters.strip().lower().replace('"', "")
+    if charset.startswith("charset=") and charset not in ("charset=utf-8", "charset=utf8"):
+        raise RequestError("JSON is always in UTF-8; leave `charset` out", status=415)
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise RequestError(
+            "compressed bodies are not taken; leave `content-encoding` out", status=415
+        )
+
+
+def too_large(max_body_bytes: int) -> RequestError:
+    return RequestError(
+        f"a body may have at most {max_body_bytes} bytes", code="body_too_large", status=413
+    )
+
+
+class LimitedBody:
+    """Passes on what a client sends until it is more than `max_bytes`."""
+
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes > self._max_bytes:
+            raise too_large(self._max_bytes)
+        return message

@@ -1,0 +1,279 @@
+"""`POST /v1/chat/completions`: the model's own template, then as any completion."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lorry.types.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+    ChatRequest,
+)
+from lorry.types.common import StreamOptions, Timings, Usage
+from lorry_server.errors import RequestError
+from lorry_server.http.disconnect import unless_disconnected
+from lorry_server.http.generation import (
+    Answer,
+    Delta,
+    GeneratedToken,
+    Generation,
+    collect_answers,
+    start_generation,
+)
+from lorry_server.http.json_response import json_response
+from lorry_server.http.openai_call import OpenAICall, check_num_sequences, open_call
+from lorry_server.http.openai_completions import openai_error_event
+from lorry_server.http.parsing import parse_body, shown
+from lorry_server.http.prompts import Prompt, check_length, check_text, off_loop
+from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.serving import Serving
+from lorry_server.http.sse import DONE, EventStreamResponse, event
+from lorry_server.http.token_logprobs import chat_logprobs
+from lorry_server.http.unsupported_fields import take_chat_fields
+from lorry_server.text.chat_template import render_chat
+
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEndpoint:
+    serving: Serving
+
+    async def create(self, request: Request) -> Response:
+        record = RequestRecord.of(request)
+        wanted = await parse_body(
+            request,
+            ChatRequest,
+            timeout_s=self.serving.settings.body_timeout_s,
+            prepare=take_chat_fields,
+        )
+        call = await open_chat(wanted, record=record, serving=self.serving)
+        generation = start_generation(call.job, serving=self.serving)
+        if wanted.stream:
+            return EventStreamResponse(
+                chat_events(wanted, call, generation=generation, serving=self.serving),
+                generation=generation,
+                error_event=openai_error_event,
+                record=record,
+                settings=self.serving.settings,
+            )
+        async with generation:
+            answers = await unless_disconnected(request.receive, collect_answers(generation))
+        return json_response(chat_completion(wanted, call, answers, serving=self.serving))
+
+
+async def open_chat(wanted: ChatRequest, *, record: RequestRecord, serving: Serving) -> OpenAICall:
+    check_chat_fields(wanted)
+    num_choices = wanted.n or 1
+    check_num_sequences(1, num_choices, serving=serving)
+    prompt = await chat_prompt(wanted, serving=serving)
+    return open_call(
+        wanted,
+        [prompt],
+        kind="chatcmpl",
+        num_sequences=num_choices,
+        max_tokens=chat_max_tokens(wanted),
+        default_max_tokens=None,
+        num_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
+        num_prompt_logprobs=None,
+        record=record,
+        serving=serving,
+    )
+
+
+def check_chat_fields(wanted: ChatRequest) -> None:
+    if wanted.top_logprobs is not None and not wanted.logprobs:
+        raise RequestError(
+            "`top_logprobs` is only for `logprobs: true`",
+            param="top_logprobs",
+            code="invalid_value",
+        )
+    if wanted.stream_options is not None and not wanted.stream:
+        raise RequestError(
+            "`stream_options` is only for `stream: true`",
+            param="stream_options",
+            code="invalid_value",
+        )
+
+
+def chat_max_tokens(wanted: ChatRequest) -> int | None:
+    """`max_completion_tokens` is the newer name of `max_tokens`."""
+    old, new = wanted.max_tokens, wanted.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise RequestError(
+            f"`max_tokens` ({old}) and `max_completion_tokens` ({new}) are two names of one "
+            "limit; give one of them",
+            param="max_completion_tokens",
+            code="invalid_value",
+        )
+    return new if new is not None else old
+
+
+async def chat_prompt(wanted: ChatRequest, *, serving: Serving) -> Prompt:
+    if not wanted.messages:
+        raise RequestError("`messages` is empty", param="messages", code="invalid_value")
+    messages = [
+        template_message(message, path=f"messages[{place}]")
+        for place, message in enumerate(wanted.messages)
+    ]
+    texts = "".join(message["content"] for message in messages)
+    if texts:  # an empty message is the template's business
+        check_text(texts, param="messages", serving=serving)
+
+    def render() -> list[int]:
+        return render_chat(
+            serving.tokenizer,
+            serving.chat_template,
+            messages,
+            add_generation_prompt=wanted.add_generation_prompt is not False,
+            continue_final_message=bool(wanted.continue_final_message),
+        )
+
+    # A short text in very many messages is long work too.
+    token_ids = await off_loop(render, num_chars=len(texts) + 256 * len(messages))
+    check_length(len(token_ids), param="messages", serving=serving)
+    return Prompt(tuple(token_ids))
+
+
+def template_message(message: ChatMessage, *, path: str) -> dict[str, Any]:
+    """Return the message with its parts joined to one text, which templates expect."""
+    plain: dict[str, Any] = {"role": message.role, "content": message_text(message, path=path)}
+    if message.name is not None:
+        plain["name"] = message.name
+    return plain
+
+
+def message_text(message: ChatMessage, *, path: str) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content is None:
+        if message.role == ASSISTANT:
+            return ""
+        raise RequestError(
+            f"`{path}.content` must not be null", param=f"{path}.content", code="invalid_value"
+        )
+    texts = []
+    for place, part in enumerate(content):
+        if part.type != "text" or part.text is None:
+            raise RequestError(
+                f"`{path}.content[{place}]`: only parts of type `text`, with a `text`, are "
+                f"supported. Given: {shown(part.type)}",
+                param=f"{path}.content[{place}].type",
+                code="invalid_value",
+            )
+        texts.append(part.text)
+    return "".join(texts)
+
+
+def echoed_text(wanted: ChatRequest) -> str:
+    """Return the text that `echo` puts before an answer: that of the message it continues."""
+    last = wanted.messages[-1]
+    if not wanted.echo or last.role != ASSISTANT:
+        return ""
+    return message_text(last, path="messages[-1]")
+
+
+def chat_completion(
+    wanted: ChatRequest, call: OpenAICall, answers: Sequence[Answer], *, serving: Serving
+) -> ChatCompletion:
+    echoed = echoed_text(wanted)
+    choices = []
+    for answer in answers:
+        call.note(Delta(answer.index, answer.tokens, "", finish=answer.finish))
+        choices.append(
+            ChatChoice(
+                index=answer.index,
+                message=AssistantMessage(content=echoed + answer.text),
+                logprobs=written_logprobs(wanted, answer.tokens, serving=serving),
+                finish_reason=answer.finish.wire_reason,
+                stop_reason=answer.finish.stop_reason,
+                token_ids=written_ids(wanted, answer.tokens),
+            )
+        )
+    return ChatCompletion(
+        id=call.answer_id,
+        created=call.created,
+        model=call.model,
+        choices=choices,
+        usage=call.usage(),
+        timings=call.timings(),
+        prompt_token_ids=list(call.prompts[0].token_ids) if wanted.return_token_ids else None,
+    )
+
+
+async def chat_events(
+    wanted: ChatRequest, call: OpenAICall, *, generation: Generation, serving: Serving
+) -> AsyncGenerator[bytes]:
+    options = wanted.stream_options or StreamOptions()
+    with_usage = bool(options.include_usage)
+    is_continuous = with_usage and bool(options.continuous_usage_stats)
+
+    def chunk(choice: ChatChunkChoice | None, *, is_last: bool = False) -> bytes:
+        is_usage_chunk = choice is None
+        usage: Usage | None = call.usage() if is_usage_chunk or is_continuous else None
+        timings: Timings | None = call.timings() if is_last else None
+        return event(
+            ChatCompletionChunk(
+                id=call.answer_id,
+                created=call.created,
+                model=call.model,
+                choices=[] if choice is None else [choice],
+                usage=usage,
+                timings=timings,
+            )
+        )
+
+    # The role goes out before the first token, so it says that the request was accepted.
+    echoed = echoed_text(wanted)
+    for index in range(call.num_sequences):
+        yield chunk(ChatChunkChoice(index=index, delta=ChatDelta(role=ASSISTANT, content=echoed)))
+    num_open = call.num_sequences
+    async for delta in generation:
+        call.note(delta)
+        num_open -= delta.finish is not None
+        choice = chunk_choice(wanted, delta, serving=serving)
+        if choice is not None:
+            yield chunk(choice, is_last=num_open == 0 and not with_usage)
+    if with_usage:
+        yield chunk(None, is_last=True)
+    yield DONE
+
+
+def chunk_choice(wanted: ChatRequest, delta: Delta, *, serving: Serving) -> ChatChunkChoice | None:
+    """Write one delta; None when it has nothing to tell, as when its text is held back."""
+    logprobs = written_logprobs(wanted, delta.tokens, serving=serving) if delta.tokens else None
+    if not (delta.text or delta.finish or logprobs or wanted.return_token_ids):
+        return None
+    return ChatChunkChoice(
+        index=delta.index,
+        delta=ChatDelta(content=delta.text or None),
+        logprobs=logprobs,
+        finish_reason=delta.finish.wire_reason if delta.finish else None,
+        stop_reason=delta.finish.stop_reason if delta.finish else None,
+        token_ids=written_ids(wanted, delta.tokens),
+    )
+
+
+def written_logprobs(
+    wanted: ChatRequest, tokens: Sequence[GeneratedToken], *, serving: Serving
+) -> ChatLogprobs | None:
+    if not wanted.logprobs:
+        return None
+    known = [token.logprobs for token in tokens if token.logprobs is not None]
+    return chat_logprobs(known, tokenizer=serving.tokenizer)
+
+
+def written_ids(wanted: ChatRequest, tokens: Sequence[GeneratedToken]) -> list[int] | None:
+    return [token.id for token in tokens] if wanted.return_token_ids else None

@@ -1,0 +1,233 @@
+"""`POST /v1/completions`: parse, submit, answer or stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lorry.types.common import StreamOptions
+from lorry.types.completions import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+)
+from lorry_server.errors import RequestError
+from lorry_server.http.disconnect import unless_disconnected
+from lorry_server.http.errors import wire_error
+from lorry_server.http.generation import (
+    Answer,
+    Delta,
+    Generation,
+    collect_answers,
+    start_generation,
+)
+from lorry_server.http.json_response import json_response
+from lorry_server.http.openai_call import OpenAICall, open_call
+from lorry_server.http.parsing import parse_body
+from lorry_server.http.prompts import Prompt, completion_prompts
+from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.serving import Serving
+from lorry_server.http.sse import DONE, EventStreamResponse, event
+from lorry_server.http.token_logprobs import CompletionLogprobsWriter
+from lorry_server.http.unsupported_fields import take_completion_fields
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionsEndpoint:
+    serving: Serving
+
+    async def create(self, request: Request) -> Response:
+        record = RequestRecord.of(request)
+        wanted = await parse_body(
+            request,
+            CompletionRequest,
+            timeout_s=self.serving.settings.body_timeout_s,
+            prepare=take_completion_fields,
+        )
+        call = await open_completion(wanted, record=record, serving=self.serving)
+        generation = start_generation(call.job, serving=self.serving)
+        if wanted.stream:
+            return EventStreamResponse(
+                completion_events(wanted, call, generation=generation, serving=self.serving),
+                generation=generation,
+                error_event=openai_error_event,
+                record=record,
+                settings=self.serving.settings,
+            )
+        async with generation:
+            answers = await unless_disconnected(request.receive, collect_answers(generation))
+        return json_response(completion(wanted, call, answers, serving=self.serving))
+
+
+async def open_completion(
+    wanted: CompletionRequest, *, record: RequestRecord, serving: Serving
+) -> OpenAICall:
+    num_choices = wanted.n or 1
+    best_of = num_choices if wanted.best_of is None else wanted.best_of
+    check_best_of(best_of, num_choices, is_streamed=bool(wanted.stream))
+    if wanted.stream_options is not None and not wanted.stream:
+        raise RequestError(
+            "`stream_options` is only for `stream: true`",
+            param="stream_options",
+            code="invalid_value",
+        )
+    prompts = await completion_prompts(wanted.prompt, serving=serving)
+    num_logprobs = wanted.logprobs
+    if num_logprobs is None and best_of > num_choices:
+        num_logprobs = 0  # to rank the sequences by
+    return open_call(
+        wanted,
+        prompts,
+        kind="cmpl",
+        num_sequences=best_of,
+        max_tokens=wanted.max_tokens,
+        default_max_tokens=serving.settings.default_max_tokens,
+        num_logprobs=num_logprobs,
+        num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
+        record=record,
+        serving=serving,
+    )
+
+
+def check_best_of(best_of: int, num_choices: int, *, is_streamed: bool) -> None:
+    if best_of < num_choices:
+        raise RequestError(
+            f"`best_of` must be at least `n`, {num_choices}. Given: {best_of}",
+            param="best_of",
+            code="invalid_value",
+        )
+    if is_streamed and best_of > num_choices:
+        raise RequestError(
+            "`best_of` above `n` cannot be streamed: the best is known only at the end",
+            param="best_of",
+            code="invalid_value",
+        )
+
+
+def completion(
+    wanted: CompletionRequest, call: OpenAICall, answers: Sequence[Answer], *, serving: Serving
+) -> Completion:
+    """Put the answers in the order of the prompts, and the best `n` of each."""
+    num_choices = wanted.n or 1
+    choices: list[CompletionChoice] = []
+    for place, prompt in enumerate(call.prompts):
+        start = place * call.num_sequences
+        candidates = answers[start : start + call.num_sequences]
+        if call.num_sequences > num_choices:
+            candidates = sorted(candidates, key=lambda answer: -answer.mean_logprob)
+        for answer in candidates[:num_choices]:
+            writer = ChoiceWriter(wanted, prompt, serving=serving)
+            delta = Delta(
+                index=len(choices),
+                tokens=answer.tokens,
+                text=answer.text,
+                prompt_logprobs=answer.prompt_logprobs,
+                finish=answer.finish,
+            )
+            choices.append(writer.write(delta))
+    for answer in answers:
+        call.note(Delta(answer.index, answer.tokens, "", finish=answer.finish))
+    return Completion(
+        id=call.answer_id,
+        created=call.created,
+        model=call.model,
+        choices=choices,
+        usage=call.usage(),
+        timings=call.timings(),
+    )
+
+
+async def completion_events(
+    wanted: CompletionRequest, call: OpenAICall, *, generation: Generation, serving: Serving
+) -> AsyncGenerator[bytes]:
+    options = wanted.stream_options or StreamOptions()
+    with_usage = bool(options.include_usage)
+    writers = [
+        ChoiceWriter(wanted, prompt, serving=serving)
+        for prompt in call.prompts
+        for _ in range(call.num_sequences)
+    ]
+    num_open = len(writers)
+    async for delta in generation:
+        call.note(delta)
+        num_open -= delta.finish is not None
+        choice = writers[delta.index].write(delta)
+        if not has_news(choice):
+            continue
+        yield event(
+            Completion(
+                id=call.answer_id,
+                created=call.created,
+                model=call.model,
+                choices=[choice],
+                usage=call.usage() if with_usage and options.continuous_usage_stats else None,
+                timings=call.timings() if num_open == 0 and not with_usage else None,
+            )
+        )
+    if with_usage:
+        yield event(
+            Completion(
+                id=call.answer_id,
+                created=call.created,
+                model=call.model,
+                choices=[],
+                usage=call.usage(),
+                timings=call.timings(),
+            )
+        )
+    yield DONE
+
+
+def has_news(choice: CompletionChoice) -> bool:
+    """Whether a chunk is worth sending: a held-back text is not."""
+    return bool(
+        choice.text or choice.finish_reason or choice.logprobs or choice.token_ids is not None
+    )
+
+
+class ChoiceWriter:
+    """Writes one choice, whole or delta by delta; the prompt is echoed before the first."""
+
+    def __init__(self, wanted: CompletionRequest, prompt: Prompt, *, serving: Serving) -> None:
+        self._wanted = wanted
+        self._prompt = prompt
+        self._tokenizer = serving.tokenizer
+        self._logprobs = CompletionLogprobsWriter(serving.tokenizer)
+        self._is_first = True
+
+    def write(self, delta: Delta) -> CompletionChoice:
+        is_first, self._is_first = self._is_first, False
+        wants_ids = bool(self._wanted.return_token_ids)
+        return CompletionChoice(
+            index=delta.index,
+            text=(self._echo() if is_first else "") + delta.text,
+            logprobs=self._write_logprobs(delta),
+            finish_reason=delta.finish.wire_reason if delta.finish else None,
+            stop_reason=delta.finish.stop_reason if delta.finish else None,
+            token_ids=[token.id for token in delta.tokens] if wants_ids else None,
+            prompt_token_ids=list(self._prompt.token_ids) if wants_ids and is_first else None,
+        )
+
+    def _echo(self) -> str:
+        if not self._wanted.echo:
+            return ""
+        if self._prompt.text is not None:
+            return self._prompt.text
+        return self._tokenizer.decode(list(self._prompt.token_ids))
+
+    def _write_logprobs(self, delta: Delta) -> CompletionLogprobs | None:
+        if self._wanted.logprobs is None:
+            return None
+        echoed = (delta.prompt_logprobs or ()) if self._wanted.echo else ()
+        generated = [token.logprobs for token in delta.tokens if token.logprobs is not None]
+        if not echoed and not generated and delta.finish is None:
+            return None
+        return self._logprobs.write([*echoed, *generated])
+
+
+def openai_error_event(exc: Exception) -> bytes:
+    return event(wire_error(exc).openai_body())

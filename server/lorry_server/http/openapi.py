@@ -1,0 +1,78 @@
+"""The OpenAPI document, made from the very types that parse requests and form answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from lorry._version import __version__
+from lorry.types.errors import ErrorBody, LoraxErrorBody
+from lorry_server.http.errors import is_openai_path
+from lorry_server.http.json_response import encode_json
+from lorry_server.http.operations import Operation
+
+REF_TEMPLATE = "#/components/schemas/{name}"
+
+
+def openapi_document(operations: Sequence[Operation]) -> bytes:
+    """Return the document as JSON, OpenAPI 3.1."""
+    types = [kind for o in operations for kind in (o.body, o.answer, o.events) if kind is not None]
+    types = list(dict.fromkeys([*types, ErrorBody, LoraxErrorBody]))
+    schemas, components = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
+    schema_of = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = operation.path.replace(":path}", "}")
+        paths.setdefault(path, {})[operation.method.lower()] = describe(operation, schema_of)
+    return encode_json(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "lorry", "version": __version__},
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            },
+        }
+    )
+
+
+def describe(operation: Operation, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.answer is not None:
+        content["application/json"] = {"schema": schema_of[operation.answer]}
+    if operation.events is not None:
+        # Each event's data; there is no standard way to say that they are many.
+        content["text/event-stream"] = {"schema": schema_of[operation.events]}
+    error = ErrorBody if is_openai_path(operation.path) else LoraxErrorBody
+    description: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": operation_id(operation),
+        "responses": {
+            "200": {"description": "The answer.", **({"content": content} if content else {})},
+            "default": {
+                "description": "An error.",
+                "content": {"application/json": {"schema": schema_of[error]}},
+            },
+        },
+    }
+    if not operation.path.startswith("/health/"):
+        description["security"] = [{}, {"key": []}]
+    if operation.path_parameters:
+        description["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in operation.path_parameters
+        ]
+    if operation.body is not None:
+        description["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema_of[operation.body]}},
+        }
+    return description
+
+
+def operation_id(operation: Operation) -> str:
+    words = operation.path.replace("{", "").replace(":path}", "").replace("/", " ").split()
+    return "_".join([operation.method.lower(), *words])

@@ -1,0 +1,165 @@
+"""Every route with the types that it takes and gives: what the router and the document share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lorry.types.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
+from lorry.types.completions import Completion, CompletionRequest
+from lorry.types.lorax import (
+    GenerateRequest,
+    GenerateResponse,
+    Info,
+    StreamEvent,
+    TokenizeRequest,
+    TokenSpan,
+)
+from lorry.types.models import ModelCard, ModelList
+from lorry_server.http.lorax import GenerateEndpoint
+from lorry_server.http.openai_chat import ChatEndpoint
+from lorry_server.http.openai_completions import CompletionsEndpoint
+from lorry_server.http.openai_models import ModelsEndpoint
+from lorry_server.http.serving import Serving
+from lorry_server.http.system import SystemEndpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path. `events` is the type of a stream's events, if it can stream."""
+
+    method: str
+    path: str
+    summary: str
+    endpoint: Callable[[Request], Awaitable[Response]]
+    body: Any = None
+    answer: Any = None
+    events: Any = None
+
+    @property
+    def path_parameters(self) -> list[str]:
+        return [part[1:-1].partition(":")[0] for part in self.path.split("/") if part[:1] == "{"]
+
+
+def all_operations(serving: Serving) -> list[Operation]:
+    return [*openai_operations(serving), *lorax_operations(serving), *system_operations(serving)]
+
+
+def openai_operations(serving: Serving) -> list[Operation]:
+    completions, chat, models = (
+        CompletionsEndpoint(serving),
+        ChatEndpoint(serving),
+        ModelsEndpoint(serving),
+    )
+    return [
+        Operation(
+            method="POST",
+            path="/v1/completions",
+            summary="Continue one or several prompts.",
+            endpoint=completions.create,
+            body=CompletionRequest,
+            answer=Completion,
+            events=Completion,
+        ),
+        Operation(
+            method="POST",
+            path="/v1/chat/completions",
+            summary="Answer a conversation.",
+            endpoint=chat.create,
+            body=ChatRequest,
+            answer=ChatCompletion,
+            events=ChatCompletionChunk,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/models",
+            summary="List the base model and the adapters.",
+            endpoint=models.list,
+            answer=ModelList,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/models/{model:path}",
+            summary="Show the base model or one adapter.",
+            endpoint=models.retrieve,
+            answer=ModelCard,
+        ),
+    ]
+
+
+def lorax_operations(serving: Serving) -> list[Operation]:
+    lorax, system = GenerateEndpoint(serving), SystemEndpoint(serving)
+    return [
+        Operation(
+            method="POST",
+            path="/",
+            summary="Generate: a list of one answer, or a stream if `stream` is true.",
+            endpoint=lorax.compatible,
+            body=GenerateRequest,
+            answer=list[GenerateResponse],
+            events=StreamEvent,
+        ),
+        Operation(
+            method="POST",
+            path="/generate",
+            summary="Generate one answer.",
+            endpoint=lorax.generate,
+            body=GenerateRequest,
+            answer=GenerateResponse,
+        ),
+        Operation(
+            method="POST",
+            path="/generate_stream",
+            summary="Generate a stream of tokens.",
+            endpoint=lorax.generate_stream,
+            body=GenerateRequest,
+            events=StreamEvent,
+        ),
+        Operation(
+            method="POST",
+            path="/tokenize",
+            summary="Show the tokens of a text.",
+            endpoint=system.tokenize,
+            body=TokenizeRequest,
+            answer=list[TokenSpan],
+        ),
+        Operation(
+            method="GET",
+            path="/info",
+            summary="Facts and limits of this server.",
+            endpoint=system.info,
+            answer=Info,
+        ),
+    ]
+
+
+def system_operations(serving: Serving) -> list[Operation]:
+    system = SystemEndpoint(serving)
+    return [
+        Operation(
+            method="GET",
+            path="/health/live",
+            summary="Whether the process answers; needs no key.",
+            endpoint=system.live,
+        ),
+        Operation(
+            method="GET",
+            path="/health/ready",
+            summary="Whether a new request would be taken; needs no key.",
+            endpoint=system.ready,
+        ),
+        Operation(
+            method="GET", path="/health", summary="As /health/ready.", endpoint=system.health
+        ),
+        Operation(method="GET", path="/", summary="As /health.", endpoint=system.health),
+        Operation(
+            method="GET",
+            path="/metrics",
+            summary="Prometheus metrics under vLLM's names.",
+            endpoint=system.metrics,
+        ),
+    ]

@@ -1,0 +1,41 @@
+"""`RequestRecord`: what the log will say about one HTTP request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+_SCOPE_KEY = "lorry.record"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Made when the request arrives, filled in by whoever learns something, logged at its end."""
+
+    request_id: str
+    arrival_s: float = field(default_factory=time.perf_counter)
+    model: str | None = None
+    adapter: str | None = None
+    is_streamed: bool = False
+    num_sequences: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    finish_reason: str | None = None
+    timings: Any = None
+    error: str | None = None
+    is_abandoned: bool = False  # the client left before its answer was complete
+
+    @classmethod
+    def of(cls, request: Request) -> RequestRecord:
+        """Return the record that the middleware made for `request`."""
+        record = request.scope[_SCOPE_KEY]
+        assert isinstance(record, RequestRecord)
+        return record
+
+    def put_in(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `scope` with this record in it."""
+        return {**scope, _SCOPE_KEY: self}

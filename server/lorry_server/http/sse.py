@@ -1,0 +1,128 @@
+"""`EventStreamResponse`: server-sent events that end their generation on every way out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lorry_server.errors import LorryServerError
+from lorry_server.http.disconnect import disconnected
+from lorry_server.http.generation import Generation
+from lorry_server.http.json_response import encode_json
+from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.settings import HttpSettings
+
+logger = structlog.get_logger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def event(message: Any) -> bytes:
+    """Encode one event. There is never an `id:` or `retry:` line: some clients fail on them."""
+    return b"data: " + encode_json(message) + b"\n\n"
+
+
+class EventStreamResponse(Response):
+    """Sends `events`, which read from `generation`, and closes both however it ends.
+
+    It ends when the events do, when the client leaves, and when the client takes nothing for
+    `stall_timeout_s`: then its connection is closed in the middle, so that it cannot be mistaken
+    for the end of an answer. A failure becomes one last event, made by `error_event`.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        *,
+        generation: Generation,
+        error_event: Callable[[Exception], bytes],
+        record: RequestRecord,
+        settings: HttpSettings,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers(
+            {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+        )
+        self._events = events
+        self._generation = generation
+        self._error_event = error_event
+        self._record = record
+        self._settings = settings
+        self._is_writing = False
+        self._last_write_s = 0.0
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        self.body = b""
+        super().init_headers(headers)
+        # The length of a stream is not known; the empty body's must not be sent.
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._generation, aclosing(self._events):
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            self._last_write_s = time.perf_counter()
+            sending = asyncio.ensure_future(self._send_events(send))
+            others = (
+                asyncio.ensure_future(disconnected(receive)),
+                asyncio.ensure_future(self._keep_alive(send)),
+            )
+            try:
+                await asyncio.wait((sending, *others), return_when=asyncio.FIRST_COMPLETED)
+                self._record.is_abandoned = not sending.done()
+            finally:
+                for task in (sending, *others):
+                    task.cancel()
+                await asyncio.gather(sending, *others, return_exceptions=True)
+
+    async def _send_events(self, send: Send) -> None:
+        try:
+            async for chunk in self._events:
+                await self._write(send, chunk)
+        except LorryServerError as exc:
+            self._record.error = str(exc)
+            await self._write(send, self._error_event(exc))
+        except Exception as exc:
+            # The headers are out: nothing above this frame could still tell the client.
+            logger.exception("stream failed", request_id=self._record.request_id)
+            self._record.error = type(exc).__name__
+            await self._write(send, self._error_event(exc))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, send: Send, chunk: bytes) -> None:
+        self._is_writing = True
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._last_write_s = time.perf_counter()
+        self._is_writing = False
+
+    async def _keep_alive(self, send: Send) -> None:
+        """Fill silences with comments; return when the reader has taken nothing for too long."""
+        keep_alive_s = self._settings.keep_alive_s
+        stall_timeout_s = self._settings.stall_timeout_s
+        while True:
+            limit_s = stall_timeout_s if self._is_writing else keep_alive_s
+            age_s = time.perf_counter() - self._last_write_s
+            if age_s < limit_s:
+                await asyncio.sleep(min(limit_s - age_s, keep_alive_s))
+            elif self._is_writing:
+                logger.warning("stalled stream cut", request_id=self._record.request_id)
+                return
+            else:
+                await self._write(send, KEEP_ALIVE)

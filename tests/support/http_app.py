@@ -1,0 +1,59 @@
+"""The HTTP application over a scripted engine and a tokenizer of one token a byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+
+from lorry_server.engine.client import EngineClient
+from lorry_server.http.app import create_app
+from lorry_server.http.settings import HttpSettings
+from lorry_server.metrics import Metrics
+from lorry_server.text.chat_template import ChatTemplate
+from lorry_server.text.tokenizer import Tokenizer
+from tests.support.chat_templates import CHATML
+from tests.support.small_tokenizers import byte_level_tokenizer
+
+EOS = 2  # <|im_end|>
+MODEL = "tiny"
+
+
+@cache
+def byte_tokenizer() -> Tokenizer:
+    """Three control tokens, then one token for each byte: no merges."""
+    return Tokenizer(byte_level_tokenizer(size=259), eos_token_ids=(EOS,))
+
+
+def ids(text: str) -> list[int]:
+    return byte_tokenizer().encode(text)
+
+
+def fake_app(engine: EngineClient, *, with_template: bool = True, **settings: Any) -> Starlette:
+    return create_app(
+        engine,
+        tokenizer=byte_tokenizer(),
+        chat_template=ChatTemplate(CHATML) if with_template else None,
+        settings=HttpSettings(**({"served_model_name": MODEL} | settings)),
+        metrics=Metrics(engine, model_name=MODEL),
+    )
+
+
+@asynccontextmanager
+async def in_process(app: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that calls the application directly; answers come whole, also streamed ones."""
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", **options) as client:
+        yield client
+
+
+def events(body: str) -> list[Any]:
+    """Return the data of each event: JSON decoded, `[DONE]` as it is, comments left out."""
+    blocks = [block for block in body.split("\n\n") if block and not block.startswith(":")]
+    data = [block.removeprefix("data: ") for block in blocks]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]
