@@ -11,6 +11,7 @@ heads, H head size, V vocabulary; 1 is transformers' batch dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import ModelOutput
 
 from lorry_server.errors import ModelError
 from lorry_server.layers.attention import AttentionBackend
@@ -103,11 +104,11 @@ def load_fallback(
         use_safetensors=True,
         local_files_only=True,
     )
-    causal_lm.requires_grad_(False).to(device=device)
+    causal_lm.requires_grad_(False)
     for name, module in causal_lm.named_modules():
         if getattr(module, "is_causal", True) is False:
             raise ModelError(f"{architecture} is not a causal decoder: {name} sees later tokens")
-    model = FallbackModel(causal_lm, scheme=scheme)
+    model = FallbackModel(causal_lm, scheme=scheme).to(device)
     _try_one_token(model, device)
     return model
 
@@ -242,8 +243,20 @@ class _Batched(nn.Module):
         return y_TO.reshape(*x_I.shape[:-1], -1)
 
 
+@dataclass
+class _Hidden(ModelOutput):
+    """A decoder's output, with every field that some model's head reads."""
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: None = None
+    hidden_states: None = None
+    attentions: None = None
+    cross_attentions: None = None
+    router_logits: None = None
+
+
 class _Echo(nn.Module):
     """Stands where the decoder stood and returns the hidden states that it is given."""
 
-    def forward(self, *, inputs_embeds: Tensor, **others: object) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *args: object, inputs_embeds: Tensor, **others: object) -> _Hidden:
+        return _Hidden(last_hidden_state=inputs_embeds)
