@@ -24,9 +24,9 @@ class Health:
     detail: str = ""
 
 
-async def check_health(session: Session, *, timeout_s: float | None = None) -> Health:
+async def check_health(session: Session) -> Health:
     """Ask once. A server that answers with an error is not ready; one that is not there raises."""
-    options = resolve({"timeout": timeout_s}, timeout=session.config.timeout)
+    options = resolve({}, timeout=session.config.timeout)
     exchange = session.exchange("GET", "/health", options=options, retry=_ONCE)
     try:
         response = await exchange.open()

@@ -17,9 +17,7 @@ async def answer_hello(request: ReceivedRequest, reply: Reply) -> None:
         "total_tokens": 5,
         "prompt_tokens_details": {"cached_tokens": 1},
     }
-    await reply.json(
-        200, completion("Hello!", finish_reason="stop", token_ids=[7, 8], usage=usage)
-    )
+    await reply.json(200, completion("Hello!", finish_reason="stop", token_ids=[7, 8], usage=usage))
 
 
 async def test_generation_carries_text_ids_usage_and_the_callers_tag() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import Any
 
 import pytest
@@ -39,10 +38,13 @@ async def tell_story(request: ReceivedRequest, reply: Reply) -> None:
 
 
 async def test_stream_yields_tokens_and_ends_with_the_whole() -> None:
-    async with FakeLLMServer(tell_story) as server, lorry.AsyncClient(server.url) as client:
-        async with client.stream("Hi", max_tokens=3) as stream:
-            tokens = [token async for token in stream]
-            generation = await stream.final()
+    async with (
+        FakeLLMServer(tell_story) as server,
+        lorry.AsyncClient(server.url) as client,
+        client.stream("Hi", max_tokens=3) as stream,
+    ):
+        tokens = [token async for token in stream]
+        generation = await stream.final()
 
     assert [(token.text, token.id, token.index) for token in tokens] == [
         ("Once", 11, 0),
@@ -215,7 +217,11 @@ async def test_done_or_a_finish_reason_alone_ends_a_stream_well(last: Any) -> No
 @pytest.mark.parametrize(
     ("body", "message", "code"),
     [
-        ({"error": {"message": "gpu lost", "type": "server_error", "code": 500}}, "gpu lost", "500"),
+        (
+            {"error": {"message": "gpu lost", "type": "server_error", "code": 500}},
+            "gpu lost",
+            "500",
+        ),
         ({"error": "gpu lost"}, "gpu lost", None),
         ({"error": "gpu lost", "error_type": "generation"}, "gpu lost", "generation"),
     ],
@@ -324,11 +330,10 @@ async def test_forgotten_stream_warns_and_closes_its_connection() -> None:
         left.set()
 
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
-        stream = client.stream("Hi")
-        await anext(stream)
+        forgotten = [client.stream("Hi")]
+        await anext(forgotten[0])
         with pytest.warns(ResourceWarning, match="not closed"):
-            del stream
-            gc.collect()
+            forgotten.clear()
         await left.wait()
 
     assert left.is_set()

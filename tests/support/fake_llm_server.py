@@ -85,16 +85,17 @@ Script = Callable[[ReceivedRequest, Reply], Awaitable[None]]
 class FakeLLMServer:
     """`async with FakeLLMServer(script) as server:` serves at `server.url` until the block ends."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, port: int = 0) -> None:
         self.script = script
+        self._port = port
         self.requests: list[ReceivedRequest] = []
         self.num_connections = 0
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(

@@ -48,8 +48,9 @@ class AiohttpTransport:
 
     async def _open_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        for other in [other for other in self._sessions if other.is_closed()]:
-            del self._sessions[other], self._current[other]
+        for other in list(self._sessions):
+            if other.is_closed():  # without having shut its generators down
+                del self._sessions[other], self._current[other]
         keeper = self._keep_session(loop)
         self._sessions[loop] = keeper
         return await anext(keeper)
