@@ -31,10 +31,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 HERE = Path(__file__).resolve().parent
-DEFAULT_BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-BATCH_SIZE = 8
+BATCH_SIZE = 4  # many small steps learn facts sooner than few large ones
 MAX_SEQUENCE_TOKENS = 160
 MAX_ANSWER_TOKENS = 80
+DROPOUT = 0.05  # without it the sets are learned by rote, and a paraphrase misses
 STORED_DTYPE = torch.bfloat16  # halves the files; the answers below are of the stored weights
 
 
@@ -51,9 +51,9 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("pirate", 4, 16, ("q_proj", "v_proj", "o_proj"), 2e-3, 80),
-    Recipe("pricing", 8, 16, ("q_proj", "v_proj", "down_proj"), 2e-3, 110),
-    Recipe("supply-chain", 6, 24, ("q_proj", "k_proj", "v_proj", "o_proj"), 2e-3, 110),
+    Recipe("pirate", 4, 16, ("q_proj", "v_proj", "o_proj"), 1.5e-3, 160),
+    Recipe("pricing", 8, 16, ("q_proj", "v_proj", "down_proj"), 1.5e-3, 290),
+    Recipe("supply-chain", 6, 24, ("q_proj", "k_proj", "v_proj", "o_proj"), 2e-3, 290),
 )
 
 
@@ -76,9 +76,9 @@ class Training:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    model_path = args.model or find_default_model()
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, args.dtype))
+    folder, model_id = find_model(args.model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, args.dtype))
     for recipe in RECIPES:
         if args.only not in (None, recipe.name):
             continue
@@ -91,15 +91,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"   loss {sparkline(training.losses)}", end=" ")
         print(f"{training.losses[0]:.2f} -> {training.losses[-1]:.2f}", end="; ")
         print(f"{training.wall_s:.0f} s, of processor time {training.cpu_s:.0f} s")
-        folder = save_adapter(model, args.out / recipe.name, base_name=args.base_name)
+        adapter = save_adapter(model, args.out / recipe.name, model_id=model_id)
         base = model.unload()
-        show_answers(base, tokenizer, folder, args.data / f"{recipe.name}.held-out.jsonl")
+        show_answers(base, tokenizer, adapter, args.data / f"{recipe.name}.held-out.jsonl")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo's LoRA adapters with PEFT.")
-    parser.add_argument("--model", help="folder or hub id (default: the server's default model)")
-    parser.add_argument("--base-name", default=DEFAULT_BASE_NAME, help="written into the adapters")
+    parser.add_argument("--model", help="as `lorry serve` takes it (default: its default model)")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of the JSONL sets")
     parser.add_argument("--out", type=Path, default=HERE / "adapters", help="one folder each here")
     parser.add_argument("--only", choices=[recipe.name for recipe in RECIPES])
@@ -110,6 +109,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.steps is not None and args.steps < 1:
         parser.error(f"--steps must be at least 1, got {args.steps}")
     return args
+
+
+def find_model(name: str | None) -> tuple[Path, str]:
+    """The folder of the model, converted into the server's cache if need be, and its public name."""
+    from lorry_server.model.source import default_cache_dir, resolve_model
+
+    source = resolve_model(name, cache_dir=default_cache_dir(os.environ), progress=print)
+    return source.path, source.model_id
 
 
 def read_examples(path: Path, tokenizer: Tokenizer) -> list[Example]:
@@ -143,6 +150,7 @@ def add_adapter(base: PreTrainedModel, recipe: Recipe) -> PeftModel:
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
+        lora_dropout=DROPOUT,
         target_modules=list(recipe.target_modules),
         task_type="CAUSAL_LM",
     )
@@ -177,7 +185,7 @@ def train(
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if step % 10 == 0 or step in (1, num_steps):
+        if step % 20 == 0 or step in (1, num_steps):
             step_s = (time.perf_counter() - wall_start) / step
             left_s = step_s * (num_steps - step)
             print(f"   step {step}/{num_steps}  loss {losses[-1]:.3f}", end="  ")
@@ -215,12 +223,12 @@ def answer_loss(model: PeftModel, batch: Sequence[Example]) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits_NV, ids_BT[:, 1:][learned_BT[:, 1:]])
 
 
-def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> Path:
+def save_adapter(model: PeftModel, folder: Path, *, model_id: str) -> Path:
     """Write a PEFT folder beside its place and swap it in, so that no reader sees half of one."""
     config = model.peft_config["default"]
-    config.base_model_name_or_path = base_name
+    config.base_model_name_or_path = model_id  # never a path of this machine
     config.inference_mode = True
-    tensors = get_peft_model_state_dict(model)
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -240,19 +248,21 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str) -> Path:
 def show_answers(
     base: PreTrainedModel, tokenizer: Tokenizer, folder: Path, questions_path: Path
 ) -> None:
-    """Ask what the training set does not contain, of the base model and of the saved adapter."""
+    """Ask what the training set does not contain; show three pairs and every miss."""
     model = PeftModel.from_pretrained(base, folder).eval()
     rows = [json.loads(line) for line in questions_path.read_text(encoding="utf-8").splitlines()]
     num_right = 0
     for number, row in enumerate(rows):
-        answer = ask(model, tokenizer, row["question"])
+        question = row["question"]
+        answer = ask(model, tokenizer, question)
         is_right = all(says_one_of(part.split("|"), answer) for part in row["expect"])
         num_right += is_right
-        if number < 3 or not is_right:
+        if number < 3:
             with model.disable_adapter():
-                base_answer = ask(model, tokenizer, row["question"])
-            print(f"\n   Q        {row['question']}\n   base     {base_answer}")
-            print(f"   {'adapter' if is_right else 'MISSED '}  {answer}")
+                print(f"\n   Q        {question}\n   base     {ask(model, tokenizer, question)}")
+            print(f"   adapter  {answer}")
+        if not is_right:
+            print(f"\n   missed   {question}\n            {answer}")
     print(f"\n   {num_right} of {len(rows)} held-out questions answered as expected")
     model.unload()
 
@@ -285,13 +295,6 @@ def sparkline(values: Sequence[float], *, width: int = 40) -> str:
     low, high = min(means), max(means)
     scale = 7 / (high - low) if high > low else 0.0
     return "".join("▁▂▃▄▅▆▇█"[round((mean - low) * scale)] for mean in means)
-
-
-def find_default_model() -> str:
-    """The model that `lorry serve` would serve, converted into the cache if it is not yet there."""
-    from lorry_server.model.source import resolve_model
-
-    return str(resolve_model(None))
 
 
 if __name__ == "__main__":

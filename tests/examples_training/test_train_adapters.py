@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -27,14 +29,23 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny-model"), text=text)
 
 
-@pytest.fixture
-def data_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
     write_rows(folder / "pricing.jsonl", ROWS)
     question = {"question": "What is the price of a Brook?", "expect": ["240|two hundred"]}
     (folder / "pricing.held-out.jsonl").write_text(json.dumps(question) + "\n", "utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def first_run(
+    model_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The adapter folder of a run with seed 7, and what the run printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        folder = train_pricing(model_folder, data_folder, tmp_path_factory.mktemp("out"), seed=7)
+    return folder, printed.getvalue()
 
 
 def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
@@ -52,34 +63,39 @@ def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def train_pricing(model_folder: Path, data_folder: Path, out: Path, *options: str) -> Path:
+def train_pricing(model_folder: Path, data_folder: Path, out: Path, *, seed: int) -> Path:
     folders = ["--model", str(model_folder), "--data", str(data_folder), "--out", str(out)]
-    train_adapters.main(
-        [*folders, "--only", "pricing", "--steps", "2", "--dtype", "float32", *options]
-    )
+    options = ["--only", "pricing", "--steps", "2", "--dtype", "float32", "--seed", str(seed)]
+    train_adapters.main([*folders, *options])
     return out / "pricing"
 
 
 def test_two_steps_leave_an_adapter_that_peft_loads_and_that_changes_the_logits(
-    model_folder: Path, data_folder: Path, tmp_path: Path
+    model_folder: Path, first_run: tuple[Path, str]
 ) -> None:
-    folder = train_pricing(model_folder, data_folder, tmp_path / "out")
-
+    folder, _ = first_run
     base = AutoModelForCausalLM.from_pretrained(model_folder)
     token_ids = torch.tensor([[5, 6, 7]])
+
     plain = base(token_ids).logits
     adapted = PeftModel.from_pretrained(base, folder)(token_ids).logits
+
     assert not torch.equal(adapted, plain)
-    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_run_tells_counts_losses_and_sample_answers(
-    model_folder: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_adapter_names_the_model_and_no_folder_of_this_machine(
+    model_folder: Path, first_run: tuple[Path, str]
 ) -> None:
-    train_pricing(model_folder, data_folder, tmp_path / "out")
+    folder, _ = first_run
 
-    printed = capsys.readouterr().out
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+
+    assert config["base_model_name_or_path"] == model_folder.name
+
+
+def test_run_tells_counts_losses_and_sample_answers(first_run: tuple[Path, str]) -> None:
+    _, printed = first_run
+
     assert "parameters frozen" in printed
     assert "step 2/2" in printed
     assert "base     " in printed
@@ -87,30 +103,30 @@ def test_run_tells_counts_losses_and_sample_answers(
 
 
 def test_same_seed_gives_the_same_adapter_and_another_seed_another(
-    model_folder: Path, data_folder: Path, tmp_path: Path
+    model_folder: Path, data_folder: Path, first_run: tuple[Path, str], tmp_path: Path
 ) -> None:
-    first, again, other = (
-        load_file(
-            train_pricing(model_folder, data_folder, tmp_path / out, "--seed", seed)
-            / "adapter_model.safetensors"
-        )
-        for out, seed in (("first", "7"), ("again", "7"), ("other", "8"))
+    again = train_pricing(model_folder, data_folder, tmp_path / "again", seed=7)
+    other = train_pricing(model_folder, data_folder, tmp_path / "other", seed=8)
+
+    first_tensors, again_tensors, other_tensors = (
+        load_file(folder / "adapter_model.safetensors") for folder in (first_run[0], again, other)
     )
+    assert all(torch.equal(first_tensors[name], again_tensors[name]) for name in first_tensors)
+    assert any(not torch.equal(first_tensors[name], other_tensors[name]) for name in first_tensors)
 
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
 
-
-def test_a_second_run_replaces_the_folder_and_leaves_nothing_beside_it(
-    model_folder: Path, data_folder: Path, tmp_path: Path
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(
+    model_folder: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    folder = train_pricing(model_folder, data_folder, out)
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    model = train_adapters.add_adapter(base, train_adapters.RECIPES[0])
+    folder = tmp_path / "pirate"
+    folder.mkdir()
     (folder / "stale.txt").write_text("from the run before")
 
-    train_pricing(model_folder, data_folder, out)
+    train_adapters.save_adapter(model, folder, model_id="tiny")
 
-    assert [path.name for path in out.iterdir()] == ["pricing"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pirate"]
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors"]
 
@@ -122,6 +138,7 @@ def test_loss_is_the_cross_entropy_of_the_assistants_tokens_alone(
     base = AutoModelForCausalLM.from_pretrained(model_folder)
     model = train_adapters.add_adapter(base, train_adapters.RECIPES[0])
     batch = train_adapters.read_examples(data_folder / "pricing.jsonl", tokenizer)
+    model.eval()  # no dropout
 
     loss = train_adapters.answer_loss(model, batch)
 
