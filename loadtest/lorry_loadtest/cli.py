@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.console import ProgressLine, level_table
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
-from lorry_loadtest.machine import describe_machine
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
-from lorry_loadtest.result import RunInfo
+from lorry_loadtest.run_info import RunInfo, describe_run
 from lorry_loadtest.slo import Objective, parse_objectives
 from lorry_loadtest.summary import LevelRun
 from lorry_loadtest.write_report import write_report
@@ -44,7 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CatalogError as exc:
         print(f"lorry loadtest: {exc}", file=sys.stderr)
         return 2
-    info = _describe_run(arguments, namespace, endpoint, options=options, catalog=catalog)
+    info = describe_run(
+        ["lorry", "loadtest", *arguments],
+        endpoint=endpoint,
+        options=options,
+        catalog=catalog,
+        warmup_s=namespace.warmup,
+        duration_s=namespace.duration,
+        started_at=datetime.now(UTC),
+    )
     runs, interrupted = _run(namespace, levels, endpoint, options=options, catalog=catalog)
     if not runs:
         print("lorry loadtest: interrupted before the first level was done", file=sys.stderr)
@@ -137,47 +141,6 @@ def _check_adapters(options: WorkloadOptions, catalog: Catalog) -> None:
             raise CatalogError(f"the server does not list adapter {name!r}; it has: {known}")
 
 
-def _describe_run(
-    arguments: Sequence[str],
-    namespace: argparse.Namespace,
-    endpoint: Endpoint,
-    *,
-    options: WorkloadOptions,
-    catalog: Catalog,
-) -> RunInfo:
-    adapters = catalog.adapters if options.adapters is None else options.adapters
-    mix = mix_of(adapters, base_share=options.base_share)
-    return RunInfo(
-        url=str(endpoint),
-        base_model=catalog.base_model,
-        adapters={name or catalog.base_model: mix.share_of(name) for name in mix.names},
-        route=options.route,
-        prompt_words=str(options.prompts.num_words),
-        max_tokens=str(options.max_tokens),
-        ignore_eos=options.ignore_eos,
-        seed=options.seed,
-        warmup_s=namespace.warmup,
-        duration_s=namespace.duration,
-        command=_command(arguments, secret=options.api_key),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=_version(),
-        machine=describe_machine(),
-    )
-
-
-def _command(arguments: Sequence[str], *, secret: str | None) -> str:
-    """The command as it can be pasted, without the key."""
-    shown = [part.replace(secret, "KEY") if secret else part for part in arguments]
-    return shlex.join(["lorry", "loadtest", *shown])
-
-
-def _version() -> str:
-    try:
-        return version("lorry")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _run(
     namespace: argparse.Namespace,
     levels: tuple[int, ...],
@@ -223,5 +186,6 @@ def _finish(
 ) -> int:
     result = write_report(out, runs, info=info, objectives=objectives)
     print(level_table(result.levels))
-    print(f"\n{result.verdict}\nReport: {out / 'report.html'}")
+    print("\n" + "\n".join([result.headline, *result.remarks]))
+    print(f"Report: {out / 'report.html'}")
     return 1 if result.num_failed else 0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from lorry_loadtest.percentiles import Distribution
+from lorry_loadtest.percentiles import Distribution, samples_needed
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.summary import LevelSummary
 
@@ -53,16 +53,19 @@ class ProgressLine:
 
 
 def level_table(levels: Sequence[LevelSummary]) -> str:
-    """One row per level; milliseconds; n/a where there were too few requests."""
+    """One row per level, with a line that explains n/a where there is one."""
     header = [
         "streams",
         "req/s",
         "tokens/s",
-        "TTFT p50",
+        "TTFT mean",
+        "p50",
         "p95",
-        "TPOT p50",
+        "TPOT mean",
+        "p50",
         "p95",
-        "E2E p50",
+        "E2E mean",
+        "p50",
         "ok",
         "failed",
     ]
@@ -71,11 +74,9 @@ def level_table(levels: Sequence[LevelSummary]) -> str:
             str(level.concurrency),
             f"{level.requests_per_s:.2f}",
             f"{level.output_tokens_per_s:.1f}",
-            _cell(level.latencies.ttft_ms, "p50"),
-            _cell(level.latencies.ttft_ms, "p95"),
-            _cell(level.latencies.tpot_ms, "p50"),
-            _cell(level.latencies.tpot_ms, "p95"),
-            _cell(level.latencies.e2e_ms, "p50"),
+            *(_cell(level.latencies.ttft_ms, statistic) for statistic in ("mean", "p50", "p95")),
+            *(_cell(level.latencies.tpot_ms, statistic) for statistic in ("mean", "p50", "p95")),
+            *(_cell(level.latencies.e2e_ms, statistic) for statistic in ("mean", "p50")),
             str(level.ledger.get("ok", 0)),
             str(level.num_failed),
         ]
@@ -84,7 +85,10 @@ def level_table(levels: Sequence[LevelSummary]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.rjust(widths[i]) for i, cell in enumerate(r)) for r in [header, *rows]]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    legend = "Latencies in ms."
+    if any("n/a" in row for row in rows):
+        legend += f" n/a: a p50 needs {samples_needed(0.5)} requests, a p95 {samples_needed(0.95)}."
+    return "\n".join([*lines, legend])
 
 
 def _cell(distribution: Distribution, statistic: str) -> str:

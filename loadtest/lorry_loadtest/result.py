@@ -6,36 +6,18 @@ from pathlib import Path
 
 import msgspec
 
-from lorry_loadtest.machine import Machine
+from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.summary import LevelSummary
 
 SCHEMA_VERSION = 1
 
 
-class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was run: `command` repeats it, `started_at` is UTC in ISO 8601."""
-
-    url: str
-    base_model: str
-    adapters: dict[str, float]
-    route: str
-    prompt_words: str
-    max_tokens: str
-    ignore_eos: bool
-    seed: int
-    warmup_s: float
-    duration_s: float
-    command: str
-    started_at: str
-    version: str
-    machine: Machine
-
-
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`verdict` is the report's first line. Milliseconds wherever a name ends in `_ms`."""
+    """`headline` and `remarks` say the result in words. Names that end in `_ms` are milliseconds."""
 
     schema_version: int = SCHEMA_VERSION
-    verdict: str
+    headline: str
+    remarks: tuple[str, ...]
     info: RunInfo
     levels: tuple[LevelSummary, ...]
 

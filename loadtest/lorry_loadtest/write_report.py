@@ -7,10 +7,11 @@ from pathlib import Path
 
 from lorry_loadtest.records import write_records
 from lorry_loadtest.report.page import render_page
-from lorry_loadtest.result import RunInfo, RunResult, write_result
+from lorry_loadtest.result import RunResult, write_result
+from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.slo import Objective
 from lorry_loadtest.summary import LevelRun, summarize
-from lorry_loadtest.verdict import verdict_of
+from lorry_loadtest.verdict import headline, remarks
 
 
 def write_report(
@@ -22,7 +23,7 @@ def write_report(
 ) -> RunResult:
     """`runs` has at least one level; the folder exists."""
     levels = tuple(summarize(run, objectives=objectives) for run in runs)
-    result = RunResult(verdict=verdict_of(levels), info=info, levels=levels)
+    result = RunResult(headline=headline(levels), remarks=remarks(levels), info=info, levels=levels)
     write_records(folder / "records.jsonl", (record for run in runs for record in run.records))
     write_result(folder / "report.json", result)
     (folder / "report.html").write_text(render_page(result, runs), encoding="utf-8")

@@ -30,12 +30,12 @@ class Plot:
 
 
 def nice_ticks(high: float, *, most: int) -> list[float]:
-    """From 0 in steps of 1, 2, 2.5 or 5 times a power of ten, to the first tick at or over `high`."""
+    """From 0 in steps of 1, 2 or 5 times a power of ten, to the first tick at or over `high`."""
     if high <= 0:
         return [0.0, 1.0]
     rough = high / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     num_steps = math.ceil(high / step - 1e-9)
     return [step * number for number in range(num_steps + 1)]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lorry_loadtest.result import RunResult
 from lorry_loadtest.summary import LevelRun, LevelSummary
+from lorry_loadtest.verdict import format_streams
 
 _BUSY_CLIENT = 0.7
 _CACHED_SHARE = 0.05
@@ -36,7 +37,7 @@ def _busy_client(levels: Sequence[LevelSummary]) -> list[str]:
     if busiest.client_cpu_share < _BUSY_CLIENT:
         return []
     return [
-        f"The client used {busiest.client_cpu_share:.0%} of a core at {busiest.concurrency} streams: "
+        f"The client used {busiest.client_cpu_share:.0%} of a core at {format_streams(busiest.concurrency)}: "
         "latencies there are partly its own."
     ]
 

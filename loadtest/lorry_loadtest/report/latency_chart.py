@@ -19,7 +19,7 @@ from lorry_loadtest.report.axes import (
     text,
 )
 from lorry_loadtest.summary import LevelRun, LevelSummary
-from lorry_loadtest.verdict import format_ms
+from lorry_loadtest.verdict import format_ms, format_streams
 
 _PLOT = Plot(left=50, top=34, right=372, bottom=224)
 _WIDTH, _HEIGHT = 390, 264
@@ -96,7 +96,7 @@ def _curve(points: Sequence[_Point], q: float, x: Scale, y: Scale, *, kind: str)
         n = len(point.values)
         enough = n >= samples_needed(q)
         tip = (
-            f"{kind} {format_ms(quantile(point.values, q))} at {point.concurrency} streams, "
+            f"{kind} {format_ms(quantile(point.values, q))} at {format_streams(point.concurrency)}, "
             f"{n} requests" + ("" if enough else f" (fewer than {samples_needed(q)}: indicative)")
         )
         marks.append(dot(*at, 4.2, kind=f"{kind} mark{'' if enough else ' ring'}", tip=tip))

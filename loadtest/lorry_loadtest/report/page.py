@@ -12,12 +12,13 @@ from lorry_loadtest.report.cautions import cautions
 from lorry_loadtest.report.definitions import definitions
 from lorry_loadtest.report.latency_chart import latency_chart
 from lorry_loadtest.report.server_time_chart import PARTS, server_time_chart
-from lorry_loadtest.report.tables import adapter_rows, ledger_rows, level_rows
+from lorry_loadtest.report.tables import adapter_rows, ledger_rows, level_rows, objective_rows
 from lorry_loadtest.report.throughput_chart import stream_speed_chart, throughput_chart
 from lorry_loadtest.report.tiles import tiles
 from lorry_loadtest.report.timeline_chart import MAX_LANES, timeline_chart
 from lorry_loadtest.result import RunResult
 from lorry_loadtest.summary import LevelRun, LevelSummary
+from lorry_loadtest.verdict import format_streams
 
 
 def render_page(result: RunResult, runs: Sequence[LevelRun]) -> str:
@@ -62,39 +63,22 @@ def _header(result: RunResult) -> str:
         ("Seed", str(info.seed)),
     ]
     shown = "".join(f"<span>{name} <b>{escape(value)}</b></span>" for name, value in facts)
+    remarks = "".join(f'<p class="remark">{escape(remark)}</p>' for remark in result.remarks)
     started = info.started_at.replace("T", " ").replace("+00:00", " UTC")
     return (
         f'<header><div class="brand">Lorry load test · {escape(started)} · {escape(info.url)}</div>'
-        f'<h1>{escape(result.verdict)}</h1><p class="facts">{shown}</p></header>'
+        f"<h1>{escape(result.headline)}</h1>{remarks}"
+        f'<p class="facts">{shown}</p></header>'
     )
 
 
 def _objectives(levels: Sequence[LevelSummary]) -> str:
-    """One line per objective: at which levels it was met; nothing when there are none."""
+    """At which levels each was met; nothing when there are none."""
     if not levels[0].objectives:
         return ""
-    words = {
-        True: ("met", "met"),
-        False: ("missed", "missed"),
-        None: ("unknown", "too few requests"),
-    }
-    items = ""
-    for number, first in enumerate(levels[0].objectives):
-        marks = "".join(
-            f'<span>{level.concurrency} streams: <span class="{words[met][0]}">'
-            f"{words[met][1]}</span></span>"
-            for level in levels
-            for met in [level.objectives[number].met]
-        )
-        items += f'<p class="facts"><b>{escape(str(first.objective))}</b>{marks}</p>'
-    goodput = "".join(
-        f"<span>{level.concurrency} streams: <b>{level.goodput_per_s:.2f}/s</b></span>"
-        for level in levels
-        if level.goodput_per_s is not None
-    )
     return _section(
         "Objectives",
-        f'{items}<p class="facts"><b>Good requests</b>{goodput}</p>',
+        f'<div class="scroll">{objective_rows(levels)}</div>',
         lead="A request is good when it finished and is by itself under every limit.",
     )
 
@@ -148,7 +132,7 @@ def _timeline(result: RunResult, run: LevelRun, *, colors: Mapping[str | None, s
     failed_key = '<span><i class="key failed"></i>failed</span>' if failed else ""
     rest = f" The first {MAX_LANES} streams are shown." if run.concurrency > MAX_LANES else ""
     return _section(
-        f"The {run.concurrency} streams in time" if run.concurrency > 1 else "The stream in time",
+        f"{format_streams(run.concurrency)} in time",
         f'<div class="legend">{keys}{failed_key}</div><figure>'
         f"{timeline_chart(run, colors=colors)}</figure>",
         lead=f"The last level. A bar is a request: pale until its first token, full while tokens "
@@ -159,7 +143,7 @@ def _timeline(result: RunResult, run: LevelRun, *, colors: Mapping[str | None, s
 def _adapters(result: RunResult, *, colors: Mapping[str | None, str]) -> str:
     level = result.levels[-1]
     return _section(
-        f"Adapters at {level.concurrency} streams",
+        f"Adapters at {format_streams(level.concurrency)}",
         f'<div class="scroll">{adapter_rows(level, info=result.info, colors=colors)}</div>',
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lorry_loadtest.report.axes import Scale, rect, svg, text
 from lorry_loadtest.summary import LevelSummary, ServerTimes
-from lorry_loadtest.verdict import format_ms
+from lorry_loadtest.verdict import format_ms, format_streams
 
 PARTS = ("queue", "prefill", "decode", "rest")
 
@@ -31,8 +31,7 @@ def server_time_chart(levels: Sequence[LevelSummary]) -> str | None:
 
 
 def _row(concurrency: int, server: ServerTimes, x: Scale, *, top: float) -> str:
-    streams = "1 stream" if concurrency == 1 else f"{concurrency} streams"
-    body = text(_LEFT - 10, top + 15, streams, anchor="end", kind="load")
+    body = text(_LEFT - 10, top + 15, format_streams(concurrency), anchor="end", kind="load")
     begin = 0.0
     for name, value in zip(PARTS, _parts(server), strict=True):
         if value > 0:

@@ -7,7 +7,7 @@ from html import escape
 
 from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
-from lorry_loadtest.result import RunInfo
+from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.verdict import format_ms
 
@@ -16,11 +16,11 @@ def level_rows(levels: Sequence[LevelSummary]) -> str:
     """One row per level."""
     head = (
         '<tr><th rowspan="2">Streams</th><th rowspan="2">Requests/s</th>'
-        '<th rowspan="2">Output tokens/s</th><th colspan="3">TTFT</th><th colspan="2">TPOT</th>'
-        '<th colspan="2">End to end</th><th colspan="2">Chunk gap</th>'
+        '<th rowspan="2">Output tokens/s</th><th colspan="4">TTFT</th><th colspan="3">TPOT</th>'
+        '<th colspan="3">End to end</th><th colspan="2">Chunk gap</th>'
         '<th rowspan="2">Requests</th><th rowspan="2">Failed</th></tr>'
-        "<tr><th>p50</th><th>p95</th><th>p99</th><th>p50</th><th>p95</th>"
-        "<th>p50</th><th>p95</th><th>p99</th><th>max</th></tr>"
+        "<tr><th>mean</th><th>p50</th><th>p95</th><th>p99</th><th>mean</th><th>p50</th><th>p95</th>"
+        "<th>mean</th><th>p50</th><th>p95</th><th>p99</th><th>max</th></tr>"
     )
     return f"<table><thead>{head}</thead><tbody>{''.join(map(_level_row, levels))}</tbody></table>"
 
@@ -31,22 +31,42 @@ def _level_row(level: LevelSummary) -> str:
         f"<th>{level.concurrency}</th>",
         _number(f"{level.requests_per_s:.2f}"),
         _number(f"<b>{level.output_tokens_per_s:,.1f}</b>"),
-        *(_latency(latencies.ttft_ms, statistic) for statistic in ("p50", "p95", "p99")),
-        *(_latency(latencies.tpot_ms, statistic) for statistic in ("p50", "p95")),
-        *(_latency(latencies.e2e_ms, statistic) for statistic in ("p50", "p95")),
-        *(_latency(latencies.gap_ms, statistic) for statistic in ("p99", "max")),
+        _latencies(latencies.ttft_ms, "mean", "p50", "p95", "p99"),
+        _latencies(latencies.tpot_ms, "mean", "p50", "p95"),
+        _latencies(latencies.e2e_ms, "mean", "p50", "p95"),
+        _latencies(latencies.gap_ms, "p99", "max"),
         _number(f"{level.ok}"),
         _failed(level.num_failed),
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
+def objective_rows(levels: Sequence[LevelSummary]) -> str:
+    """One row per objective, one column per level, and how many requests were good."""
+    streams = "".join(f"<th>{level.concurrency}</th>" for level in levels)
+    rows = ""
+    for number, first in enumerate(levels[0].objectives):
+        cells = "".join(_verdict(level.objectives[number].met) for level in levels)
+        rows += f'<tr><th class="left">{escape(str(first.objective))}</th>{cells}</tr>'
+    goodput = "".join(_number(f"{level.goodput_per_s or 0.0:.2f}") for level in levels)
+    return (
+        f'<table><thead><tr><th class="left">Streams</th>{streams}</tr></thead><tbody>{rows}'
+        f'<tr><th class="left">Good requests/s</th>{goodput}</tr></tbody></table>'
+    )
+
+
+def _verdict(met: bool | None) -> str:
+    if met is None:
+        return '<td class="na">too few requests</td>'
+    return '<td class="met">met</td>' if met else '<td class="missed">missed</td>'
+
+
 def adapter_rows(level: LevelSummary, *, info: RunInfo, colors: Mapping[str | None, str]) -> str:
     """One row per adapter of one level: its wanted and its real share, its speed, its failures."""
     head = (
         '<tr><th class="left">Adapter</th><th class="left">Share of requests</th><th>wanted</th>'
-        "<th>Requests</th><th>Output tokens/s</th><th>TTFT p50</th><th>p95</th>"
-        "<th>TPOT p50</th><th>p95</th><th>End to end p50</th><th>Failed</th></tr>"
+        "<th>Requests</th><th>Output tokens/s</th><th>TTFT mean</th><th>p50</th><th>p95</th>"
+        "<th>TPOT mean</th><th>p50</th><th>p95</th><th>End to end mean</th><th>p50</th><th>Failed</th></tr>"
     )
     rows = ""
     for adapter in level.adapters:
@@ -60,9 +80,9 @@ def adapter_rows(level: LevelSummary, *, info: RunInfo, colors: Mapping[str | No
             f'style="width:{share:.0%}"></i></span> {share:.0%}</td>'
             f"{_number(f'{info.adapters.get(name, 0.0):.0%}')}"
             f"{_number(str(adapter.attempted))}{_number(f'{adapter.output_tokens_per_s:,.1f}')}"
-            f"{_latency(latencies.ttft_ms, 'p50')}{_latency(latencies.ttft_ms, 'p95')}"
-            f"{_latency(latencies.tpot_ms, 'p50')}{_latency(latencies.tpot_ms, 'p95')}"
-            f"{_latency(latencies.e2e_ms, 'p50')}{_failed(adapter.attempted - adapter.ok)}</tr>"
+            f"{_latencies(latencies.ttft_ms, 'mean', 'p50', 'p95')}"
+            f"{_latencies(latencies.tpot_ms, 'mean', 'p50', 'p95')}"
+            f"{_latencies(latencies.e2e_ms, 'mean', 'p50')}{_failed(adapter.attempted - adapter.ok)}</tr>"
         )
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
@@ -97,6 +117,10 @@ def _number(content: str) -> str:
 
 def _failed(count: int) -> str:
     return f'<td class="bad"><b>{count}</b></td>' if count else "<td>0</td>"
+
+
+def _latencies(distribution: Distribution, *statistics: str) -> str:
+    return "".join(_latency(distribution, statistic) for statistic in statistics)
 
 
 def _latency(distribution: Distribution, statistic: str) -> str:

@@ -16,6 +16,7 @@ from lorry_loadtest.report.axes import (
     text,
 )
 from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.verdict import format_streams
 
 _PLOT = Plot(left=50, top=34, right=572, bottom=214)
 _WIDTH, _HEIGHT = 590, 254
@@ -80,7 +81,7 @@ def _chart(
     body += polyline(ats, kind="p50 curve")
     for level, at in zip(levels, ats, strict=True):
         shown = f"{value_of(level):,.0f}" if value_of(level) >= 10 else f"{value_of(level):.1f}"
-        tip = f"{shown} at {level.concurrency} streams"
+        tip = f"{shown} at {format_streams(level.concurrency)}"
         body += dot(*at, 4.2, kind="p50 mark", tip=tip)
         body += text(at[0], at[1] - 10, shown, anchor="middle", kind="load")
     return svg(_WIDTH, _HEIGHT, body, label=label)
@@ -94,9 +95,9 @@ def _reference(reference: Callable[[float], float], x: Scale, y: Scale) -> str:
     end = min(x.high, y.high / slope)
     at = (x.at(end), y.at(slope * end))
     return polyline([(x.at(0), y.at(0)), at], kind="reference") + text(
-        at[0] + 8 if end < x.high else at[0] - 4,
-        at[1] + 12,
+        at[0] - 14,  # the line comes from below on the left
+        at[1],
         "if it scaled perfectly",
-        anchor="start" if end < x.high * 0.7 else "end",
+        anchor="end",
         kind="tick",
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms
+from lorry_loadtest.verdict import format_ms, format_streams
 
 
 def tiles(levels: Sequence[LevelSummary]) -> str:
@@ -15,7 +15,7 @@ def tiles(levels: Sequence[LevelSummary]) -> str:
     latencies = best.latencies
     failed = sum(level.num_failed for level in levels)
     attempted = sum(sum(level.ledger.values()) for level in levels)
-    streams = f"{best.concurrency} stream{'s' if best.concurrency > 1 else ''}"
+    streams = format_streams(best.concurrency)
     cells = [
         _tile("Output tokens/s", f"{best.output_tokens_per_s:,.0f}", f"at {streams}"),
         _tile("Requests/s", f"{best.requests_per_s:.2f}", f"at {streams}"),

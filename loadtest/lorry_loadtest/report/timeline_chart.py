@@ -11,6 +11,7 @@ from lorry_loadtest.report.axes import (
     Plot,
     Scale,
     dot,
+    format_tick,
     hline,
     nice_ticks,
     rect,
@@ -78,7 +79,7 @@ def _rate(run: LevelRun, x: Scale, *, length_s: float) -> str:
     body = text(_LEFT, _RATE_TOP - 10, "output tokens in each second", anchor="start", kind="title")
     for tick in ticks:
         body += hline(_LEFT, _RIGHT, y.at(tick), kind="axis" if tick == 0 else "grid")
-        body += text(_LEFT - 7, y.at(tick) + 3.5, f"{tick:g}", anchor="end")
+        body += text(_LEFT - 7, y.at(tick) + 3.5, format_tick(tick), anchor="end")
     for second in range(math.ceil(length_s)):
         left, right = x.at(second), x.at(min(second + 1, length_s))
         top = y.at(tokens[second])

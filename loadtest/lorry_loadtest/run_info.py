@@ -1,0 +1,77 @@
+"""What was run, and on what: the part of a result that lets someone repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from lorry_loadtest.adapter_mix import mix_of
+from lorry_loadtest.catalog import Catalog
+from lorry_loadtest.endpoint import Endpoint
+from lorry_loadtest.machine import Machine, describe_machine
+from lorry_loadtest.options import WorkloadOptions
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`adapters` are the wanted shares by name, `started_at` is UTC in ISO 8601."""
+
+    url: str
+    base_model: str
+    adapters: dict[str, float]
+    route: str
+    prompt_words: str
+    max_tokens: str
+    ignore_eos: bool
+    seed: int
+    warmup_s: float
+    duration_s: float
+    command: str
+    started_at: str
+    version: str
+    machine: Machine
+
+
+def describe_run(
+    command: Sequence[str],
+    *,
+    endpoint: Endpoint,
+    options: WorkloadOptions,
+    catalog: Catalog,
+    warmup_s: float,
+    duration_s: float,
+    started_at: datetime,
+) -> RunInfo:
+    """`command` is what was typed, word by word; the key is left out of it."""
+    adapters = catalog.adapters if options.adapters is None else options.adapters
+    mix = mix_of(adapters, base_share=options.base_share)
+    return RunInfo(
+        url=str(endpoint),
+        base_model=catalog.base_model,
+        adapters={name or catalog.base_model: mix.share_of(name) for name in mix.names},
+        route=options.route,
+        prompt_words=str(options.prompts.num_words),
+        max_tokens=str(options.max_tokens),
+        ignore_eos=options.ignore_eos,
+        seed=options.seed,
+        warmup_s=warmup_s,
+        duration_s=duration_s,
+        command=_printable(command, secret=options.api_key),
+        started_at=started_at.isoformat(timespec="seconds"),
+        version=_lorry_version(),
+        machine=describe_machine(),
+    )
+
+
+def _printable(command: Sequence[str], *, secret: str | None) -> str:
+    return shlex.join(word.replace(secret, "KEY") if secret else word for word in command)
+
+
+def _lorry_version() -> str:
+    try:
+        return version("lorry")
+    except PackageNotFoundError:
+        return "not installed"
