@@ -163,6 +163,11 @@ def _pair(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> dic
     halves: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name)
+        if match is None and name.endswith(".base_layer.weight"):
+            raise AdapterError(
+                f"adapter {str(path)!r}: {name[:128]!r} is a copy of the base model's layer; "
+                "save the adapter with save_embedding_layers=False"
+            )
         if match is None:
             raise AdapterError(
                 f"adapter {str(path)!r}: tensor {name[:128]!r} is not a LoRA A or B matrix "
