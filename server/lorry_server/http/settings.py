@@ -15,7 +15,8 @@ class HttpSettings:
     """
 
     served_model_name: str
-    model_aliases: tuple[str, ...] = ("tgi",)  # what TGI's own clients call any model
+    # what TGI's clients and huggingface_hub call any model that they know by its address
+    model_aliases: tuple[str, ...] = ("tgi", "dummy")
     api_keys: tuple[str, ...] = ()
     max_body_bytes: int = 2 * MIB
     max_headers: int = 100
