@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from lorry.timing import Timing
 from lorry.types.common import Timings
 
 ServerTiming: TypeAlias = Timings
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True):
     """One generated token as it arrived.
 
     `text` may be empty: where an event brings several tokens, the last of them carries the text,
@@ -45,8 +46,8 @@ class Usage:
 class Generation:
     """One completion, or the part of it that came (`TokenStream.partial`, `ClientError.partial`).
 
-    `tokens` is there for streamed answers and when logprobs were asked for; `token_ids` when the
-    server sends ids. `finish_reason` is None only in a part. `server` is the server's own account
+    `tokens` is there for streamed answers and when logprobs were asked for; `token_ids` and
+    `prompt_token_ids` when the server sends ids. `finish_reason` is None only in a part. `server` is the server's own account
     of the time, `extra` every field of its answer that has no place here, `tag` what the caller
     gave.
     """
@@ -60,6 +61,7 @@ class Generation:
     model: str = ""
     adapter: str | None = None
     token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
     tokens: tuple[Token, ...] | None = None
     stop_reason: str | int | None = None
     seed: int | None = None
