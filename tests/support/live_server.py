@@ -12,12 +12,17 @@ import uvicorn
 
 
 @asynccontextmanager
-async def live_server(app: Any, **options: Any) -> AsyncIterator[str]:
+async def live_server(
+    app: Any, *, send_buffer_bytes: int | None = None, **options: Any
+) -> AsyncIterator[str]:
     """Serve `app` until the block is left; yield its base URL.
 
-    `options` are uvicorn's. Leaving the block closes every connection that is still open.
+    `options` are uvicorn's. Leaving the block closes every connection that is still open. A small
+    `send_buffer_bytes` makes a reader that does not read felt soon.
     """
     listener = socket.socket()
+    if send_buffer_bytes is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listener.bind(("127.0.0.1", 0))
     settings: dict[str, Any] = {
         "http": "h11",

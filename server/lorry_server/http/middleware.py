@@ -173,6 +173,8 @@ class BodyLimitMiddleware:
         length = headers.get("content-length")
         if length is not None and "transfer-encoding" in headers:
             raise RequestError("content-length and transfer-encoding exclude each other")
+        if length is not None and not (length.isascii() and length.isdecimal()):
+            raise RequestError("content-length must be a number")
         if length is not None and int(length) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
         if scope["method"] in BODY_METHODS:

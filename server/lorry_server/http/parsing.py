@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from lorry_server.errors import RequestError
 
@@ -36,7 +36,8 @@ async def parse_body(
 ) -> T:
     """Read the body of `request` within `timeout_s` and convert it to `kind`.
 
-    Raises `RequestError`: 408 when the body does not arrive, 400 for everything else.
+    Raises `RequestError`: 408 when the body does not arrive, 413 when it is too long, and 400 for
+    everything else.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -45,8 +46,6 @@ async def parse_body(
         raise RequestError(
             f"the body did not arrive within {timeout_s:g} s", code="timeout", status=408
         ) from exc
-    except ClientDisconnect as exc:
-        raise RequestError("the client left before its body had arrived") from exc
     if len(body) > MAX_BYTES_ON_LOOP:
         return await asyncio.to_thread(decode_body, body, kind, prepare=prepare)
     return decode_body(body, kind, prepare=prepare)

@@ -120,7 +120,8 @@ class EventStreamResponse(Response):
             limit_s = stall_timeout_s if self._is_writing else keep_alive_s
             age_s = time.perf_counter() - self._last_write_s
             if age_s < limit_s:
-                await asyncio.sleep(min(limit_s - age_s, keep_alive_s))
+                # A write may begin meanwhile: look again in time to see it stall.
+                await asyncio.sleep(min(limit_s - age_s, stall_timeout_s))
             elif self._is_writing:
                 logger.warning("stalled stream cut", request_id=self._record.request_id)
                 return
