@@ -1,0 +1,161 @@
+"""One attempt over a real socket, without locust."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from lorry_loadtest.attempt import Attempted, attempt
+from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
+from lorry_loadtest.connection import Connection
+from lorry_loadtest.endpoint import Endpoint, parse_endpoint
+from lorry_loadtest.limits import Limits
+from lorry_loadtest.mock_server import Fault, MockServer, MockTimes
+from lorry_loadtest.wire import Route, Wire
+from lorry_loadtest.workload import Place, PlannedRequest
+from tests.support.mock_llm_server import running_mock
+
+FAST = MockTimes(first_ms=5, gap_ms=2)
+PATIENT = Limits(first_event_s=10, stall_s=10, total_s=10)
+
+
+class Client:
+    """One user's connection; `send` makes one attempt on it."""
+
+    def __init__(self, endpoint: Endpoint, *, route: Route = "completions") -> None:
+        self.wire = Wire(endpoint=endpoint, base_model="mock-base", route=route)
+        self.connection = Connection(endpoint, connect_timeout_s=5)
+
+    def send(
+        self,
+        *,
+        max_tokens: int = 6,
+        adapter: str | None = "alpha",
+        limits: Limits = PATIENT,
+        complaint: str | None = None,
+    ) -> Attempted:
+        return attempt(
+            PlannedRequest(Place(1, 0, 0, 0), "red boat", max_tokens, adapter),
+            wire=self.wire,
+            connection=self.connection,
+            limits=limits,
+            origin_ns=0,
+            verify=lambda planned, text: complaint,
+        )
+
+
+@pytest.mark.parametrize("route", ["completions", "chat"])
+def test_every_token_is_stamped_after_the_server_wrote_it(route: Route) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        record = Client(parse_endpoint(mock.url), route=route).send().record
+        (served,) = mock.server.served
+
+    assert record.outcome == "ok"
+    assert record.completion_tokens == 6
+    assert record.event_tokens == (1,) * 6
+    assert record.tokens_stated
+    assert list(record.event_ns) == sorted(record.event_ns)
+    assert all(c >= sent for c, sent in zip(record.event_ns, served.sent_ns, strict=True))
+    assert record.timings is not None
+    assert record.timings.adapter == "alpha"
+
+
+def test_several_tokens_in_one_event_are_counted() -> None:
+    times = MockTimes(first_ms=5, gap_ms=1, tokens_per_event=4)
+    with running_mock(MockServer(times=times)) as mock:
+        record = Client(parse_endpoint(mock.url)).send(max_tokens=10).record
+
+    assert record.event_tokens == (4, 4, 2)
+    assert record.completion_tokens == 10
+
+
+def test_one_connection_carries_all_requests_of_a_user() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        client = Client(parse_endpoint(mock.url))
+        records = [client.send().record for _ in range(3)]
+
+    assert [record.connection_reused for record in records] == [False, True, True]
+    assert mock.server.num_connections == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ("http_429", "http_429"),
+        ("http_500", "http_5xx"),
+        ("error_event", "sse_error_event"),
+        ("cut", "truncated"),
+        ("no_done", "truncated"),
+        ("garbage", "sse_malformed"),
+    ],
+)
+def test_each_failure_has_its_class_and_the_next_request_works(fault: Fault, outcome: str) -> None:
+    with running_mock(MockServer(times=FAST, faults={0: fault})) as mock:
+        client = Client(parse_endpoint(mock.url))
+        failed, fine = client.send().record, client.send().record
+
+    assert failed.outcome == outcome
+    assert failed.error
+    assert fine.outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("limits", "outcome"),
+    [
+        (Limits(first_event_s=0.05, total_s=10), "timeout_ttft"),
+        (Limits(first_event_s=10, total_s=0.05), "timeout_total"),
+    ],
+)
+def test_a_server_that_hangs_is_given_up(limits: Limits, outcome: str) -> None:
+    with running_mock(MockServer(times=FAST, faults={0: "hang"})) as mock:
+        record = Client(parse_endpoint(mock.url)).send(limits=limits).record
+
+    assert record.outcome == outcome
+
+
+def test_a_stream_that_stalls_is_given_up() -> None:
+    """Its one small event is stamped although no more bytes follow: reads do not wait for more."""
+    with running_mock(MockServer(times=MockTimes(first_ms=1, gap_ms=60_000))) as mock:
+        limits = Limits(first_event_s=10, stall_s=0.05, total_s=10)
+        record = Client(parse_endpoint(mock.url)).send(limits=limits).record
+
+    assert record.outcome == "stalled"
+    assert len(record.event_ns) == 1
+
+
+def test_a_text_that_the_locustfile_rejects_is_a_wrong_output() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        record = Client(parse_endpoint(mock.url)).send(complaint="no pirate").record
+
+    assert (record.outcome, record.error) == ("wrong_output", "no pirate")
+
+
+def test_a_port_that_nobody_listens_on_is_a_failed_connection(unused_port: int) -> None:
+    endpoint = parse_endpoint(f"http://127.0.0.1:{unused_port}")
+    record = Client(endpoint).send().record
+
+    assert record.outcome == "connect"
+    assert record.t_send_ns is None
+
+
+def test_the_catalog_tells_the_base_model_from_adapters() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        catalog = fetch_catalog(parse_endpoint(mock.url), api_key=None)
+
+    assert catalog == Catalog("mock-base", ("alpha", "beta"))
+
+
+def test_a_missing_server_is_named(unused_port: int) -> None:
+    endpoint = parse_endpoint(f"http://127.0.0.1:{unused_port}")
+
+    with pytest.raises(CatalogError, match=f"no server at http://127.0.0.1:{unused_port}"):
+        fetch_catalog(endpoint, api_key=None)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,186 @@
+"""The command and the locustfile; whatever imports locust runs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorry_loadtest.cli import main
+from lorry_loadtest.mock_server import MockServer, MockTimes
+from lorry_loadtest.records import read_records
+from tests.support.mock_llm_server import running_mock
+
+ROOT = Path(__file__).parents[2]
+FAST = MockTimes(first_ms=5, gap_ms=1)
+
+
+def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT / "client"), str(ROOT / "loadtest")]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def run_loadtest(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    program = "import sys; from lorry_loadtest.cli import main; sys.exit(main(sys.argv[1:]))"
+    return run_python("-c", program, *arguments, cwd=cwd)
+
+
+def test_a_sweep_writes_its_report_and_succeeds(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_loadtest(
+            *("--url", mock.url, "--concurrency", "1,3", "--duration", "0.6", "--warmup", "0.2"),
+            *("--max-tokens", "4:8", "--base-share", "0.3", "--api-key", "secret", "--out", "out"),
+            cwd=tmp_path,
+        )
+        num_served = len(mock.server.served)
+
+    assert done.returncode == 0, done.stderr
+    records = read_records(tmp_path / "out" / "records.jsonl")
+    assert len(records) == num_served
+    assert {record.level for record in records} == {1, 3}
+    assert {record.adapter for record in records} == {None, "alpha", "beta"}
+    assert {record.user for record in records if record.level == 3} == {0, 1, 2}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [level["concurrency"] for level in report["levels"]] == [1, 3]
+    assert "secret" not in (tmp_path / "out" / "report.html").read_text()
+    assert "Up to" in done.stdout
+
+
+def test_a_failed_request_fails_the_sweep(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST, faults={3: "cut"})) as mock:
+        done = run_loadtest(
+            *("--url", mock.url, "--concurrency", "2", "--duration", "0.4", "--warmup", "0"),
+            *("--max-tokens", "4", "--out", "out"),
+            cwd=tmp_path,
+        )
+
+    assert done.returncode == 1, done.stderr
+    assert "1 of" in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["levels"][0]["ledger"]["truncated"] == 1
+
+
+def test_the_locustfile_runs_under_locust_with_one_event_per_attempt(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST, faults={2: "http_500"})) as mock:
+        done = run_python(
+            *("-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"),
+            *("--host", mock.url, "-u", "2", "-r", "2", "-t", "3s", "--stop-timeout", "5"),
+            *("--max-tokens", "4", "--llm-report", "out", "--json-file", "stats"),
+            cwd=tmp_path,
+        )
+        num_served = len(mock.server.served)
+
+    assert done.returncode == 1, done.stderr  # locust's own code for a run with a failure
+    (row,) = json.loads((tmp_path / "stats.json").read_text())
+    assert (row["num_requests"], row["num_failures"]) == (num_served, 1)
+    assert len(read_records(tmp_path / "out" / "records.jsonl")) == num_served
+
+
+LOCUSTFILE = """
+from locust import task
+from lorry_loadtest.users import LLMUser
+
+class Chat(LLMUser):
+    adapters = {"alpha": 3, None: 1}
+    prompts = ["Where is the ship?", "What is in the hold?"]
+    max_tokens = 4
+    route = "chat"
+
+    def verify(self, planned, text):
+        return None if text.startswith("word0") else "no word0"
+
+    @task
+    def ask(self):
+        attempted = self.generate()
+        if attempted.record.request == 9:
+            self.environment.runner.quit()
+"""
+
+
+def test_a_locustfile_of_ones_own_needs_a_class_and_a_task(tmp_path: Path) -> None:
+    (tmp_path / "chat_locustfile.py").write_text(LOCUSTFILE)
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_python(
+            *("-m", "locust", "-f", "chat_locustfile.py", "--headless", "--host", mock.url),
+            *("-u", "2", "-r", "2", "-t", "30s", "--stop-timeout", "5"),
+            cwd=tmp_path,
+        )
+        bodies = [served.body for served in mock.server.served]
+
+    assert done.returncode == 0, done.stderr
+    assert {body["model"] for body in bodies} == {"alpha", "mock-base"}
+    assert {body["messages"][0]["content"] for body in bodies} == {
+        "Where is the ship?",
+        "What is in the hold?",
+    }
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    code = main(["--url", f"http://127.0.0.1:{port}", "--out", str(tmp_path)])
+
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"lorry loadtest: no server at http://127.0.0.1:{port}")
+
+
+def test_an_adapter_that_the_server_lacks_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        code = main(["--url", mock.url, "--adapters", "gamma", "--out", str(tmp_path)])
+
+    assert code == 2
+    assert "adapter 'gamma'; it has: alpha, beta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--concurrency", "0"], "--concurrency 0 is not between"),
+        (["--concurrency", "1,x"], "is not a list such as"),
+        (["--concurrency", "2,2"], "names a level twice"),
+        (["--duration", "0"], "--duration 0.0 is not between"),
+        (["--warmup", "-1"], "--warmup -1.0 is not between"),
+        (["--base-share", "2"], "base share is 2.0"),
+        (["--max-tokens", "9:3"], "'9:3' is not a length"),
+        (["--slo", "fast"], "'fast' is not an objective"),
+        (["--url", "nowhere"], "'nowhere' does not start with http"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--out", str(tmp_path / "out")])
+
+    assert caught.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_command_line_module_does_not_patch_the_process() -> None:
+    """`import locust` replaces sockets and threads; that may happen only when a sweep begins."""
+    program = "import lorry_loadtest.cli, sys; sys.exit('locust' in sys.modules)"
+
+    done = run_python("-c", program, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr
