@@ -91,7 +91,7 @@ class AsyncClient:
     ) -> Generation:
         """Return one completed generation for a text or for token ids.
 
-        Sends a single request that is not streamed, unless `token_times` or a limit on the first
+        `GenerateOptions` lists the options: `max_tokens`, `adapter`, sampling, limits of time. Sends a single request that is not streamed, unless `token_times` or a limit on the first
         token or on silence needs the stream. Cancelling the task closes the connection before
         CancelledError leaves this call, so the server stops. Raises a subclass of ClientError.
         """

@@ -157,7 +157,8 @@ class TokenStream:
         except ClientError as error:
             self._fail(error)
         except asyncio.CancelledError:
-            self._fail(StreamCancelled("the task that read the stream was cancelled"))
+            if self._state != "ended":
+                self._fail(StreamCancelled("the task that read the stream was cancelled"))
             raise
         finally:
             self._is_reading = False
