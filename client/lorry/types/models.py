@@ -15,7 +15,7 @@ class AdapterDetails(Struct, frozen=True):
     num_bytes: int
 
 
-class ModelCard(Struct, frozen=True, omit_defaults=True):
+class ModelCard(Struct, frozen=True):
     """`root` is where it was loaded from; an adapter's `parent` is the base model's id."""
 
     id: str
