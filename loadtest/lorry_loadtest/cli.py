@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+from gevent.monkey import MonkeyPatchWarning
 
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.console import ProgressLine, level_table
@@ -150,8 +153,11 @@ def _run(
     catalog: Catalog,
 ) -> tuple[list[LevelRun], bool]:
     """The finished levels, and whether the user stopped the rest."""
-    # late, because it patches the standard library
-    from lorry_loadtest.sweep import Progress, SweepPlan, run_sweep
+    # Late, because it makes locust patch the standard library. The SDK may have imported ssl by
+    # then, of which gevent warns; nothing here uses the SDK's connections, and ours are gevent's.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MonkeyPatchWarning)
+        from lorry_loadtest.sweep import Progress, SweepPlan, run_sweep
 
     plan = SweepPlan(
         levels=levels,

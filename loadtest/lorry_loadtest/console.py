@@ -9,6 +9,7 @@ from typing import TextIO
 from lorry_loadtest.percentiles import Distribution, samples_needed
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.verdict import format_ms_value
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -93,4 +94,4 @@ def level_table(levels: Sequence[LevelSummary]) -> str:
 
 def _cell(distribution: Distribution, statistic: str) -> str:
     value: float | None = getattr(distribution, statistic)
-    return "n/a" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return "n/a" if value is None else format_ms_value(value)

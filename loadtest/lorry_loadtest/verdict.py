@@ -69,9 +69,12 @@ def format_streams(count: int) -> str:
 
 
 def format_ms(value: float) -> str:
-    """Three figures, in seconds from ten seconds on."""
-    if value >= 10_000:
-        return f"{value / 1000:.1f} s"
+    """With its unit, in seconds from ten seconds on."""
+    return f"{value / 1000:.1f} s" if value >= 10_000 else f"{format_ms_value(value)} ms"
+
+
+def format_ms_value(value: float) -> str:
+    """Three figures, or whole milliseconds."""
     if value >= 100:
-        return f"{value:,.0f} ms"
-    return f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

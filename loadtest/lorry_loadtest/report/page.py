@@ -135,7 +135,7 @@ def _timeline(result: RunResult, run: LevelRun, *, colors: Mapping[str | None, s
         f"{format_streams(run.concurrency)} in time",
         f'<div class="legend">{keys}{failed_key}</div><figure>'
         f"{timeline_chart(run, colors=colors)}</figure>",
-        lead=f"The last level. A bar is a request: pale until its first token, full while tokens "
+        lead=f"The last level, one lane per stream. A bar is a request: pale until its first token, full while tokens "
         f"come. Short answers leave the batch and others take their place.{rest}",
     )
 

@@ -9,15 +9,15 @@ from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms
+from lorry_loadtest.verdict import format_ms_value
 
 
 def level_rows(levels: Sequence[LevelSummary]) -> str:
     """One row per level."""
     head = (
         '<tr><th rowspan="2">Streams</th><th rowspan="2">Requests/s</th>'
-        '<th rowspan="2">Output tokens/s</th><th colspan="4">TTFT</th><th colspan="3">TPOT</th>'
-        '<th colspan="3">End to end</th><th colspan="2">Chunk gap</th>'
+        '<th rowspan="2">Output tokens/s</th><th colspan="4">TTFT, ms</th><th colspan="3">TPOT, ms</th>'
+        '<th colspan="3">End to end, ms</th><th colspan="2">Chunk gap, ms</th>'
         '<th rowspan="2">Requests</th><th rowspan="2">Failed</th></tr>'
         "<tr><th>mean</th><th>p50</th><th>p95</th><th>p99</th><th>mean</th><th>p50</th><th>p95</th>"
         "<th>mean</th><th>p50</th><th>p95</th><th>p99</th><th>max</th></tr>"
@@ -64,9 +64,13 @@ def _verdict(met: bool | None) -> str:
 def adapter_rows(level: LevelSummary, *, info: RunInfo, colors: Mapping[str | None, str]) -> str:
     """One row per adapter of one level: its wanted and its real share, its speed, its failures."""
     head = (
-        '<tr><th class="left">Adapter</th><th class="left">Share of requests</th><th>wanted</th>'
-        "<th>Requests</th><th>Output tokens/s</th><th>TTFT mean</th><th>p50</th><th>p95</th>"
-        "<th>TPOT mean</th><th>p50</th><th>p95</th><th>End to end mean</th><th>p50</th><th>Failed</th></tr>"
+        '<tr><th class="left" rowspan="2">Adapter</th>'
+        '<th class="left" rowspan="2">Share of requests</th><th rowspan="2">wanted</th>'
+        '<th rowspan="2">Requests</th><th rowspan="2">Output tokens/s</th>'
+        '<th colspan="3">TTFT, ms</th><th colspan="3">TPOT, ms</th>'
+        '<th colspan="2">End to end, ms</th><th rowspan="2">Failed</th></tr>'
+        "<tr><th>mean</th><th>p50</th><th>p95</th><th>mean</th><th>p50</th><th>p95</th>"
+        "<th>mean</th><th>p50</th></tr>"
     )
     rows = ""
     for adapter in level.adapters:
@@ -127,4 +131,4 @@ def _latency(distribution: Distribution, statistic: str) -> str:
     value: float | None = getattr(distribution, statistic)
     if value is None:
         return f'<td class="na" title="{distribution.n} samples are too few">n/a</td>'
-    return f"<td>{format_ms(value)}</td>"
+    return f"<td>{format_ms_value(value)}</td>"

@@ -20,6 +20,7 @@ from lorry_loadtest.verdict import format_streams
 
 _PLOT = Plot(left=50, top=34, right=572, bottom=214)
 _WIDTH, _HEIGHT = 590, 254
+_PERFECT = "if it scaled perfectly"
 
 
 def throughput_chart(levels: Sequence[LevelSummary]) -> str:
@@ -94,10 +95,9 @@ def _reference(reference: Callable[[float], float], x: Scale, y: Scale) -> str:
         return ""
     end = min(x.high, y.high / slope)
     at = (x.at(end), y.at(slope * end))
-    return polyline([(x.at(0), y.at(0)), at], kind="reference") + text(
-        at[0] - 14,  # the line comes from below on the left
-        at[1],
-        "if it scaled perfectly",
-        anchor="end",
-        kind="tick",
-    )
+    # beside the end of the line, on the side where a steep or a flat one leaves room
+    if end < 0.6 * x.high:
+        label = text(at[0] + 10, at[1] + 12, _PERFECT, anchor="start")
+    else:
+        label = text(at[0] - 14, at[1], _PERFECT, anchor="end")
+    return polyline([(x.at(0), y.at(0)), at], kind="reference") + label

@@ -40,7 +40,6 @@ def timeline_chart(run: LevelRun, *, colors: Mapping[str | None, str]) -> str:
     plot = Plot(_LEFT, _RATE_TOP, _RIGHT, bottom)
     body = _phases(run, x, plot, length_s=length_s)
     body += _rate(run, x, length_s=length_s)
-    body += text(_LEFT, _LANES_TOP - 8, "one lane per stream", anchor="start", kind="title")
     lanes = {user: _LANES_TOP + lane_px * lane for lane, user in enumerate(users)}
     shown = [record for record in run.records if record.user in lanes][:_MAX_BARS]
     for record in shown:
@@ -62,9 +61,9 @@ def _phases(run: LevelRun, x: Scale, plot: Plot, *, length_s: float) -> str:
         if end - begin <= 0:
             continue
         body += rect(x.at(begin), plot.top, x.at(end) - x.at(begin), height, kind="outside")
-        if x.at(end) - x.at(begin) > 40:
+        if x.at(end) - x.at(begin) > 50:
             middle = (x.at(begin) + x.at(end)) / 2
-            body += text(middle, plot.top + 12, name, anchor="middle", kind="title")
+            body += text(middle, _LANES_TOP - 9, name, anchor="middle")
     return body
 
 
