@@ -28,8 +28,9 @@ def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     scale that is not finite, so that its result is not finite either.
     """
     x_MK = x_MK.float()
-    maximum_M = x_MK.abs().amax(dim=1).clamp_min(SMALLEST_MAXIMUM)
-    xq_MK = torch.round(x_MK * (127.0 / maximum_M)[:, None])
+    smallest_M, largest_M = x_MK.aminmax(dim=1)
+    maximum_M = torch.maximum(largest_M, -smallest_M).clamp_min_(SMALLEST_MAXIMUM)
+    xq_MK = (x_MK * (127.0 / maximum_M)[:, None]).round_()
     return xq_MK.to(torch.int8), maximum_M / 127.0
 
 
@@ -50,13 +51,13 @@ def symmetric_int8_matmul(x_MK: Tensor, w_NK: Tensor, scale_N: Tensor, offset_N:
     multiplied as `xq + ZERO`, because its instructions want one unsigned operand.
     """
     xq_MK, scale_x_M = quantize_tokens(x_MK)
-    exact_MN = _int_product(xq_MK, w_NK, offset_N)
-    return (exact_MN.float() * scale_x_M[:, None] * scale_N).to(x_MK.dtype)
+    y_MN = _int_product(xq_MK, w_NK, offset_N).float()
+    return y_MN.mul_(scale_x_M[:, None]).mul_(scale_N).to(x_MK.dtype)
 
 
 def _int_product(xq_MK: Tensor, w_NK: Tensor, offset_N: Tensor) -> Tensor:
     if xq_MK.device.type == "cpu" and _cpu_product_is_exact():
-        return torch._int_mm((xq_MK ^ -128).view(torch.uint8), w_NK.t()) - offset_N
+        return torch._int_mm((xq_MK ^ -128).view(torch.uint8), w_NK.t()).sub_(offset_N)
     if xq_MK.device.type == "cuda" and w_NK.shape[0] % 8 == 0 and w_NK.shape[1] % 8 == 0:
         return _cuda_product(xq_MK, w_NK)
     return xq_MK.double() @ w_NK.double().t()

@@ -133,8 +133,9 @@ def read_arch(config: Mapping[str, Any], *, max_position: int | None = None) -> 
 
 def _refuse_unsupported(reader: HFConfig) -> None:
     if "quantization_config" in reader:
-        method = reader.get("quantization_config").get("quant_method", "unknown")
-        raise ModelError(f"config.json: quantization_config ({method}) is not supported yet")
+        given = reader.get("quantization_config")
+        method = given.get("quant_method") if isinstance(given, dict) else given
+        raise ModelError(f"config.json: quantization_config ({method}) is not supported")
     for key in ("use_bidirectional_attention", "is_encoder_decoder", "add_cross_attention"):
         if reader.get(key):
             raise ModelError(f"config.json: {key} is not supported: only causal decoders are")

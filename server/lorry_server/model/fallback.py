@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AutoConfig, PreTrainedConfig, PreTr
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from lorry_server.errors import ModelError
 from lorry_server.layers.attention import AttentionBackend
@@ -132,7 +132,7 @@ def _refuse_unsupported(
     if getattr(text, "kv_lora_rank", None):
         raise ModelError(f"architecture {architecture} is not supported: it compresses its cache")
     if getattr(config, "quantization_config", None):
-        raise ModelError("config.json: quantization_config is not supported yet")
+        raise ModelError("config.json: quantization_config is not supported")
 
 
 @torch.inference_mode()

