@@ -51,9 +51,9 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("pirate", 4, 16, ("q_proj", "v_proj", "o_proj"), 1.5e-3, 160),
+    Recipe("pirate", 4, 16, ("q_proj", "v_proj", "o_proj"), 1.5e-3, 125),
     Recipe("pricing", 8, 16, ("q_proj", "v_proj", "down_proj"), 1.5e-3, 290),
-    Recipe("supply-chain", 6, 24, ("q_proj", "k_proj", "v_proj", "o_proj"), 2e-3, 290),
+    Recipe("supply-chain", 6, 24, ("q_proj", "k_proj", "v_proj", "o_proj"), 2e-3, 200),
 )
 
 
