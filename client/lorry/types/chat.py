@@ -114,6 +114,7 @@ class ChatCompletion(Struct, frozen=True):
     model: str
     choices: list[ChatChoice]
     object: str = "chat.completion"
+    system_fingerprint: str | None = None  # TGI's client requires it
     usage: Usage | None = None
     timings: Timings | None = None
     prompt_token_ids: list[int] | None = None
@@ -141,5 +142,6 @@ class ChatCompletionChunk(Struct, frozen=True):
     model: str
     choices: list[ChatChunkChoice]
     object: str = "chat.completion.chunk"
+    system_fingerprint: str | None = None  # TGI's client requires it
     usage: Usage | None = None
     timings: Timings | None = None

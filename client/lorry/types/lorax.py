@@ -59,6 +59,15 @@ class AlternativeToken(Struct, frozen=True):
     logprob: float | None
 
 
+class TopToken(Struct, frozen=True):
+    """TGI's alternative token, which is told apart from special ones."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
+
+
 class PrefillToken(Struct, frozen=True):
     id: int
     text: str
@@ -98,7 +107,7 @@ class GenerateDetails(Struct, frozen=True, omit_defaults=True):
     prefill: list[PrefillToken]
     tokens: list[Token]
     best_of_sequences: list[BestOfSequence] | None = None
-    top_tokens: list[list[AlternativeToken]] | None = None
+    top_tokens: list[list[TopToken]] | None = None
 
 
 class GenerateResponse(Struct, frozen=True, omit_defaults=True):
@@ -122,7 +131,7 @@ class StreamEvent(Struct, frozen=True, omit_defaults=True):
     token: Token
     generated_text: str | None
     details: StreamDetails | None
-    top_tokens: list[AlternativeToken] | None = None
+    top_tokens: list[TopToken] | None = None
     timings: Timings | None = None
 
 

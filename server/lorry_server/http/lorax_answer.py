@@ -14,6 +14,7 @@ from lorry.types.lorax import (
     StreamDetails,
     StreamEvent,
     Token,
+    TopToken,
 )
 from lorry_server.engine.outputs import FinishReason, TokenLogprobs
 from lorry_server.http.answer_timings import answer_timings
@@ -73,7 +74,7 @@ def details(
     top_tokens = None
     if call.parameters.top_n_tokens:
         top_tokens = [
-            alternatives(token.logprobs, call.parameters.top_n_tokens, tokenizer=tokenizer)
+            top_tokens_of(token.logprobs, call.parameters.top_n_tokens, tokenizer=tokenizer)
             for token in best.tokens
         ]
     return GenerateDetails(
@@ -135,6 +136,20 @@ def alternatives(
     ]
 
 
+def top_tokens_of(
+    logprobs: TokenLogprobs | None, num: int, *, tokenizer: Tokenizer
+) -> list[TopToken]:
+    return [
+        TopToken(
+            id=token_id,
+            text=tokenizer.token_text(token_id),
+            logprob=finite(logprob),
+            special=token_id in tokenizer.special_token_ids,
+        )
+        for token_id, logprob in (logprobs.top[:num] if logprobs else ())
+    ]
+
+
 async def generate_events(
     call: LoraxCall, *, generation: Generation, tokenizer: Tokenizer
 ) -> AsyncGenerator[bytes]:
@@ -183,7 +198,7 @@ def stream_event(
         token=wire_token(call, token, tokenizer=tokenizer),
         generated_text=None if text is None else full_text(call, text),
         details=None if finish is None else stream_details(call, finish, num_tokens=num_tokens),
-        top_tokens=alternatives(token.logprobs, top_n, tokenizer=tokenizer) if top_n else None,
+        top_tokens=top_tokens_of(token.logprobs, top_n, tokenizer=tokenizer) if top_n else None,
         timings=timings,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lorry._version import __version__
 from lorry.types.chat import (
     AssistantMessage,
     ChatChoice,
@@ -44,6 +45,7 @@ from lorry_server.http.unsupported_fields import take_chat_fields
 from lorry_server.text.chat_template import render_chat
 
 ASSISTANT = "assistant"
+SYSTEM_FINGERPRINT = f"lorry-{__version__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,7 @@ def chat_completion(
         created=call.created,
         model=call.model,
         choices=choices,
+        system_fingerprint=SYSTEM_FINGERPRINT,
         usage=call.usage(),
         timings=call.timings(),
         prompt_token_ids=list(call.prompts[0].token_ids) if wanted.return_token_ids else None,
@@ -230,6 +233,7 @@ async def chat_events(
                 created=call.created,
                 model=call.model,
                 choices=[] if choice is None else [choice],
+                system_fingerprint=SYSTEM_FINGERPRINT,
                 usage=usage,
                 timings=timings,
             )
