@@ -17,7 +17,7 @@ class Timeout:
     """
 
     total: float | None = 600.0
-    connect: float | None = 10.0
+    connect: float | None = 30.0
     first_token: float | None = None
     idle: float | None = None
 
