@@ -290,12 +290,14 @@ def _decode_unusual(data: bytes, kind: type[_Answer], problem: Exception) -> _An
 
 
 def _unknown_fields(data: bytes) -> dict[str, Any]:
-    """The fields of an answer and of its first choice that the wire types do not have."""
+    """The fields of an answer and of its first choice that have no other place; nulls say nothing."""
     raw = msgspec.json.decode(data)
     choices = raw.get("choices") or [{}]
-    extra = {**raw, **choices[0]}
-    for name in _KNOWN_FIELDS:
-        extra.pop(name, None)
+    extra = {
+        name: value
+        for name, value in {**raw, **choices[0]}.items()
+        if name not in _KNOWN_FIELDS and value is not None
+    }
     timings = raw.get("timings")
     if timings is not None and not _is_ours(timings):
         extra["timings"] = timings
@@ -310,11 +312,12 @@ def _is_ours(timings: Any) -> bool:
     return True
 
 
+# what a generation has a place for, and what every answer's envelope is made of
 _KNOWN_FIELDS = frozenset(
-    field
-    for kind in (Completion, chat.ChatCompletion, chat.ChatChoice, chat.ChatChunkChoice)
-    for field in kind.__struct_fields__
-) | {"text"}
+    {"id", "object", "created", "model", "choices", "usage", "timings"}
+    | {"index", "text", "message", "delta", "logprobs", "finish_reason", "stop_reason"}
+    | {"token_ids", "prompt_token_ids"}
+)
 
 _COMPLETION_DECODER = msgspec.json.Decoder(Completion)
 _CHAT_DECODER = msgspec.json.Decoder(chat.ChatCompletion)
