@@ -9,7 +9,7 @@ from typing import TextIO
 from lorry_loadtest.percentiles import Distribution, samples_needed
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms_value
+from lorry_loadtest.verdict import format_ms_value, format_streams
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -36,7 +36,7 @@ class ProgressLine:
         failed = sum(1 for record in records if record.outcome != "ok")
         num_tokens = sum(record.completion_tokens for record in records)
         line = (
-            f"[{self._num_started}/{self._num_levels}] {level:>3} streams  {phase:<8}"
+            f"[{self._num_started}/{self._num_levels}] {format_streams(level):>11}  {phase:<8}"
             f"{elapsed_s:6.1f} s  {len(records):>5} done  {failed} failed  "
             f"{num_tokens / max(elapsed_s, 1e-9):7.1f} tokens/s"
         )

@@ -53,7 +53,7 @@ class MockServer:
     num_connections: int = 0
     _num_open: int = 0
     _server: asyncio.Server | None = None
-    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self, *, port: int = 0) -> int:
         """Returns the port that was bound."""
@@ -65,20 +65,23 @@ class MockServer:
         if self._server is None:
             return
         self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections)
         await self._server.wait_closed()
         self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_connections += 1
-        self._writers.add(writer)
-        # a client that leaves, or the stop of the server, ends the connection
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        # a client that leaves ends its connection, and `stop` cancels all that are left
+        with contextlib.suppress(ConnectionError, EOFError, asyncio.CancelledError):
             while await self._answer_one(reader, writer):
                 pass
-        self._writers.discard(writer)
         writer.close()
+        self._connections.discard(connection)
 
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection stays open for another request."""

@@ -79,6 +79,9 @@ def _run_level(
         window_end_ns, cpu_end_s = state.now_ns, time.process_time()
         phases.current = "drain"
         runner.stop()  # users finish the request they are in, for at most drain_s
+    except KeyboardInterrupt:
+        environment.stop_timeout = 0  # whoever interrupts does not want to wait for the drain
+        raise
     finally:
         reporter.kill()
         runner.quit()

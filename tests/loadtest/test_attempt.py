@@ -23,9 +23,11 @@ PATIENT = Limits(first_event_s=10, stall_s=10, total_s=10)
 class Client:
     """One user's connection; `send` makes one attempt on it."""
 
-    def __init__(self, endpoint: Endpoint, *, route: Route = "completions") -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, route: Route = "completions", connect_timeout_s: float = 5.0
+    ) -> None:
         self.wire = Wire(endpoint=endpoint, base_model="mock-base", route=route)
-        self.connection = Connection(endpoint, connect_timeout_s=5)
+        self.connection = Connection(endpoint, connect_timeout_s=connect_timeout_s)
 
     def send(
         self,
@@ -137,6 +139,14 @@ def test_a_port_that_nobody_listens_on_is_a_failed_connection(unused_port: int) 
 
     assert record.outcome == "connect"
     assert record.t_send_ns is None
+
+
+def test_a_server_without_tls_is_a_failed_handshake() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        endpoint = parse_endpoint(mock.url.replace("http:", "https:"))
+        record = Client(endpoint, connect_timeout_s=0.2).send().record
+
+    assert record.outcome == "tls"
 
 
 def test_the_catalog_tells_the_base_model_from_adapters() -> None:

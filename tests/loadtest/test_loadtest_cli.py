@@ -73,6 +73,19 @@ def test_a_failed_request_fails_the_sweep(tmp_path: Path) -> None:
     assert report["levels"][0]["ledger"]["truncated"] == 1
 
 
+def test_requests_cut_off_by_the_drain_limit_stay_in_the_ledger(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=MockTimes(first_ms=1, gap_ms=60_000))) as mock:
+        done = run_loadtest(
+            *("--url", mock.url, "--concurrency", "2", "--duration", "0.5", "--warmup", "0"),
+            *("--drain", "0", "--max-tokens", "4", "--out", "out"),
+            cwd=tmp_path,
+        )
+
+    assert done.returncode == 1, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["levels"][0]["ledger"] == {"cancelled": 2}
+
+
 def test_the_locustfile_runs_under_locust_with_one_event_per_attempt(tmp_path: Path) -> None:
     with running_mock(MockServer(times=FAST, faults={2: "http_500"})) as mock:
         done = run_python(
