@@ -33,8 +33,9 @@ DEFAULT_BATCHED_TOKENS = {"cpu": 256, "cuda": 2048}
 
 @dataclass(frozen=True, slots=True)
 class BuiltServer:
-    """What the HTTP side is made from."""
+    """What the HTTP side is made from. `engine` belongs to `service` once that is started."""
 
+    engine: Engine
     service: EngineService
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
@@ -111,6 +112,7 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     if any(adapter.name == info.model_id for adapter in infos):
         raise StartupError(f"an adapter may not have the base model's name, {info.model_id!r}")
     return BuiltServer(
+        engine=engine,
         service=EngineService(engine, info, infos),
         tokenizer=tokenizer,
         chat_template=ChatTemplate.from_folder(source.path),
