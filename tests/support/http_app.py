@@ -30,6 +30,11 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(byte_level_tokenizer(size=259), eos_token_ids=(EOS,))
 
 
+@cache
+def chat_template() -> ChatTemplate:
+    return ChatTemplate(CHATML)
+
+
 def ids(text: str) -> list[int]:
     return byte_tokenizer().encode(text)
 
@@ -38,7 +43,7 @@ def fake_app(engine: EngineClient, *, with_template: bool = True, **settings: An
     return create_app(
         engine,
         tokenizer=byte_tokenizer(),
-        chat_template=ChatTemplate(CHATML) if with_template else None,
+        chat_template=chat_template() if with_template else None,
         settings=HttpSettings(**({"served_model_name": MODEL} | settings)),
         metrics=Metrics(engine, model_name=MODEL),
     )

@@ -17,7 +17,7 @@ from lorry_server.http.middleware import (
     BodyLimitMiddleware,
     RequestLogMiddleware,
 )
-from lorry_server.http.openapi import openapi_document
+from lorry_server.http.openapi import DocumentEndpoint
 from lorry_server.http.operations import all_operations
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
@@ -50,15 +50,10 @@ def create_app(
         metrics=metrics,
     )
     operations = all_operations(serving)
-    document = openapi_document(operations)
-
-    async def openapi(request: Request) -> Response:
-        return Response(document, media_type="application/json")
-
     app = Starlette(
         routes=[
             *(Route(o.path, o.endpoint, methods=[o.method]) for o in operations),
-            Route("/openapi.json", openapi, methods=["GET"]),
+            Route("/openapi.json", DocumentEndpoint(operations).get, methods=["GET"]),
         ],
         middleware=middleware(settings),
         exception_handlers={

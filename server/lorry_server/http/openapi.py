@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from lorry._version import __version__
 from lorry.types.errors import ErrorBody, LoraxErrorBody
@@ -14,6 +17,19 @@ from lorry_server.http.json_response import encode_json
 from lorry_server.http.operations import Operation
 
 REF_TEMPLATE = "#/components/schemas/{name}"
+
+
+class DocumentEndpoint:
+    """`GET /openapi.json`. The document is made when it is first asked for, off the loop."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = operations
+        self._document: bytes | None = None
+
+    async def get(self, request: Request) -> Response:
+        if self._document is None:
+            self._document = await asyncio.to_thread(openapi_document, self._operations)
+        return Response(self._document, media_type="application/json")
 
 
 def openapi_document(operations: Sequence[Operation]) -> bytes:
