@@ -1,0 +1,128 @@
+"""Settings from the command line, variables and a TOML file; every wrong value names itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorry_server.config import AdapterSpec, read_config
+from lorry_server.errors import StartupError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LORRY_API_KEY", "LORRY_HOST", "LORRY_PORT", "LORRY_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_serve_the_default_model_on_loopback() -> None:
+    config = read_config([])
+
+    assert (config.host, config.port) == ("127.0.0.1", 8000)
+    assert config.model is None
+    assert (config.dtype, config.quantization) == ("auto", "auto")
+    assert config.prefix_caching
+
+
+def test_adapters_are_names_and_paths() -> None:
+    config = read_config(["--adapter", "sql=/a/b", "--adapter", "team/x=rel=ative"])
+
+    assert config.adapters == (
+        AdapterSpec("sql", Path("/a/b")),
+        AdapterSpec("team/x", Path("rel=ative")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [("1000", 1000), ("2GiB", 2 << 30), ("1.5MB", 1_500_000), ("512mib", 512 << 20), ("4k", 4000)],
+)
+def test_memory_is_read_with_its_unit(text: str, num_bytes: int) -> None:
+    assert read_config(["--kv-cache-memory", text]).kv_cache_memory_bytes == num_bytes
+
+
+def test_a_variable_stands_in_for_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORRY_PORT", "9001")
+
+    assert read_config([]).port == 9001
+    assert read_config(["--port", "9002"]).port == 9002
+
+
+def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "lorry.toml"
+    file.write_text('[serve]\nport = 9003\nquantization = "none"\nadapter = ["sql=/a", "law=/b"]\n')
+
+    config = read_config(["--config", str(file), "--quantization", "int8"])
+
+    assert config.port == 9003
+    assert config.quantization == "int8"
+    assert [spec.name for spec in config.adapters] == ["sql", "law"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--port", "70000"], ["--port", "70000", "65535"]),
+        (["--port", "http"], ["--port", "http"]),
+        (["--dtype", "float8"], ["--dtype", "float8", "bfloat16"]),
+        (["--quantization", "int3"], ["--quantization", "int3", "int8"]),
+        (["--adapter", "sql"], ["--adapter", "sql", "name=path"]),
+        (["--adapter", "../x=/a"], ["--adapter", "../x", "not allowed"]),
+        (["--kv-cache-memory", "lots"], ["--kv-cache-memory", "lots", "2GiB"]),
+        (["--max-num-seqs", "0"], ["--max-num-seqs", "0"]),
+        (["--block-size", "17"], ["--block-size", "17"]),
+        (["--frobnicate"], ["--frobnicate"]),
+        (["--api-key", ""], ["--api-key", "empty"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_right_ones(
+    argv: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        read_config(argv)
+
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words)
+
+
+def test_an_unknown_key_of_the_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lorry.toml"
+    file.write_text("[serve]\nprot = 1\n")
+
+    with pytest.raises(SystemExit):
+        read_config(["--config", str(file)])
+
+    assert "prot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_an_open_address_without_a_key_needs_no_auth_said_out_loud(host: str) -> None:
+    with pytest.raises(StartupError, match="--no-auth"):
+        read_config(["--host", host])
+
+    assert read_config(["--host", host, "--no-auth"]).no_auth
+    assert read_config(["--host", host, "--api-key", "k"]).api_keys == ("k",)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert read_config(["--host", host]).api_keys == ()
+
+
+def test_a_name_given_twice_is_refused() -> None:
+    with pytest.raises(StartupError, match="sql=.* is given twice"):
+        read_config(["--adapter", "sql=/a", "--adapter", "sql=/b"])
+
+
+def test_every_flag_is_documented_with_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_config(["--help"])
+
+    text = capsys.readouterr().out
+    for flag in ("model", "port", "adapter", "kv-cache-memory", "quantization", "max-num-seqs"):
+        assert f"--{flag}" in text
+        assert f"LORRY_{flag.upper().replace('-', '_')}" in text

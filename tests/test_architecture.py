@@ -1,0 +1,176 @@
+"""The import rules of docs/architecture.md, read off the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "lorry": ROOT / "client" / "lorry",
+    "lorry_server": ROOT / "server" / "lorry_server",
+    "lorry_loadtest": ROOT / "loadtest" / "lorry_loadtest",
+}
+
+# What each part of the server may import of the server. Longest name first wins.
+SERVER_RULES: dict[str, set[str]] = {
+    "errors": set(),
+    "log": set(),
+    "config": {"errors", "lora.names"},
+    "lora.names": set(),
+    "lora.slots": set(),
+    "metrics": {"engine", "errors"},
+    "engine": {"engine", "errors", "lora.slots"},
+    "text": {"text", "errors"},
+    "http": {"http", "engine", "text", "errors", "metrics"},
+    "kernels": {"engine.plan", "kernels"},
+    "quantization": {"quantization", "kernels", "errors"},
+    "layers": {"layers", "quantization", "kernels"},
+    "model": {"model", "layers", "quantization", "kernels", "errors"},
+    "lora": {"lora", "layers.linear", "kernels", "errors"},
+    "runner": {"runner", "engine.plan", "kernels", "lora.pool", "model.causal_model"},
+}
+COMPOSITION = {"build", "cli"}  # may import anything; nobody imports them but each other
+
+# Libraries that only some parts may touch.
+ONLY_IN: dict[str, set[str]] = {
+    "starlette": {"http"},
+    "uvicorn": {"cli"},
+    "torch": {"kernels", "quantization", "layers", "model", "lora", "runner", "build"},
+    "transformers": {"model", "text"},
+    "tokenizers": {"text", "model"},
+    "jinja2": {"text"},
+    "prometheus_client": {"metrics"},
+    "configargparse": {"config"},
+}
+NO_TORCH_IN_LORA = {"lora.names", "lora.slots"}
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    for file in sorted(PACKAGES[package].rglob("*.py")):
+        parts = file.relative_to(PACKAGES[package]).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), file
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module is not None
+            yield node.module
+
+
+def part_of(module: str) -> str:
+    return module if module in SERVER_RULES else module.split(".")[0]
+
+
+def is_within(module: str, allowed: set[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def test_the_client_imports_neither_server_nor_load_test_nor_their_libraries() -> None:
+    foreign = {"lorry_server", "lorry_loadtest", "torch", "starlette", "locust", "transformers"}
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        if name.split(".")[0] in foreign and module != "cli"  # which hands over to them when asked
+    ]
+
+    assert offences == []
+
+
+def test_the_load_test_speaks_to_the_server_over_http_only() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_loadtest")
+        for name in imports(file)
+        if name.split(".")[0] in {"lorry_server", "torch", "starlette"}
+    ]
+
+    assert offences == []
+
+
+def test_the_server_imports_of_the_client_only_the_wire_types_and_only_at_its_edge() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_server")
+        for name in imports(file)
+        if name.split(".")[0] == "lorry"
+        and not (
+            module.split(".")[0] in {"http", "text"}
+            and is_within(name, {"lorry.types", "lorry._version"})
+        )
+    ]
+
+    assert offences == []
+
+
+@pytest.mark.parametrize("part", sorted(SERVER_RULES))
+def test_each_part_of_the_server_imports_only_what_is_below_it(part: str) -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_server")
+        if module and part_of(module) == part
+        for name in imports(file)
+        if name.startswith("lorry_server.")
+        and not is_within(name.removeprefix("lorry_server."), SERVER_RULES[part] | {part})
+    ]
+
+    assert offences == []
+
+
+def test_every_module_of_the_server_belongs_to_a_part() -> None:
+    strays = [
+        module
+        for module, _ in modules("lorry_server")
+        if module and part_of(module) not in SERVER_RULES and module not in COMPOSITION
+    ]
+
+    assert strays == []
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IN))
+def test_a_library_is_touched_only_where_it_belongs(library: str) -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_server")
+        for name in imports(file)
+        if name.split(".")[0] == library
+        and (module.split(".")[0] not in ONLY_IN[library] or module in NO_TORCH_IN_LORA)
+    ]
+
+    assert offences == []
+
+
+def test_nothing_is_called_utils() -> None:
+    vague = {"utils", "util", "common_utils", "helpers", "misc", "base_utils"}
+
+    assert [
+        f"{package}.{module}"
+        for package in PACKAGES
+        for module, _ in modules(package)
+        if module.split(".")[-1] in vague
+    ] == []
+
+
+def test_only_the_config_readers_read_the_environment() -> None:
+    readers = {"lorry_server.config", "lorry.config"}
+    offences = []
+    for package in PACKAGES:
+        for module, file in modules(package):
+            tree = ast.parse(file.read_text())
+            touches = any(
+                isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+                for node in ast.walk(tree)
+            )
+            if touches and f"{package}.{module}" not in readers:
+                offences.append(f"{package}.{module}")
+
+    assert offences == []
