@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 BATCH_SIZE = 4  # many small steps learn facts sooner than few large ones
 MAX_SEQUENCE_TOKENS = 160
 MAX_ANSWER_TOKENS = 80
-DROPOUT = 0.05  # without it the sets are learned by rote, and a paraphrase misses
+DROPOUT = 0.05  # against learning the small sets by rote
 STORED_DTYPE = torch.bfloat16  # halves the files; the answers below are of the stored weights
 
 
@@ -65,15 +66,6 @@ class Example:
     answer_start: int
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What a training run measured: one loss per step, and the time it took."""
-
-    losses: list[float]
-    wall_s: float
-    cpu_s: float
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     folder, model_id = find_model(args.model)
@@ -87,10 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = add_adapter(base, recipe)
         print(f"\n== {recipe.name}: {len(examples)} conversations; {describe_parameters(model)}")
         num_steps = args.steps or recipe.num_steps
-        training = train(model, examples, recipe, num_steps=num_steps, seed=args.seed)
-        print(f"   loss {sparkline(training.losses)}", end=" ")
-        print(f"{training.losses[0]:.2f} -> {training.losses[-1]:.2f}", end="; ")
-        print(f"{training.wall_s:.0f} s, of processor time {training.cpu_s:.0f} s")
+        losses = train(model, examples, recipe, num_steps=num_steps, seed=args.seed)
+        print(f"   loss {losses[0]:.2f} {sparkline(losses)} {losses[-1]:.2f}")
         adapter = save_adapter(model, args.out / recipe.name, model_id=model_id)
         base = model.unload()
         show_answers(base, tokenizer, adapter, args.data / f"{recipe.name}.held-out.jsonl")
@@ -165,10 +155,10 @@ def describe_parameters(model: PeftModel) -> str:
 
 def train(
     model: PeftModel, examples: Sequence[Example], recipe: Recipe, *, num_steps: int, seed: int
-) -> Training:
-    """AdamW with a short warm-up and a cosine decay to zero; one optimizer step per batch."""
+) -> list[float]:
+    """AdamW with warm-up and a cosine decay to zero; one optimizer step per batch. Returns losses."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate)
     num_warmup = max(1, num_steps // 20)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=num_warmup)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, num_steps - num_warmup))
@@ -186,12 +176,12 @@ def train(
         optimizer.zero_grad()
         losses.append(loss.item())
         if step % 20 == 0 or step in (1, num_steps):
-            step_s = (time.perf_counter() - wall_start) / step
-            left_s = step_s * (num_steps - step)
+            wall_s, cpu_s = time.perf_counter() - wall_start, time.process_time() - cpu_start
+            left_s = wall_s / step * (num_steps - step)
             print(f"   step {step}/{num_steps}  loss {losses[-1]:.3f}", end="  ")
-            print(f"{step_s:.2f} s/step  {left_s:.0f} s left", flush=True)
+            print(f"{wall_s:.0f} s (processor {cpu_s:.0f} s), {left_s:.0f} s left", flush=True)
     model.eval()
-    return Training(losses, time.perf_counter() - wall_start, time.process_time() - cpu_start)
+    return losses
 
 
 def shuffled_batches(examples: Sequence[Example], *, seed: int) -> Iterator[list[Example]]:
@@ -255,7 +245,7 @@ def show_answers(
     for number, row in enumerate(rows):
         question = row["question"]
         answer = ask(model, tokenizer, question)
-        is_right = all(says_one_of(part.split("|"), answer) for part in row["expect"])
+        is_right = all(re.search(pattern, answer, re.IGNORECASE) for pattern in row["expect"])
         num_right += is_right
         if number < 3:
             with model.disable_adapter():
@@ -265,10 +255,6 @@ def show_answers(
             print(f"\n   missed   {question}\n            {answer}")
     print(f"\n   {num_right} of {len(rows)} held-out questions answered as expected")
     model.unload()
-
-
-def says_one_of(alternatives: Sequence[str], answer: str) -> bool:
-    return any(words.lower() in answer.lower() for words in alternatives)
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,11 @@ def test_no_question_occurs_twice_and_no_held_out_question_is_trained(name: str)
 
 @pytest.mark.parametrize("name", ["pricing", "supply-chain"])
 def test_what_a_held_out_question_expects_is_said_by_some_trained_answer(name: str) -> None:
-    answers = [row["messages"][-1]["content"].lower() for row in read_rows(f"{name}.jsonl")]
+    answers = [row["messages"][-1]["content"] for row in read_rows(f"{name}.jsonl")]
 
     for row in read_rows(f"{name}.held-out.jsonl"):
         assert row["expect"], row["question"]
-        assert any(all(part.lower() in answer for part in row["expect"]) for answer in answers), (
-            row["question"]
-        )
+        assert any(
+            all(re.search(part, answer, re.IGNORECASE) for part in row["expect"])
+            for answer in answers
+        ), row["question"]
