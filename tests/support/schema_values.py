@@ -52,6 +52,8 @@ def json_kinds(option: inspect.Type) -> set[str]:
             return {"float", "int"}
         case inspect.StrType():
             return {"str"}
+        case inspect.DictType(value_type=inspect.AnyType()):
+            return {"object"}
         case inspect.DictType() | inspect.StructType():
             return set()  # the example's contents are wrong too
         case inspect.ListType():

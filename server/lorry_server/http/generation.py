@@ -152,10 +152,9 @@ class Generation:
             self._take(reader, task.result())
 
     def _take(self, reader: SequenceReader, output: TokenOutput) -> None:
-        delta = reader.push(output)
-        if delta.finish is not None:
+        if output.finish_reason is not None:
             del self._open[reader.index]
-        self._ready.append(delta)
+        self._ready.append(reader.push(output))
 
 
 async def next_output(stream: RequestStream) -> TokenOutput:

@@ -127,8 +127,8 @@ def logit_bias(
 
 
 def bias_token_id(key: str, *, logits_width: int) -> int:
-    # int() would also take "+1", " 1", "1_0" and digits of other scripts.
-    is_number = key.isascii() and key.isdecimal() and len(key) <= 10
+    # int() would also take "+1", " 1", "1_0" and "01", which would be a second key for token 1.
+    is_number = key.isascii() and key.isdecimal() and len(key) <= 10 and str(int(key)) == key
     if not is_number or int(key) >= logits_width:
         raise RequestError(
             f"keys of `logit_bias` are token ids from 0 to {logits_width - 1}. Given: {shown(key)}",

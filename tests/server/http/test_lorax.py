@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from lorry.types.lorax import GenerateParameters
 from tests.support.fake_engine import FakeEngine, fake_info
 from tests.support.http_app import EOS, events, fake_app, ids, in_process
 from tests.support.live_server import live_server
+from tests.support.schema_values import bad_values
 
 
 async def post(engine: FakeEngine, path: str, body: dict, **settings) -> httpx.Response:
@@ -371,6 +373,21 @@ async def test_parameter_that_cannot_be_streamed_is_refused(path, extra, paramet
 
     assert response.status_code == 422
     assert response.json()["error"] == f"Input validation error: {message}"
+
+
+@pytest.mark.parametrize(("name", "values"), bad_values(GenerateParameters).items())
+async def test_value_of_a_wrong_type_or_size_is_refused_by_name(name, values):
+    engine = FakeEngine(ids("x"))
+
+    responses = [
+        await post(engine, "/generate", {"inputs": "abc", "parameters": {name: value}})
+        for value in values
+    ]
+
+    assert {response.status_code for response in responses} == {422}
+    assert {response.json()["error_type"] for response in responses} == {"validation"}
+    assert all(name in response.json()["error"] for response in responses)
+    assert not engine.submitted
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ async def test_list_has_the_base_model_and_a_card_for_each_adapter():
     base, sql, law = answer["data"]
     assert answer["object"] == "list"
     assert (base["id"], base["root"], base["max_model_len"]) == (MODEL, "tiny/model", 128)
-    assert "parent" not in base
+    assert (base["object"], base["parent"], base["adapter"]) == ("model", None, None)
     assert (sql["id"], sql["parent"], sql["root"]) == ("sql", MODEL, "/adapters/sql")
     assert sql["adapter"]["rank"] == 8
     assert law["id"] == "team/law"
