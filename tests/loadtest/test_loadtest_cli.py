@@ -102,42 +102,23 @@ def test_the_locustfile_runs_under_locust_with_one_event_per_attempt(tmp_path: P
     assert len(read_records(tmp_path / "out" / "records.jsonl")) == num_served
 
 
-LOCUSTFILE = """
-from locust import task
-from lorry_loadtest.users import LLMUser
-
-class Chat(LLMUser):
-    adapters = {"alpha": 3, None: 1}
-    prompts = ["Where is the ship?", "What is in the hold?"]
-    max_tokens = 4
-    route = "chat"
-
-    def verify(self, planned, text):
-        return None if text.startswith("word0") else "no word0"
-
-    @task
-    def ask(self):
-        attempted = self.generate()
-        if attempted.record.request == 9:
-            self.environment.runner.quit()
-"""
-
-
-def test_a_locustfile_of_ones_own_needs_a_class_and_a_task(tmp_path: Path) -> None:
-    (tmp_path / "chat_locustfile.py").write_text(LOCUSTFILE)
+def test_the_locustfile_of_the_readme_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "loadtest" / "README.md").read_text()
+    (tmp_path / "chat_locustfile.py").write_text(readme.split("```python\n")[1].split("```")[0])
     with running_mock(MockServer(times=FAST)) as mock:
         done = run_python(
             *("-m", "locust", "-f", "chat_locustfile.py", "--headless", "--host", mock.url),
-            *("-u", "2", "-r", "2", "-t", "30s", "--stop-timeout", "5"),
+            *("-u", "8", "-r", "8", "-t", "3s", "--stop-timeout", "5"),
             cwd=tmp_path,
         )
         bodies = [served.body for served in mock.server.served]
 
-    assert done.returncode == 0, done.stderr
-    assert {body["model"] for body in bodies} == {"alpha", "mock-base"}
+    # not the exit code: locust may kill a waiting user that has just begun its next request
+    assert "Traceback" not in done.stderr
+    assert {body["model"] for body in bodies} == {"pirate", "pricing", "mock-base"}
     assert {body["messages"][0]["content"] for body in bodies} == {
-        "Where is the ship?",
-        "What is in the hold?",
+        "Where is my parcel?",
+        "What does the large box cost?",
     }
 
 

@@ -15,7 +15,7 @@ from lorry_loadtest.report.server_time_chart import PARTS, server_time_chart
 from lorry_loadtest.report.tables import adapter_rows, ledger_rows, level_rows, objective_rows
 from lorry_loadtest.report.throughput_chart import stream_speed_chart, throughput_chart
 from lorry_loadtest.report.tiles import tiles
-from lorry_loadtest.report.timeline_chart import MAX_LANES, timeline_chart
+from lorry_loadtest.report.timeline_chart import MAX_BARS, MAX_LANES, timeline_chart
 from lorry_loadtest.result import RunResult
 from lorry_loadtest.summary import LevelRun, LevelSummary
 from lorry_loadtest.verdict import format_streams
@@ -131,6 +131,8 @@ def _timeline(result: RunResult, run: LevelRun, *, colors: Mapping[str | None, s
     failed = any(record.outcome != "ok" for record in run.records)
     failed_key = '<span><i class="key failed"></i>failed</span>' if failed else ""
     rest = f" The first {MAX_LANES} streams are shown." if run.concurrency > MAX_LANES else ""
+    if len(run.records) > MAX_BARS:
+        rest += f" At most {MAX_BARS:,} requests are shown."
     return _section(
         f"{format_streams(run.concurrency)} in time",
         f'<div class="legend">{keys}{failed_key}</div><figure>'

@@ -22,7 +22,7 @@ from lorry_loadtest.summary import LevelRun
 from lorry_loadtest.verdict import format_ms
 
 MAX_LANES = 48
-_MAX_BARS = 3000
+MAX_BARS = 3000
 _WIDTH = 1190.0
 _LEFT, _RIGHT = 50.0, 1172.0
 _RATE_TOP, _RATE_BOTTOM = 30.0, 96.0
@@ -41,7 +41,7 @@ def timeline_chart(run: LevelRun, *, colors: Mapping[str | None, str]) -> str:
     body = _phases(run, x, plot, length_s=length_s)
     body += _rate(run, x, length_s=length_s)
     lanes = {user: _LANES_TOP + lane_px * lane for lane, user in enumerate(users)}
-    shown = [record for record in run.records if record.user in lanes][:_MAX_BARS]
+    shown = [record for record in run.records if record.user in lanes][:MAX_BARS]
     for record in shown:
         body += _bar(record, run, x, top=lanes[record.user], height=lane_px - 3, colors=colors)
     body += hline(_LEFT, _RIGHT, bottom + 2, kind="axis")
