@@ -107,8 +107,8 @@ def _shards(index: Path) -> list[Path]:
     except (ValueError, KeyError, AttributeError) as exc:
         raise ModelError(f"{index} is not an index of safetensors files: {exc!r}") from exc
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix in ("", "."):
+        if not isinstance(name, str) or Path(name).name != name:
             raise ModelError(f"{index} names {name!r}, which is not a file beside it")
         if not name.endswith(".safetensors"):
-            raise ModelError(f"{index} names {name}, which is not a safetensors file")
+            raise ModelError(f"{index} names {name!r}, which is not a safetensors file")
     return [index.parent / name for name in sorted(names)]

@@ -34,6 +34,7 @@ from lorry_server.quantization.scheme import Scheme
 
 ATTENTION = "lorry"
 ROUTERS = ("gate", "router")  # choose experts: too sensitive to quantize, too small to matter
+ROTATIONS_BY_LENGTH = ("dynamic", "longrope")  # transformers changes them as a sequence grows
 # what models pass to their attention function and a step without padding or dropout can leave out
 IRRELEVANT = frozenset(
     {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "cache_position"}
@@ -105,9 +106,7 @@ def load_fallback(
         local_files_only=True,
     )
     causal_lm.requires_grad_(False)
-    for name, module in causal_lm.named_modules():
-        if getattr(module, "is_causal", True) is False:
-            raise ModelError(f"{architecture} is not a causal decoder: {name} sees later tokens")
+    _refuse_modules(architecture, causal_lm)
     model = FallbackModel(causal_lm, scheme=scheme).to(device)
     _try_one_token(model, device)
     return model
@@ -133,6 +132,20 @@ def _refuse_unsupported(
         raise ModelError(f"architecture {architecture} is not supported: it compresses its cache")
     if getattr(config, "quantization_config", None):
         raise ModelError("config.json: quantization_config is not supported")
+
+
+def _refuse_modules(architecture: str, causal_lm: PreTrainedModel) -> None:
+    for name, module in causal_lm.named_modules():
+        if getattr(module, "is_causal", True) is False:
+            raise ModelError(f"{architecture} is not a causal decoder: {name} sees later tokens")
+        rope_type = getattr(module, "rope_type", None)
+        rope_types = rope_type.values() if isinstance(rope_type, dict) else (rope_type,)
+        for kind in rope_types:
+            if kind in ROTATIONS_BY_LENGTH:
+                raise ModelError(
+                    f"{architecture} with rope_type {kind!r} is not supported: it would rotate "
+                    "again keys that are in the cache"
+                )
 
 
 @torch.inference_mode()

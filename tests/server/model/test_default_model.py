@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer
 
 from lorry_server.model.load import load_model
-from tests.server.model.test_decoder import TOLERANCE, our_logits, transformers_logits
 from tests.support.default_model import default_model_folder
+from tests.support.logits import TOLERANCE, our_logits, transformers_logits
 from tests.support.simple_attention import SimpleAttention
 from tests.support.tiny_model import write_tiny_model
 

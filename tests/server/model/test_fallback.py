@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorry_server.errors import ModelError
 from lorry_server.model.load import load_model
-from tests.server.model.test_decoder import (
+from tests.support.logits import (
     CPU,
     TOLERANCE,
     our_logits,
@@ -121,4 +121,12 @@ def test_attention_sinks_are_refused_when_the_model_is_loaded(tmp_path: Path) ->
     )
 
     with pytest.raises(ModelError, match="GptOssAttention needs s_aux, which is not supported"):
+        load_model(folder, dtype=torch.float32, device=CPU, quantization="none")
+
+
+def test_rotation_that_changes_with_the_length_is_refused(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    folder = write_model(tmp_path, "Olmo2ForCausalLM", **SHAPE, rope_parameters=rope)
+
+    with pytest.raises(ModelError, match="Olmo2ForCausalLM with rope_type 'dynamic' is not"):
         load_model(folder, dtype=torch.float32, device=CPU, quantization="none")
