@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ class WholeServer:
     base_url: str
     service: EngineService
     engine: Engine
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Give way to the loop until `condition` holds; the test's own time limit bounds it."""
+    while not condition():  # noqa: ASYNC110 - the engine's thread sets no event for such things
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager

@@ -96,6 +96,22 @@ async def test_leaving_a_stream_aborts_its_sequence() -> None:
         assert stats.num_adapter_pins == 0
 
 
+async def test_a_departure_during_a_step_frees_the_blocks_right_after_that_step() -> None:
+    runner = make_runner()
+    steps = threading.Semaphore(2)
+    runner.before_step = lambda _: steps.acquire(timeout=10) and None
+    async with running_service(runner) as service:
+        (stream,) = service.submit([request("a", PROMPT, max_tokens=100)])
+        async with stream:
+            for _ in range(2):
+                await anext(stream)
+        steps.release()  # the third step was waiting when the reader left
+        await service.drain()
+
+        assert len(runner.plans) <= 3
+        assert service.stats().num_used_blocks == 0
+
+
 async def test_five_hundred_random_departures_leave_nothing_behind() -> None:
     async with running_service(max_queued_requests=1000) as service:
 
