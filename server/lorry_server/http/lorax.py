@@ -17,17 +17,13 @@ from lorry_server.errors import RequestError
 from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import collect_answers, start_generation
 from lorry_server.http.json_response import json_response
-from lorry_server.http.lorax_answer import (
-    generate_events,
-    generate_response,
-    lorax_error_event,
-)
+from lorry_server.http.lorax_answer import generate_events, generate_response
 from lorry_server.http.lorax_call import LoraxCall, open_call
 from lorry_server.http.lorax_headers import answer_headers, start_headers
 from lorry_server.http.parsing import parse_body
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
-from lorry_server.http.sse import EventStreamResponse
+from lorry_server.http.sse import EventStreamResponse, lorax_error_event
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from lorry.types.lorax import (
 )
 from lorry_server.engine.outputs import FinishReason, TokenLogprobs
 from lorry_server.http.answer_timings import answer_timings
-from lorry_server.http.errors import wire_error
 from lorry_server.http.generation import Answer, Finish, GeneratedToken, Generation
 from lorry_server.http.lorax_call import LoraxCall
 from lorry_server.http.sse import event
@@ -211,7 +210,3 @@ def stream_details(call: LoraxCall, finish: Finish, *, num_tokens: int) -> Strea
         generated_tokens=num_tokens,
         seed=call.seeds[0],
     )
-
-
-def lorax_error_event(exc: Exception) -> bytes:
-    return event(wire_error(exc).lorax_body())

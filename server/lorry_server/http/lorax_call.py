@@ -20,7 +20,12 @@ from lorry_server.http.lorax_validation import (
     unsupported,
 )
 from lorry_server.http.openai_call import check_num_sequences
-from lorry_server.http.openai_sampling import SEED_RANGE, sequence_seeds, stop_strings
+from lorry_server.http.openai_sampling import (
+    MIN_PROBABILITY,
+    SEED_RANGE,
+    sequence_seeds,
+    stop_strings,
+)
 from lorry_server.http.prompts import check_text, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
@@ -156,9 +161,9 @@ def sampling_params(
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature if samples(parameters) else 0.0,
-        top_p=parameters.top_p or OFF,
+        top_p=max(parameters.top_p or OFF, MIN_PROBABILITY),
         top_k=parameters.top_k or 0,
-        typical_p=parameters.typical_p or OFF,
+        typical_p=max(parameters.typical_p or OFF, MIN_PROBABILITY),
         seed=seed,
         ignore_eos=bool(parameters.ignore_eos_token),
         presence_penalty=parameters.presence_penalty or 0.0,

@@ -34,12 +34,11 @@ from lorry_server.http.generation import (
 )
 from lorry_server.http.json_response import json_response
 from lorry_server.http.openai_call import OpenAICall, check_num_sequences, open_call
-from lorry_server.http.openai_completions import openai_error_event
 from lorry_server.http.parsing import parse_body, shown
 from lorry_server.http.prompts import Prompt, check_length, check_text, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
-from lorry_server.http.sse import DONE, EventStreamResponse, event
+from lorry_server.http.sse import DONE, EventStreamResponse, event, openai_error_event
 from lorry_server.http.token_logprobs import chat_logprobs
 from lorry_server.http.unsupported_fields import take_chat_fields
 from lorry_server.text.chat_template import render_chat

@@ -17,7 +17,6 @@ from lorry.types.completions import (
 )
 from lorry_server.errors import RequestError
 from lorry_server.http.disconnect import unless_disconnected
-from lorry_server.http.errors import wire_error
 from lorry_server.http.generation import (
     Answer,
     Delta,
@@ -31,7 +30,7 @@ from lorry_server.http.parsing import parse_body
 from lorry_server.http.prompts import Prompt, completion_prompts
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
-from lorry_server.http.sse import DONE, EventStreamResponse, event
+from lorry_server.http.sse import DONE, EventStreamResponse, event, openai_error_event
 from lorry_server.http.token_logprobs import CompletionLogprobsWriter
 from lorry_server.http.unsupported_fields import take_completion_fields
 
@@ -227,7 +226,3 @@ class ChoiceWriter:
         if not echoed and not generated and delta.finish is None:
             return None
         return self._logprobs.write([*echoed, *generated])
-
-
-def openai_error_event(exc: Exception) -> bytes:
-    return event(wire_error(exc).openai_body())

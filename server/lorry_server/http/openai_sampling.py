@@ -19,6 +19,8 @@ N = TypeVar("N", int, float)
 SEED_RANGE = 2**63
 MAX_STOP_TOKEN_IDS = 1024
 MAX_BIAS = 100.0
+# Float32 would round less to zero, and a nucleus of no mass holds no token at all.
+MIN_PROBABILITY = 1e-6
 
 
 def sampling_params(
@@ -45,7 +47,7 @@ def sampling_params(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         temperature=given(request.temperature, 1.0),
-        top_p=given(request.top_p, 1.0),
+        top_p=max(given(request.top_p, 1.0), MIN_PROBABILITY),
         top_k=max(given(request.top_k, 0), 0),
         min_p=given(request.min_p, 0.0),
         seed=seed,

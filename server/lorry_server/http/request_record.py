@@ -9,6 +9,8 @@ from typing import Any
 
 from starlette.requests import Request
 
+from lorry.types.common import Timings
+
 _SCOPE_KEY = "lorry.record"
 
 
@@ -25,7 +27,7 @@ class RequestRecord:
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
     finish_reason: str | None = None
-    timings: Any = None
+    timings: Timings | None = None
     error: str | None = None
     is_abandoned: bool = False  # the client left before its answer was complete
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from lorry_server.errors import LorryServerError
 from lorry_server.http.disconnect import disconnected
+from lorry_server.http.errors import wire_error
 from lorry_server.http.generation import Generation
 from lorry_server.http.json_response import encode_json
 from lorry_server.http.request_record import RequestRecord
@@ -28,6 +29,14 @@ KEEP_ALIVE = b": keep-alive\n\n"
 def event(message: Any) -> bytes:
     """Encode one event. There is never an `id:` or `retry:` line: some clients fail on them."""
     return b"data: " + encode_json(message) + b"\n\n"
+
+
+def openai_error_event(exc: Exception) -> bytes:
+    return event(wire_error(exc).openai_body())
+
+
+def lorax_error_event(exc: Exception) -> bytes:
+    return event(wire_error(exc).lorax_body())
 
 
 class EventStreamResponse(Response):

@@ -303,3 +303,11 @@ async def test_base_model_has_several_names(fields):
 
     assert engine.submitted[0].adapter is None
     assert answer["model"] == MODEL
+
+
+async def test_share_that_float32_cannot_hold_still_keeps_the_best_token():
+    engine = FakeEngine(ids("x"))
+
+    await complete(engine, {"prompt": "p", "top_p": 5e-324})
+
+    assert engine.submitted[0].sampling.top_p == 1e-6
