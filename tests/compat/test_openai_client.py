@@ -277,7 +277,9 @@ WRONG_CALLS: list[tuple[Call, type[openai.APIStatusError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "kind", "word"), WRONG_CALLS)
+@pytest.mark.parametrize(
+    ("call", "kind", "word"), WRONG_CALLS, ids=[word for _, _, word in WRONG_CALLS]
+)
 async def test_wrong_call_raises_the_right_exception(
     client: AsyncOpenAI, call: Call, kind: type[openai.APIStatusError], word: str
 ) -> None:

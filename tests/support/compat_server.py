@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from lorry_server.engine.client import RequestStream
 from lorry_server.engine.request import Request
@@ -21,7 +22,8 @@ from tests.support.small_tokenizers import byte_level_tokenizer
 
 MODEL = "tiny/model"
 ADAPTER = "pirate"
-BASE_TEXT = "the quick brown fox 👋\n\ndata: [DONE]\r\nEND of it"
+# with what line-splitting parsers trip over: blank lines, event syntax, Unicode line separators
+BASE_TEXT = "the quick brown fox 👋\n\ndata: [DONE]\r\nEND\u2028of\x85it"
 ADAPTER_TEXT = "the old captain laughs"
 EOS = 2
 MAX_MODEL_LEN = 1024
@@ -57,9 +59,14 @@ class CompatEngine(FakeEngine):
         return self._answers[request.adapter]
 
 
+@cache
+def compat_tokenizer() -> Tokenizer:
+    return Tokenizer(byte_level_tokenizer(), eos_token_ids=(EOS,))
+
+
 @asynccontextmanager
 async def compat_server(*, api_keys: tuple[str, ...] = ()) -> AsyncIterator[CompatServer]:
-    tokenizer = Tokenizer(byte_level_tokenizer(), eos_token_ids=(EOS,))
+    tokenizer = compat_tokenizer()
     engine = CompatEngine(tokenizer)
     app = create_app(
         engine,

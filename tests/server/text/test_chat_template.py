@@ -21,6 +21,7 @@ from tests.support.small_tokenizers import (
 )
 
 FAMILIES = sorted(TEMPLATES)
+CHATML_TOKENIZER = Tokenizer(byte_level_tokenizer(), eos_token_ids=(2,))
 QUESTION = {"role": "user", "content": "  who are you?\n"}
 ANSWER = {"role": "assistant", "content": "the old captain "}
 FOLLOW_UP = {"role": "user", "content": "tell é 👋🏽 日本 \n\nmore"}
@@ -164,7 +165,7 @@ def test_added_token_that_only_the_template_treats_as_a_mark_cannot_be_forged(
 @settings(max_examples=40, deadline=None)
 @given(contents=st.lists(st.text(max_size=12), min_size=1, max_size=4))
 def test_ordinary_text_is_encoded_the_same_way_beside_a_forgery(contents: list[str]) -> None:
-    tokenizer = Tokenizer(byte_level_tokenizer(), eos_token_ids=(2,))
+    tokenizer = CHATML_TOKENIZER
     template = ChatTemplate(TEMPLATES["chatml"])
 
     def ids(last: str) -> list[int]:
@@ -201,7 +202,7 @@ def test_sentencepiece_message_that_spells_a_control_token_has_none() -> None:
 
 
 def test_forgery_that_the_template_rewrites_is_refused() -> None:
-    tokenizer = Tokenizer(byte_level_tokenizer(), eos_token_ids=(2,))
+    tokenizer = CHATML_TOKENIZER
     template = ChatTemplate("{{ messages[0].content | upper | lower | reverse }}")
 
     with pytest.raises(RequestError, match=r"messages\[0\] does not come through"):
@@ -216,7 +217,7 @@ def test_forgery_that_the_template_rewrites_is_refused() -> None:
 
 def render(messages: list[Any], template: ChatTemplate | None) -> list[int]:
     return render_chat(
-        Tokenizer(byte_level_tokenizer(), eos_token_ids=(2,)),
+        CHATML_TOKENIZER,
         template,
         messages,
         add_generation_prompt=True,
@@ -288,7 +289,7 @@ def test_model_without_a_template_says_so(tmp_path: Path) -> None:
 def test_prompt_cannot_both_continue_and_begin_a_message() -> None:
     with pytest.raises(RequestError, match="continue_final_message needs add_generation_prompt"):
         render_chat(
-            Tokenizer(byte_level_tokenizer(), eos_token_ids=(2,)),
+            CHATML_TOKENIZER,
             ChatTemplate(TEMPLATES["chatml"]),
             [QUESTION],
             add_generation_prompt=True,
@@ -299,7 +300,7 @@ def test_prompt_cannot_both_continue_and_begin_a_message() -> None:
 def test_last_message_that_the_template_drops_cannot_be_continued() -> None:
     with pytest.raises(RequestError, match="continue_final_message is not possible"):
         render_chat(
-            Tokenizer(byte_level_tokenizer(), eos_token_ids=(2,)),
+            CHATML_TOKENIZER,
             ChatTemplate("{{ messages[0].content }}"),
             [QUESTION, ANSWER],
             add_generation_prompt=False,
