@@ -69,9 +69,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
         service,
         tokenizer=built.tokenizer,
         chat_template=built.chat_template,
-        settings=HttpSettings(
-            served_model_name=service.info.model_id, api_keys=config.api_keys
-        ),
+        settings=HttpSettings(served_model_name=service.info.model_id, api_keys=config.api_keys),
         metrics=Metrics(service, model_name=service.info.model_id),
     )
 
