@@ -60,6 +60,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
     # torch takes seconds to import; a wrong flag or a taken port should not wait for it.
     from lorry_server.build import build_server
     from lorry_server.http.app import create_app
+    from lorry_server.http.connection_guard import guarded_protocol
     from lorry_server.http.settings import HttpSettings
     from lorry_server.metrics import Metrics
 
@@ -101,7 +102,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
     server = Server(
         uvicorn.Config(
             app,
-            http="h11",  # it bounds the size of a request's head; httptools does not
+            http=guarded_protocol(),  # h11 bounds the size of a request's head; httptools does not
             h11_max_incomplete_event_size=64 * 1024,
             ws="none",
             lifespan="off",
