@@ -140,7 +140,11 @@ def render_chat(
 
 
 def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return `messages` with their content as one text; raise `RequestError` for other shapes."""
+    """Check what a template may be shown: `role`, `content` as one text, and perhaps `name`.
+
+    What stands beside the content is written between control tokens and is not encoded as plain
+    text, so it must be of a kind that cannot forge one.
+    """
     if not messages:
         raise RequestError("messages must have at least one message", param="messages")
     checked: list[dict[str, str]] = []
@@ -152,9 +156,13 @@ def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, st
         role, name = message.get("role"), message.get("name")
         if role not in ROLES:
             raise RequestError(
-                f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}", param="messages"
+                f"{where}.role must be one of {', '.join(ROLES)}, not {role!r:.60}",
+                param="messages",
             )
-        checked.append({"role": role, "content": content_text(message.get("content"), where=where)})
+        content = message.get("content")
+        if not isinstance(content, str):
+            raise RequestError(f"{where}.content must be text", param="messages")
+        checked.append({"role": role, "content": content})
         if name is None:
             continue
         if not isinstance(name, str) or NAME.fullmatch(name) is None:
@@ -163,25 +171,6 @@ def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, st
             )
         checked[-1]["name"] = name
     return checked
-
-
-def content_text(content: object, *, where: str) -> str:
-    """Return a message's content as text; parts are put on lines of their own."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise RequestError(f"{where}.content must be text or parts of text", param="messages")
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        kind, text = part.get("type"), part.get("text")
-        if kind != "text":
-            raise RequestError(
-                f"{where}.content[{index}].type must be 'text', not {kind!r}", param="messages"
-            )
-        if not isinstance(text, str):
-            raise RequestError(f"{where}.content[{index}].text must be text", param="messages")
-        texts.append(text)
-    return "\n".join(texts)
 
 
 def template_error(message: str) -> RequestError:

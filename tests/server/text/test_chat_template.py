@@ -225,15 +225,6 @@ def render(messages: list[Any], template: ChatTemplate | None) -> list[int]:
     )
 
 
-def test_parts_of_text_are_put_on_lines() -> None:
-    template = ChatTemplate(TEMPLATES["chatml"])
-    parts = [{"type": "text", "text": "the dog"}, {"type": "text", "text": "barks"}]
-
-    assert render([{"role": "user", "content": parts}], template) == render(
-        [{"role": "user", "content": "the dog\nbarks"}], template
-    )
-
-
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [
@@ -243,11 +234,6 @@ def test_parts_of_text_are_put_on_lines() -> None:
         ([{"role": "user"}], r"messages\[0\]\.content must be text"),
         ([{"role": "user", "content": []}], r"messages\[0\]\.content must be text"),
         ([{"role": "user", "content": 5}], r"messages\[0\]\.content must be text"),
-        (
-            [QUESTION, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
-            r"messages\[1\]\.content\[0\]\.type must be 'text', not 'image_url'",
-        ),
-        ([{"role": "user", "content": [{"type": "text"}]}], r"content\[0\]\.text must be text"),
         ([{**QUESTION, "name": "a b"}], r"messages\[0\]\.name must be"),
         ([{**QUESTION, "tool_calls": []}], r"messages\[0\]\.tool_calls is not supported"),
     ],
