@@ -1,39 +1,35 @@
 """Converts a GGUF file once to a Hugging Face folder in the cache, from which later starts load.
 
-transformers reads the file, which takes tens of seconds; the folder is loaded without it.
+Llama is read by our own code; the other architectures by transformers, which is slow.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorry_server.errors import ModelError
+from lorry_server.model.gguf_file import MAGIC, GGUFFile
+from lorry_server.model.gguf_llama import convert_llama, is_plain_llama
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[str], None]
 Writer = Callable[[Path, Path, Progress], None]
 
-MAGIC = b"GGUF"
 # what the readers of GGUF raise for damaged files and for architectures they do not know
 UNREADABLE = (ValueError, KeyError, IndexError, NotImplementedError, OSError, struct.error)
 FORMAT = 1  # of the folders written here; part of their names
 NUM_SAMPLES = 64
 SAMPLE_BYTES = 65536
-SMOLLM_WORDS = "smollm"  # the rule by which text is split, as the file names it
-WEIGHTS = "model.safetensors"
-HEAD = "lm_head.weight"
 
 
 def convert_gguf(
@@ -108,102 +104,36 @@ def _sync(path: Path) -> None:
 
 def write_converted(file: Path, folder: Path, progress: Progress) -> None:
     """Write weights in bfloat16, tokenizer and configuration of `file` to the empty `folder`."""
-    # these take seconds to import, and only a first start converts
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     try:
-        progress("reading the tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        progress("reading and dequantizing the weights")
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.bfloat16
-        )
+        contents = GGUFFile(file)
+        if is_plain_llama(contents):
+            progress("reading and dequantizing")
+            converted = convert_llama(contents)
+        else:
+            # transformers takes seconds to import
+            from lorry_server.model.gguf_transformers import convert_with_transformers
+
+            progress("reading and dequantizing with transformers, which takes a while")
+            converted = convert_with_transformers(file, contents)
     except UNREADABLE as exc:
-        raise ModelError(f"transformers cannot convert {file}: {exc}") from exc
+        raise ModelError(f"cannot convert {file}: {exc}") from exc
+    _make_special(converted.tokenizer, contents)
     progress("writing the converted model")
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        tensors.pop(HEAD, None)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = _config(model)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", _only(config, "_token_id"))
-    _write_tokenizer(tokenizer, folder, metadata=_metadata(file))
+    converted.write(folder)
 
 
-def _config(model: PreTrainedModel) -> dict[str, Any]:
-    config: dict[str, Any] = model.config.to_diff_dict()
-    for key in ("_name_or_path", "_model_name_or_path", "quantization_config"):
-        config.pop(key, None)
-    config["tie_word_embeddings"] = model.config.tie_word_embeddings
-    return config | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
-
-
-def _only(config: Mapping[str, Any], suffix: str) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key.endswith(suffix)}
-
-
-def _metadata(file: Path) -> dict[str, Any]:
-    from gguf import GGUFReader
-
-    fields = GGUFReader(file).fields
-    keys = ("tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
-    return {key: fields[key].contents() for key in keys if key in fields}
-
-
-def _write_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, *, metadata: Mapping[str, Any]
-) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError("the tokenizer of this GGUF file has no form that can be saved as JSON")
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    _split_words(backend, metadata.get("tokenizer.ggml.pre"))
-    _check_special_tokens(backend, metadata)
-    backend.save(str(folder / "tokenizer.json"))
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    special = {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name)}
-    _write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        | special,
-    )
-    if isinstance(tokenizer.chat_template, str):
-        (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
-
-
-def _split_words(backend: Tokenizer, rule: str | None) -> None:
-    from tokenizers import pre_tokenizers
-
-    if rule == SMOLLM_WORDS:
-        # transformers leaves out that each digit is a word
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
-
-
-def _check_special_tokens(backend: Tokenizer, metadata: Mapping[str, Any]) -> None:
-    """Makes every control token of the file one token in text, whatever transformers did."""
+def _make_special(tokenizer: Tokenizer, contents: GGUFFile) -> None:
+    """Make every control token of the file one token in text."""
     from gguf import TokenType
     from tokenizers import AddedToken
 
-    tokens = metadata.get("tokenizer.ggml.tokens", [])
-    types = metadata.get("tokenizer.ggml.token_type", [])
+    tokens = contents.metadata.get("tokenizer.ggml.tokens", [])
+    types = contents.metadata.get("tokenizer.ggml.token_type", [])
     control = [
         token for token, kind in zip(tokens, types, strict=False) if kind == TokenType.CONTROL
     ]
-    backend.add_special_tokens([AddedToken(token, special=True) for token in control])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
     for token in control:
-        ids = backend.encode(token, add_special_tokens=False).ids
-        if ids != [backend.token_to_id(token)]:
+        ids = tokenizer.encode(token, add_special_tokens=False).ids
+        if ids != [tokenizer.token_to_id(token)]:
             raise ModelError(f"the tokenizer splits the special token {token!r} into {ids}")
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -3,9 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from lorry_server.errors import ModelError
 from lorry_server.model.gguf import Progress, convert_gguf, converted_folder
+from lorry_server.model.gguf_file import GGUFFile
+from lorry_server.model.gguf_llama import convert_llama
+from tests.support.logits import our_logits, token_ids
+from tests.support.tiny_gguf import write_tiny_gguf
 
 
 def ignore(line: str) -> None:
@@ -97,4 +104,60 @@ def test_file_that_cannot_be_read_as_gguf_is_refused(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "a.gguf")
 
     with pytest.raises(ModelError, match=r"cannot convert .*a\.gguf"):
+        convert_gguf(file, cache_dir=tmp_path, progress=ignore)
+
+
+def test_converted_model_is_the_original_in_bfloat16(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", original=original)
+
+    folder = convert_gguf(file, cache_dir=tmp_path, progress=ignore)
+
+    expected = {
+        name: tensor.bfloat16()
+        for name, tensor in load_file(original / "model.safetensors").items()
+    }
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    error_TV = our_logits(folder, token_ids()) - our_logits(original, token_ids())
+    assert error_TV.abs().max() < 0.5
+
+
+def test_converted_tokenizer_is_the_original(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", original=original)
+    text = "<|im_start|>the thing in 2024, 日本 🙂<|im_end|>"
+
+    folder = convert_gguf(file, cache_dir=tmp_path, progress=ignore)
+
+    expected = Tokenizer.from_file(str(original / "tokenizer.json")).encode(text).ids
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids == expected
+    template = "chat_template.jinja"
+    assert (folder / template).read_text() == (original / template).read_text()
+
+
+def test_transformers_converts_a_llama_to_the_same_model(tmp_path: Path) -> None:
+    from lorry_server.model.gguf_transformers import convert_with_transformers
+
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", original=tmp_path / "original")
+    contents = GGUFFile(file)
+
+    ours, theirs = convert_llama(contents), convert_with_transformers(file, contents)
+
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in ours.tensors)
+    assert {key: theirs.config[key] for key in ours.config} == ours.config
+    assert ours.chat_template == theirs.chat_template
+    text = "the thing in 2024, 日本"
+    assert ours.tokenizer.encode(text).ids == theirs.tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.1, 0.5, 0.99])
+def test_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", original=tmp_path / "original")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+
+    with pytest.raises(ModelError, match=r"cannot convert .*tiny\.gguf"):
         convert_gguf(file, cache_dir=tmp_path, progress=ignore)
