@@ -13,14 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from tokenizers import AddedToken, Tokenizer
 
 from lorry_server.errors import ModelError
 from lorry_server.model.gguf_file import MAGIC, GGUFFile
 from lorry_server.model.gguf_llama import convert_llama, is_plain_llama
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 Progress = Callable[[str], None]
 Writer = Callable[[Path, Path, Progress], None]
@@ -38,8 +36,8 @@ def convert_gguf(
     """The converted folder of `file`, made if the cache does not have it.
 
     The folder appears whole or not at all, also when two processes convert at once: the first to
-    finish wins. `write` replaces what fills the folder. Raises `ModelError` for a file that is not GGUF or whose architecture transformers
-    cannot convert.
+    finish wins. `write` replaces what fills the folder. Raises `ModelError` for a file that is
+    damaged or not GGUF, or whose architecture transformers cannot convert.
     """
     folder = converted_folder(file, cache_dir=cache_dir)
     if folder.is_dir():
@@ -125,7 +123,6 @@ def write_converted(file: Path, folder: Path, progress: Progress) -> None:
 def _make_special(tokenizer: Tokenizer, contents: GGUFFile) -> None:
     """Make every control token of the file one token in text."""
     from gguf import TokenType
-    from tokenizers import AddedToken
 
     tokens = contents.metadata.get("tokenizer.ggml.tokens", [])
     types = contents.metadata.get("tokenizer.ggml.token_type", [])
