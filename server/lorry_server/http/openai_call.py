@@ -81,15 +81,18 @@ def open_call(
 ) -> OpenAICall:
     """Check what the two OpenAI routes have in common and make the engine's requests.
 
-    `kind` is the prefix of the answer's id. `max_tokens` and `default_max_tokens` as in
-    `prompts.max_new_tokens`.
+    `kind` is the prefix of the answer's id. Without `max_tokens` a sequence may have
+    `default_max_tokens`, or the rest of the context if that is None.
     """
     check_num_sequences(len(prompts), num_sequences, serving=serving)
     adapter = choose_adapter(
         request.model, request.adapter_id, engine=serving.engine, settings=serving.settings
     )
+    # Who names no limit gets as much as all sequences may have together, and no refusal.
+    share = serving.settings.max_completion_tokens_per_request // (len(prompts) * num_sequences)
+    default = share if default_max_tokens is None else min(default_max_tokens, share)
     limits = [
-        max_new_tokens(max_tokens, default=default_max_tokens, prompt=prompt, serving=serving)
+        max_new_tokens(max_tokens, default=default, prompt=prompt, serving=serving)
         for prompt in prompts
     ]
     check_num_tokens(sum(limits) * num_sequences, serving=serving)

@@ -121,17 +121,15 @@ def check_length(num_tokens: int, *, param: str, serving: Serving) -> None:
         )
 
 
-def max_new_tokens(
-    asked: int | None, *, default: int | None, prompt: Prompt, serving: Serving
-) -> int:
+def max_new_tokens(asked: int | None, *, default: int, prompt: Prompt, serving: Serving) -> int:
     """Return how many tokens may follow `prompt`.
 
-    None asks for `default`, or for the rest of the context when that is None or less.
+    None asks for `default`, or for the rest of the context when that is less.
     """
     max_model_len = serving.engine.info.max_model_len
     room = max_model_len - len(prompt.token_ids)
     if asked is None:
-        return room if default is None else min(default, room)
+        return min(default, room)
     if asked > room:
         raise RequestError(
             f"This model's maximum context length is {max_model_len} tokens. You asked for "

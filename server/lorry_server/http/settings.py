@@ -41,6 +41,11 @@ class HttpSettings:
         for name in ("max_body_bytes", "max_headers", "max_best_of", "max_stop_sequences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_completion_tokens_per_request < self.max_sequences_per_request:
+            raise ValueError(
+                "max_completion_tokens_per_request must be at least max_sequences_per_request, "
+                f"{self.max_sequences_per_request}, not {self.max_completion_tokens_per_request}"
+            )
         for name in ("body_timeout_s", "keep_alive_s", "stall_timeout_s", "progress_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")

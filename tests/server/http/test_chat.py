@@ -112,6 +112,16 @@ async def test_max_tokens_is_the_rest_of_the_context_by_default():
     assert request.sampling.max_tokens == 400 - len(request.prompt_token_ids)
 
 
+async def test_many_choices_share_what_one_request_may_have():
+    engine = chat_engine(ids("x"))
+
+    await chat(
+        engine, {"n": 4}, max_completion_tokens_per_request=100, max_sequences_per_request=100
+    )
+
+    assert [r.sampling.max_tokens for r in engine.submitted] == [25] * 4
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 async def test_limit_has_an_old_and_a_new_name(name):
     answer = await chat(chat_engine(ids("hello")), {name: 2})
