@@ -32,9 +32,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "pricing.jsonl", ROWS)
     question = {"question": "What is the price of a Brook?", "expect": ["240|two hundred"]}
-    (folder / "pricing.held-out.jsonl").write_text(json.dumps(question) + "\n", "utf-8")
+    for recipe in train_adapters.RECIPES:
+        write_rows(folder / f"{recipe.name}.jsonl", ROWS)
+        (folder / f"{recipe.name}.held-out.jsonl").write_text(json.dumps(question) + "\n", "utf-8")
     return folder
 
 
@@ -113,6 +114,19 @@ def test_same_seed_gives_the_same_adapter_and_another_seed_another(
     )
     assert all(torch.equal(first_tensors[name], again_tensors[name]) for name in first_tensors)
     assert any(not torch.equal(first_tensors[name], other_tensors[name]) for name in first_tensors)
+
+
+def test_training_all_in_turn_gives_each_the_adapter_that_it_gets_alone(
+    model_folder: Path, data_folder: Path, first_run: tuple[Path, str], tmp_path: Path
+) -> None:
+    folders = ["--model", str(model_folder), "--data", str(data_folder), "--out", str(tmp_path)]
+    train_adapters.main([*folders, "--steps", "2", "--dtype", "float32", "--seed", "7"])
+
+    alone = load_file(first_run[0] / "adapter_model.safetensors")
+    in_turn = load_file(tmp_path / "pricing" / "adapter_model.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pirate", "pricing", "supply-chain"]
+    assert set(in_turn) == set(alone)
+    assert all(torch.equal(in_turn[name], alone[name]) for name in alone)
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(
