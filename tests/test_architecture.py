@@ -38,7 +38,7 @@ COMPOSITION = {"build", "cli"}  # may import anything; nobody imports them but e
 # Libraries that only some parts may touch.
 ONLY_IN: dict[str, set[str]] = {
     "starlette": {"http"},
-    "uvicorn": {"cli"},
+    "uvicorn": {"cli", "http"},
     "torch": {"kernels", "quantization", "layers", "model", "lora", "runner", "build"},
     "transformers": {"model", "text"},
     "tokenizers": {"text", "model"},
