@@ -70,7 +70,7 @@ class EventStreamResponse(Response):
         self._record = record
         self._settings = settings
         self._is_writing = False
-        self._last_write_s = 0.0
+        self._since_s = 0.0  # when it began to write, or when it last had written
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         self.body = b""
@@ -87,7 +87,7 @@ class EventStreamResponse(Response):
                     "headers": self.raw_headers,
                 }
             )
-            self._last_write_s = time.perf_counter()
+            self._since_s = time.perf_counter()
             sending = asyncio.ensure_future(self._send_events(send))
             others = (
                 asyncio.ensure_future(disconnected(receive)),
@@ -96,6 +96,8 @@ class EventStreamResponse(Response):
             try:
                 await asyncio.wait((sending, *others), return_when=asyncio.FIRST_COMPLETED)
                 self._record.is_abandoned = not sending.done()
+                if sending.done():
+                    sending.result()
             finally:
                 for task in (sending, *others):
                     task.cancel()
@@ -116,10 +118,9 @@ class EventStreamResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send, chunk: bytes) -> None:
-        self._is_writing = True
+        self._is_writing, self._since_s = True, time.perf_counter()
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self._last_write_s = time.perf_counter()
-        self._is_writing = False
+        self._is_writing, self._since_s = False, time.perf_counter()
 
     async def _keep_alive(self, send: Send) -> None:
         """Fill silences with comments; return when the reader has taken nothing for too long."""
@@ -127,12 +128,19 @@ class EventStreamResponse(Response):
         stall_timeout_s = self._settings.stall_timeout_s
         while True:
             limit_s = stall_timeout_s if self._is_writing else keep_alive_s
-            age_s = time.perf_counter() - self._last_write_s
+            age_s = time.perf_counter() - self._since_s
             if age_s < limit_s:
                 # A write may begin meanwhile: look again in time to see it stall.
                 await asyncio.sleep(min(limit_s - age_s, stall_timeout_s))
-            elif self._is_writing:
+            elif self._is_writing or not await self._write_comment(send):
                 logger.warning("stalled stream cut", request_id=self._record.request_id)
                 return
-            else:
+
+    async def _write_comment(self, send: Send) -> bool:
+        """Return whether the reader took it in time."""
+        try:
+            async with asyncio.timeout(self._settings.stall_timeout_s):
                 await self._write(send, KEEP_ALIVE)
+        except TimeoutError:
+            return False
+        return True

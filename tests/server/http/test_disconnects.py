@@ -90,6 +90,22 @@ async def test_reader_that_takes_nothing_is_cut_off():
     assert engine.aborted == [engine.submitted[0].request_id]
 
 
+async def test_reader_that_does_not_even_take_comments_is_cut_off():
+    engine = FakeEngine(ids("x") * 100_000, info=fake_info(max_model_len=200_000))
+    engine.hold()
+    app = fake_app(engine, stall_timeout_s=0.05, keep_alive_s=1e-6)
+    body = {"model": MODEL, "prompt": "p", "stream": True, "max_tokens": 100_000}
+    async with live_server(app, send_buffer_bytes=4096) as url:
+        with silent_connection(url) as connection:
+            await asyncio.get_running_loop().sock_sendall(
+                connection, http_request("/v1/completions", body)
+            )
+            await engine.wait_for(lambda: bool(engine.submitted))
+            await engine.wait_for(lambda: engine.num_open == 0)
+
+    assert engine.aborted == [engine.submitted[0].request_id]
+
+
 @contextmanager
 def silent_connection(url: str) -> Iterator[socket.socket]:
     host, port = url.removeprefix("http://").split(":")
