@@ -1,13 +1,18 @@
 """Int8 matmul in the affine form: integer weights with a scale and a zero point for each row.
 
     W[n, k] = scale[n] * (q[n, k] - zero[n])
-    y[m, n] = s_x[m] * scale[n] * (sum_k xq[m, k] q[n, k] - zero[n] * sum_k xq[m, k])
+    x[m, k] = s_x[m] * (coarse[m, k] + fine[m, k] / 254)      both int8, so about 15 bits
+    y[m, n] = s_x[m] * scale[n] * (d(coarse) + d(fine) / 254)
+    d(a)[m, n] = sum_k a[m, k] q[n, k] - zero[n] * sum_k a[m, k]
 
 Activations are quantized symmetrically for each token (row m), so a token's result does not
-depend on the others of its batch. The sum over k is exact in int32; both scales are applied to it
-in float32, the activation's first. Every faster kernel must give these same bits.
+depend on the others of its batch. One byte would not do: a token of a trained model has a few
+values hundreds of times its mean, and all the others would be lost beside them
+(docs/quantization.md has the figures). Both sums over k are exact in int32; what follows is
+float32, in the order in which the formula is written from right to left. Every faster kernel must
+give these same bits.
 
-Shape legend: M tokens, N output features, K input features.
+Shape legend: M tokens, N output features, K input features; 2M: coarse rows, then fine rows.
 """
 
 from __future__ import annotations
@@ -18,30 +23,34 @@ import torch
 from torch import Tensor
 
 ZERO = 128  # zero point of int8 weights stored unsigned, and offset of activations made unsigned
+FINE_STEPS = 254  # of half a coarse step each way, so that the fine part is within -127..127
 SMALLEST_MAXIMUM = 1e-30  # so that the reciprocal of a zero row's maximum stays finite
 
 
 def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """`(xq_MK int8 in -127..127, s_x_M float32)`, with `s_x = max|x| / 127` for each row.
+    """`(xq_2MK int8 in -127..127, s_x_M float32)`, with `s_x = max|x| / 127` for each row.
 
-    `xq = round_half_even(x * (127 / max|x|))` in float32. A row that holds NaN or infinity gets a
-    scale that is not finite, so that its result is not finite either.
+    With `z = x * (127 / max|x|)` in float32, the first M rows are `coarse = round_half_even(z)`
+    and the other M are `fine = round_half_even((z - coarse) * 254)`. A row that holds NaN or
+    infinity gets a scale that is not finite, so that its result is not finite either.
     """
     x_MK = x_MK.float()
     smallest_M, largest_M = x_MK.aminmax(dim=1)
     maximum_M = torch.maximum(largest_M, -smallest_M).clamp_min_(SMALLEST_MAXIMUM)
-    xq_MK = (x_MK * (127.0 / maximum_M)[:, None]).round_()
-    return xq_MK.to(torch.int8), maximum_M / 127.0
+    z_MK = x_MK * (127.0 / maximum_M)[:, None]
+    coarse_MK = z_MK.round()
+    fine_MK = z_MK.sub_(coarse_MK).mul_(FINE_STEPS).round_()
+    return torch.cat([coarse_MK, fine_MK]).to(torch.int8), maximum_M / 127.0
 
 
 def affine_int8_matmul(x_MK: Tensor, q_NK: Tensor, scale_N: Tensor, zero_N: Tensor) -> Tensor:
     """The specification: `y_MN` in the dtype of `x_MK`, for `q_NK` uint8 and `zero_N` int32."""
-    xq_MK, scale_x_M = quantize_tokens(x_MK)
+    xq_2MK, scale_x_M = quantize_tokens(x_MK)
     # float64 holds every integer below 2**53, so this integer product is exact on any device
-    product_MN = (xq_MK.double() @ q_NK.double().t()).to(torch.int64)
-    sum_M = xq_MK.sum(dim=1, dtype=torch.int64)
-    exact_MN = product_MN - zero_N.to(torch.int64) * sum_M[:, None]
-    return (exact_MN.float() * scale_x_M[:, None] * scale_N).to(x_MK.dtype)
+    product_2MN = (xq_2MK.double() @ q_NK.double().t()).to(torch.int64)
+    sum_2M = xq_2MK.sum(dim=1, dtype=torch.int64)
+    exact_2MN = product_2MN - zero_N.to(torch.int64) * sum_2M[:, None]
+    return _combine(exact_2MN.float(), scale_x_M, scale_N).to(x_MK.dtype)
 
 
 def symmetric_int8_matmul(x_MK: Tensor, w_NK: Tensor, scale_N: Tensor, offset_N: Tensor) -> Tensor:
@@ -50,9 +59,15 @@ def symmetric_int8_matmul(x_MK: Tensor, w_NK: Tensor, scale_N: Tensor, offset_N:
     `w_NK` is int8, `q - zero`; `offset_N` is int32, `ZERO * sum_k w`: on a CPU activations are
     multiplied as `xq + ZERO`, because its instructions want one unsigned operand.
     """
-    xq_MK, scale_x_M = quantize_tokens(x_MK)
-    y_MN = _int_product(xq_MK, w_NK, offset_N).float()
-    return y_MN.mul_(scale_x_M[:, None]).mul_(scale_N).to(x_MK.dtype)
+    xq_2MK, scale_x_M = quantize_tokens(x_MK)
+    exact_2MN = _int_product(xq_2MK, w_NK, offset_N).float()
+    return _combine(exact_2MN, scale_x_M, scale_N).to(x_MK.dtype)
+
+
+def _combine(exact_2MN: Tensor, scale_x_M: Tensor, scale_N: Tensor) -> Tensor:
+    coarse_MN, fine_MN = exact_2MN.chunk(2) if len(exact_2MN) else (exact_2MN, exact_2MN)
+    y_MN = coarse_MN + fine_MN.mul_(1.0 / FINE_STEPS)
+    return y_MN.mul_(scale_x_M[:, None]).mul_(scale_N)
 
 
 def _int_product(xq_MK: Tensor, w_NK: Tensor, offset_N: Tensor) -> Tensor:

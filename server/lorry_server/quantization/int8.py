@@ -1,4 +1,4 @@
-"""Int8 weights with one scale for each row, multiplied with activations of 8 bits (W8A8).
+"""Int8 weights with one scale for each row, multiplied with activations of two bytes.
 
 The form is affine, `W[n, k] = scale[n] * (q[n, k] - zero[n])` with `q` unsigned and zero 128;
 what is held is `q - 128`, as signed bytes. `kernels.int8_matmul` says what a product is.
