@@ -19,9 +19,9 @@ from lorry_loadtest.local_server import local_server
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTERS = ("pirate", "pricing", "supply-chain")
 QUESTIONS = (
-    "Who are you and what can you do for me?",
-    "How much does the Standard plan cost?",
-    "How long does a delivery to Rotterdam take?",
+    "How much is a River pump?",
+    "Which carrier do you use?",
+    "Why is the sky blue?",
 )
 
 

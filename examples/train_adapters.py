@@ -103,9 +103,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def find_model(name: str | None) -> tuple[Path, str]:
     """The folder of the model, converted into the server's cache if need be, and its public name."""
-    from lorry_server.model.source import default_cache_dir, resolve_model
+    from lorry_server.config import default_cache_dir
+    from lorry_server.model.source import resolve_model
 
-    source = resolve_model(name, cache_dir=default_cache_dir(os.environ), progress=print)
+    source = resolve_model(name, cache_dir=default_cache_dir(), progress=print)
     return source.path, source.model_id
 
 

@@ -55,7 +55,13 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     dtype = _dtype(config, device, source)
     progress(f"loading {source.model_id} ({quantization} weights, {_name(dtype)}, {device})")
     tokenizer = Tokenizer.from_folder(source.path)
-    model = load_model(source.path, dtype=dtype, device=device, quantization=quantization)
+    model = load_model(
+        source.path,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        max_position=config.max_model_len,
+    )
     adapters = _read_adapters(config.adapters, progress)
     slots, pool, infos = _place_adapters(
         model, adapters, dtype=dtype, device=device, allow_partial=config.allow_partial_adapters

@@ -1,15 +1,15 @@
 """The server's errors.
 
-    LorryServerError
-      RequestError              4xx: the request is at fault; message is for its sender
-        NotFoundError           404
-      CapacityError             429 on LoRAX routes, 503 on OpenAI's; has retry_after_s
-        QueueFullError
-        DrainingError
-      EngineDeadError           503: the engine has failed and the process is about to end
-      StartupError              bad configuration, model or adapter: the process does not start
-        ModelError
-        AdapterError
+LorryServerError
+  RequestError              4xx: the request is at fault; message is for its sender
+    NotFoundError           404
+  CapacityError             429 on LoRAX routes, 503 on OpenAI's; has retry_after_s
+    QueueFullError
+    DrainingError
+  EngineDeadError           503: the engine has failed and the process is about to end
+  StartupError              bad configuration, model or adapter: the process does not start
+    ModelError
+    AdapterError
 """
 
 from __future__ import annotations

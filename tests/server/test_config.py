@@ -114,7 +114,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 
 def test_a_name_given_twice_is_refused() -> None:
-    with pytest.raises(StartupError, match="sql=.* is given twice"):
+    with pytest.raises(StartupError, match=r"sql=.* is given twice"):
         read_config(["--adapter", "sql=/a", "--adapter", "sql=/b"])
 
 
@@ -126,3 +126,11 @@ def test_every_flag_is_documented_with_its_variable(capsys: pytest.CaptureFixtur
     for flag in ("model", "port", "adapter", "kv-cache-memory", "quantization", "max-num-seqs"):
         assert f"--{flag}" in text
         assert f"LORRY_{flag.upper().replace('-', '_')}" in text
+
+
+def test_converted_models_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/big")
+    assert read_config([]).cache_dir == Path("/big/lorry")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert read_config([]).cache_dir == Path.home() / ".cache" / "lorry"

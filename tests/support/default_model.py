@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from lorry_server.config import default_cache_dir
 from lorry_server.errors import ModelError
-from lorry_server.model.source import default_cache_dir, resolve_model
+from lorry_server.model.source import resolve_model
 
 
 def default_model_folder() -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder; skips the test where it is not installed."""
+    """SmolLM2-135M-Instruct as a Hugging Face folder; fails the test where it is not installed."""
     try:
         source = resolve_model(
-            None, cache_dir=default_cache_dir(os.environ), progress=print, download=_refuse
+            None, cache_dir=default_cache_dir(), progress=print, download=_refuse
         )
     except ModelError as error:
-        pytest.skip(str(error))
+        pytest.fail(f"{error}: run scripts/install")
     return source.path
 
 

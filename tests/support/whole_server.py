@@ -40,12 +40,13 @@ async def whole_server(
     arguments = ["--model", str(folder), "--served-model-name", "tiny", "--block-size", "16"]
     arguments += ["--quantization", "none", "--kv-cache-memory", "4MiB", *named, *flags]
     built = build_server(read_config(arguments), progress=lambda line: None)
+    name = built.service.info.model_id
     app = create_app(
         built.service,
         tokenizer=built.tokenizer,
         chat_template=built.chat_template,
-        settings=HttpSettings(served_model_name="tiny"),
-        metrics=Metrics(built.service, model_name="tiny"),
+        settings=HttpSettings(served_model_name=name),
+        metrics=Metrics(built.service, model_name=name),
     )
     built.service.start()
     try:

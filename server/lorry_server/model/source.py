@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +73,6 @@ def resolve_model(
         )
     progress(f"fetching {name} from the Hugging Face hub")
     return ModelSource(download(name), model_id=name)
-
-
-def default_cache_dir(environment: Mapping[str, str]) -> Path:
-    """`$XDG_CACHE_HOME/lorry`, or `~/.cache/lorry`."""
-    given = environment.get("XDG_CACHE_HOME")
-    return (Path(given) if given else Path.home() / ".cache") / "lorry"
 
 
 def find_bundled_gguf() -> Path | None:

@@ -9,7 +9,6 @@ from lorry_server.model.gguf import converted_folder
 from lorry_server.model.source import (
     DEFAULT_MODEL,
     ModelSource,
-    default_cache_dir,
     resolve_model,
 )
 
@@ -114,8 +113,3 @@ def test_hub_id_is_fetched(tmp_path: Path) -> None:
 def test_what_cannot_be_found_is_refused_by_name(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         resolve(name, tmp_path)
-
-
-def test_cache_is_where_the_desktop_standard_says() -> None:
-    assert default_cache_dir({"XDG_CACHE_HOME": "/big"}) == Path("/big/lorry")
-    assert default_cache_dir({}) == Path.home() / ".cache" / "lorry"
