@@ -19,7 +19,6 @@ PACKAGES = {
 SERVER_RULES: dict[str, set[str]] = {
     "errors": set(),
     "log": set(),
-    "openmp": set(),
     "config": {"errors", "lora.names"},
     "lora.names": set(),
     "lora.slots": set(),
@@ -162,7 +161,7 @@ def test_nothing_is_called_utils() -> None:
 
 
 def test_only_the_config_readers_read_the_environment() -> None:
-    readers = {"lorry_server.config", "lorry.config", "lorry_server.openmp"}  # and one writer
+    readers = {"lorry_server.config", "lorry.config"}
     offences = []
     for package in PACKAGES:
         for module, file in modules(package):

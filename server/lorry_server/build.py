@@ -48,8 +48,7 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     ModelError and AdapterError) with a sentence that says what to change.
     """
     device = _device(config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or _default_threads())
     source = resolve_model(config.model, cache_dir=config.cache_dir, progress=progress)
     quantization = _quantization(config, device)
     dtype = _dtype(config, device, source)
@@ -131,6 +130,16 @@ def _device(config: ServerConfig) -> torch.device:
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(config.device)
+
+
+def _default_threads() -> int:
+    """All cores but one, which the event loop has for itself.
+
+    torch's threads meet after every operation and spin until the last one is there. With as many
+    threads as cores, the event loop (or a client on the same machine) holds one of them back, and
+    every meeting costs milliseconds instead of microseconds.
+    """
+    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0))) - 1)
 
 
 def _quantization(config: ServerConfig, device: torch.device) -> str:

@@ -15,7 +15,6 @@ import uvicorn
 from lorry_server.config import ServerConfig, read_config
 from lorry_server.errors import StartupError
 from lorry_server.log import configure_logging
-from lorry_server.openmp import wait_without_spinning
 
 logger = structlog.get_logger(__name__)
 
@@ -58,7 +57,6 @@ def _bind(config: ServerConfig) -> socket.socket:
 
 
 def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> int:
-    wait_without_spinning()
     # torch takes seconds to import; a wrong flag or a taken port should not wait for it.
     from lorry_server.build import build_server
     from lorry_server.http.app import create_app

@@ -183,7 +183,12 @@ def _parser() -> configargparse.ArgumentParser:
     )
     add("--no-auth", action="store_true", help="allow an open address without any key")
     add("--device", choices=DEVICES, default="auto", help="where the model runs")
-    add("--threads", type=int, metavar="N", help="compute threads on a CPU (default: its cores)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="compute threads on a CPU (default: one less than its cores)",
+    )
     add(
         "--dtype",
         choices=DTYPES,

@@ -11,8 +11,6 @@ B sequences of a group, C slots of the cache (blocks x block size).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +18,6 @@ from torch import Tensor
 from lorry_server.engine.plan import Int32
 
 
-@dataclass(frozen=True, slots=True)
 class QueryGroup:
     """Sequences with the same number of queries, and where their context lies in the cache.
 
@@ -28,18 +25,26 @@ class QueryGroup:
     positions; entries of `slots_BL` at or past a sequence's end are hidden by the causal mask.
     """
 
-    tokens_BQ: Tensor
-    slots_BL: Tensor
-    positions_BQ: Tensor
+    def __init__(self, *, tokens_BQ: Tensor, slots_BL: Tensor, positions_BQ: Tensor) -> None:
+        self.tokens_BQ = tokens_BQ
+        self.slots_BL = slots_BL
+        self.positions_BQ = positions_BQ
+        self._hidden: dict[tuple[int | None, int], Tensor] = {}
 
-    def hidden_BQL(self, window: int | None) -> Tensor:
-        """True where a query must not look: later tokens, and those before its window."""
-        keys_L = torch.arange(self.slots_BL.shape[1], device=self.slots_BL.device)
-        positions_BQ1 = self.positions_BQ[:, :, None]
-        hidden = keys_L > positions_BQ1
-        if window is not None:
-            hidden |= keys_L <= positions_BQ1 - window
-        return hidden
+    def hidden_BXL(self, window: int | None, *, repeat: int) -> Tensor:
+        """True where a query must not look: later tokens, and those before its window.
+
+        X is the group's queries, `repeat` times one after the other. Layers share the answer.
+        """
+        key = (window, repeat)
+        if key not in self._hidden:
+            keys_L = torch.arange(self.slots_BL.shape[1], device=self.slots_BL.device)
+            positions_BQ1 = self.positions_BQ[:, :, None]
+            hidden_BQL = keys_L > positions_BQ1
+            if window is not None:
+                hidden_BQL |= keys_L <= positions_BQ1 - window
+            self._hidden[key] = hidden_BQL.repeat(1, repeat, 1)
+        return self._hidden[key]
 
 
 def group_queries(
@@ -110,7 +115,7 @@ def paged_attention(
         scores_KBXL = (q_KBXH.float() @ k_KBLH.float().mT) * scale
         if softcap is not None:
             scores_KBXL = softcap * torch.tanh(scores_KBXL / softcap)
-        hidden_BXL = group.hidden_BQL(window).repeat(1, num_heads // num_kv_heads, 1)
+        hidden_BXL = group.hidden_BXL(window, repeat=num_heads // num_kv_heads)
         scores_KBXL.masked_fill_(hidden_BXL, -torch.inf)
         out_KBXH = torch.softmax(scores_KBXL, dim=-1) @ v_KBLH.float()
         out_KBGQH = out_KBXH.view(num_kv_heads, batch, -1, queries, head_dim)

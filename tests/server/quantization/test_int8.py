@@ -42,20 +42,22 @@ def test_product_of_extreme_integers_is_exact() -> None:
     scale_N = torch.ones(16)
     offset_N = 128 * w_NK.sum(dim=1, dtype=torch.int32)
 
-    y_MN = symmetric_int8_matmul(torch.full((4, 1536), -127.0), w_NK, scale_N, offset_N)
+    y_MN = symmetric_int8_matmul(torch.full((4, 1536), -32639.0), w_NK, scale_N, offset_N)
 
-    assert torch.equal(y_MN, torch.full((4, 16), -127.0 * 127 * 1536))
+    low, high = -32639 & 255, -32639 >> 8
+    exact = torch.tensor(float(high * 127 * 1536)) * 256 + float(low * 127 * 1536)
+    assert torch.equal(y_MN, exact.expand(4, 16))
 
 
 def test_specification_is_the_formula_in_integers() -> None:
     q_NK = torch.tensor([[0, 255, 130], [128, 1, 200]], dtype=torch.uint8)
     zero_N = torch.tensor([3, 128], dtype=torch.int32)
-    x_MK = torch.tensor([[127.0, -64.0, 1.0]])  # quantizes to itself
+    x_MK = torch.tensor([[32639.0, -64.0, 1.0]])  # quantizes to itself
 
     y_MN = affine_int8_matmul(x_MK, q_NK, torch.tensor([0.5, 2.0]), zero_N)
 
-    first = 0.5 * (127 * (0 - 3) - 64 * (255 - 3) + (130 - 3))
-    second = 2.0 * (127 * (128 - 128) - 64 * (1 - 128) + (200 - 128))
+    first = 0.5 * (32639 * (0 - 3) - 64 * (255 - 3) + (130 - 3))
+    second = 2.0 * (32639 * (128 - 128) - 64 * (1 - 128) + (200 - 128))
     assert torch.equal(y_MN, torch.tensor([[first, second]]))
 
 
@@ -134,12 +136,10 @@ def test_token_that_is_not_finite_spoils_its_own_row_only() -> None:
     assert not bool(y_TO[1:].isfinite().any())
 
 
-def test_tokens_are_quantized_in_two_bytes_with_ties_to_even() -> None:
-    xq_MK, scale_M = quantize_tokens(torch.tensor([[-254.0, 3.0, 5.0, 254.0], [0, 0, 0, 0]]))
+def test_tokens_are_quantized_symmetrically_with_ties_to_even() -> None:
+    xq_MK, scale_M = quantize_tokens(torch.tensor([[-65278.0, 3.0, 5.0, 65278.0], [0, 0, 0, 0]]))
 
-    coarse, fine = xq_MK.tolist()[:2], xq_MK.tolist()[2:]
-    assert coarse == [[-127, 2, 2, 127], [0, 0, 0, 0]]
-    assert fine == [[0, -127, 127, 0], [0, 0, 0, 0]]
+    assert xq_MK.tolist() == [[-32639, 2, 2, 32639], [0, 0, 0, 0]]
     assert scale_M[0].item() == 2.0
 
 
@@ -149,8 +149,8 @@ def test_small_values_beside_a_large_one_are_not_lost() -> None:
 
     xq_MK, scale_M = quantize_tokens(x_MK)
 
-    again_K = scale_M[0] * (xq_MK[0].float() + xq_MK[1].float() / 254)
-    assert (again_K - x_MK[0]).abs().max() < 500 / 127 / 254 * 0.51
+    error_K = scale_M[0] * xq_MK[0].float() - x_MK[0]
+    assert error_K.abs().max() < 500 / 32639 * 0.51
 
 
 def test_embedding_rows_are_rows_of_the_dequantized_weight() -> None:
