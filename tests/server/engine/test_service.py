@@ -103,8 +103,9 @@ async def test_a_departure_during_a_step_frees_the_blocks_right_after_that_step(
     async with running_service(runner) as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=100)])
         async with stream:
-            for _ in range(2):
-                await anext(stream)
+            num_tokens = 0
+            while num_tokens < 2:  # two outputs may come as one
+                num_tokens += len((await anext(stream)).token_ids)
         steps.release()  # the third step was waiting when the reader left
         await service.drain()
 
