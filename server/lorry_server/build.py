@@ -48,7 +48,6 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     ModelError and AdapterError) with a sentence that says what to change.
     """
     device = _device(config)
-    torch.set_num_threads(config.threads or _default_threads())
     source = resolve_model(config.model, cache_dir=config.cache_dir, progress=progress)
     quantization = _quantization(config, device)
     dtype = _dtype(config, device, source)
@@ -82,6 +81,7 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         ),
         pool.routing,
         device=device,
+        num_threads=config.threads or torch.get_num_threads(),
     )
     scheduler = Scheduler(
         BlockPool(num_blocks),
@@ -130,16 +130,6 @@ def _device(config: ServerConfig) -> torch.device:
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(config.device)
-
-
-def _default_threads() -> int:
-    """All cores but one, which the event loop has for itself.
-
-    torch's threads meet after every operation and spin until the last one is there. With as many
-    threads as cores, the event loop (or a client on the same machine) holds one of them back, and
-    every meeting costs milliseconds instead of microseconds.
-    """
-    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0))) - 1)
 
 
 def _quantization(config: ServerConfig, device: torch.device) -> str:

@@ -187,7 +187,7 @@ def _parser() -> configargparse.ArgumentParser:
         "--threads",
         type=int,
         metavar="N",
-        help="compute threads on a CPU (default: one less than its cores)",
+        help="compute threads on a CPU (default: its cores); small steps leave one of them free",
     )
     add(
         "--dtype",

@@ -33,7 +33,8 @@ def quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     a scale that is not finite, so that its result is not finite either.
     """
     x_MK = x_MK.float()
-    maximum_M = torch.linalg.vector_norm(x_MK, ord=torch.inf, dim=1).clamp_min_(SMALLEST_MAXIMUM)
+    # Two passes, and yet many times faster than `aminmax` or a norm of order infinity.
+    maximum_M = x_MK.abs().amax(dim=1).clamp_min_(SMALLEST_MAXIMUM)
     xq_MK = (x_MK * (LARGEST / maximum_M)[:, None]).round_()
     return xq_MK.to(torch.int16), maximum_M / LARGEST
 

@@ -35,6 +35,9 @@ from lorry_server.runner.sampler import sample
 # rows x vocabulary floats at once.
 MAX_LOGITS_ROWS = 256
 
+# A step of this many tokens does enough work between two meetings of its threads.
+MANY_TOKENS = 64
+
 
 class StepAttention:
     """The `AttentionBackend` of one step: writes to the cache, attends over the blocks."""
@@ -64,7 +67,12 @@ class StepAttention:
 
 
 class ReferenceRunner:
-    """Runs plans on `model` with `cache`; `routing` is what the model's adapter pools read."""
+    """Runs plans on `model` with `cache`; `routing` is what the model's adapter pools read.
+
+    On a CPU, steps of many tokens use `num_threads`; smaller ones leave one of them to the event
+    loop. torch's threads meet after every operation, and a decode step has two thousand short
+    ones: a thread that is held back by other work holds all of them back, every time.
+    """
 
     def __init__(
         self,
@@ -73,15 +81,19 @@ class ReferenceRunner:
         routing: AdapterRouting,
         *,
         device: torch.device,
+        num_threads: int = 1,
     ) -> None:
         self._model = model
         self._cache = cache
         self._routing = routing
         self._device = device
+        self._num_threads = num_threads
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Compute one step. Raises what torch raises; the engine ends the step's sequences."""
+        is_large = plan.num_tokens >= MANY_TOKENS
+        torch.set_num_threads(self._num_threads if is_large else max(1, self._num_threads - 1))
         groups = group_queries(
             positions_T=plan.positions_T,
             query_starts_S1=plan.query_starts_S1,
