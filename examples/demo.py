@@ -78,11 +78,11 @@ def print_answer(name: str, text: str) -> None:
 
 
 def measure(base_url: str, *, seconds: int, out: Path) -> int:
-    """Run the load test on base and adapters mixed; print its table and where its page is."""
+    """Run the load test on base and adapters mixed; it prints a table and where its page is."""
     heading("Load test: base and adapters mixed")
     levels = (1, 4, 16)
     warmup_s = 2
-    status = subprocess.run(
+    return subprocess.run(
         [
             str(Path(sys.executable).parent / "lorry"),
             "loadtest",
@@ -97,8 +97,6 @@ def measure(base_url: str, *, seconds: int, out: Path) -> int:
         ],
         check=False,
     ).returncode
-    print(f"\nreport: {out / 'report.html'}")
-    return status
 
 
 def heading(text: str) -> None:
