@@ -92,7 +92,7 @@ def measure(base_url: str, *, seconds: int, out: Path) -> int:
             *("--warmup", str(warmup_s)),
             *("--base-share", "0.25"),
             *("--max-tokens", "16:64"),
-            *("--drain", "10"),
+            *("--drain", "30"),
             *("--out", str(out)),
         ],
         check=False,

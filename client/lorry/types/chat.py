@@ -6,22 +6,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from lorry.types.common import (
-    MAX_CHOICES,
-    MAX_LOGPROBS,
-    MinP,
-    Penalty,
-    PositiveInt,
-    Probability,
-    RepetitionPenalty,
-    Seed,
-    StreamOptions,
-    Temperature,
-    Timings,
-    TokenCount,
-    TopK,
-    Usage,
-)
+from lorry.types.common import MAX_LOGPROBS, PositiveInt, Timings, Usage
+from lorry.types.generation import GenerationRequest
 
 
 class ContentPart(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,42 +23,16 @@ class ChatMessage(Struct, kw_only=True, forbid_unknown_fields=True, omit_default
     name: str | None = None
 
 
-class ChatRequest(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One call. The prompt is the model's own chat template over `messages`.
+class ChatRequest(GenerationRequest, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One call. The prompt is the model's own chat template over `messages`."""
 
-    Every optional field may also be null, which means its default.
-    """
-
-    model: str
     messages: list[ChatMessage]
-    adapter_id: str | None = None
-    max_tokens: PositiveInt | None = None
     max_completion_tokens: PositiveInt | None = None
-    min_tokens: TokenCount | None = 0
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    seed: Seed | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = False
-    ignore_eos: bool | None = False
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: dict[str, float] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    echo: bool | None = False
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    return_token_ids: bool | None = False
     add_generation_prompt: bool | None = True
     continue_final_message: bool | None = False
     response_format: dict[str, Any] | None = None
-    user: str | None = None
 
 
 class TopLogprob(Struct, frozen=True):

@@ -6,59 +6,20 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from lorry.types.common import (
-    MAX_CHOICES,
-    MAX_LOGPROBS,
-    MinP,
-    Penalty,
-    PositiveInt,
-    Probability,
-    RepetitionPenalty,
-    Seed,
-    StreamOptions,
-    Temperature,
-    Timings,
-    TokenCount,
-    TopK,
-    Usage,
-)
+from lorry.types.common import MAX_CHOICES, MAX_LOGPROBS, Timings, Usage
+from lorry.types.generation import GenerationRequest
 
 
-class CompletionRequest(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One call. `prompt` is a string, a list of strings, a list of ids or a list of id lists.
+class CompletionRequest(
+    GenerationRequest, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """One call. `prompt` is a string, a list of strings, a list of ids or a list of id lists."""
 
-    `model` names the base model or an adapter; `adapter_id` names an adapter beside the base.
-    Every optional field may also be null, which means its default.
-    """
-
-    model: str
     # str | list[str] | list[int] | list[list[int]]; mixtures are refused by the server
     prompt: str | list[str | int | list[int]]
-    adapter_id: str | None = None
-    max_tokens: PositiveInt | None = None
-    min_tokens: TokenCount | None = 0
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    seed: Seed | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = False
-    ignore_eos: bool | None = False
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: dict[str, float] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    echo: bool | None = False
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    return_token_ids: bool | None = False
     suffix: str | None = None
-    user: str | None = None
 
 
 class CompletionLogprobs(Struct, frozen=True):
