@@ -246,5 +246,7 @@ def _default_kv_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(0.8 * free)
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # macOS knows the memory that there is, but not how much of it is free.
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    available = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     return min(available // 4, MAX_DEFAULT_CPU_KV_BYTES)

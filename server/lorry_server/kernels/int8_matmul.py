@@ -100,8 +100,13 @@ def _cuda_product(x_RK: Tensor, w_NK: Tensor) -> Tensor:
 def _cpu_product_is_exact() -> bool:
     """Whether this CPU's unsigned by signed product is exact.
 
-    Processors without VNNI add pairs of products in int16, which saturates for large values.
+    Processors without VNNI add pairs of products in int16, which saturates for large values;
+    others have no such product at all.
     """
     x_MK = torch.full((4, 64), 255, dtype=torch.uint8)
     w_NK = torch.full((16, 64), 127, dtype=torch.int8)
-    return bool((torch._int_mm(x_MK, w_NK.t()) == 255 * 127 * 64).all())
+    try:
+        product_MN = torch._int_mm(x_MK, w_NK.t())
+    except RuntimeError:
+        return False
+    return bool((product_MN == 255 * 127 * 64).all())
