@@ -24,8 +24,8 @@ def guarded_protocol(
     class GuardedProtocol(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None
 
+        # uvicorn narrows the standard library's type, and so must what overrides it
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            # the override of the standard library's wider type is uvicorn's
             super().connection_made(transport)
             if len(self.connections) > max_connections:
                 transport.abort()

@@ -23,22 +23,19 @@ from lorry.types.chat import (
 )
 from lorry.types.common import StreamOptions, Timings, Usage
 from lorry_server.errors import RequestError
-from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import (
     Answer,
     Delta,
     GeneratedToken,
     Generation,
-    collect_answers,
-    start_generation,
 )
-from lorry_server.http.json_response import json_response
+from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, check_num_sequences, open_call
 from lorry_server.http.parsing import parse_body, shown
 from lorry_server.http.prompts import Prompt, check_length, check_text, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
-from lorry_server.http.sse import DONE, EventStreamResponse, event, openai_error_event
+from lorry_server.http.sse import DONE, event
 from lorry_server.http.token_logprobs import chat_logprobs
 from lorry_server.http.unsupported_fields import take_chat_fields
 from lorry_server.text.chat_template import render_chat
@@ -60,18 +57,16 @@ class ChatEndpoint:
             prepare=take_chat_fields,
         )
         call = await open_chat(wanted, record=record, serving=self.serving)
-        generation = start_generation(call.job, serving=self.serving)
-        if wanted.stream:
-            return EventStreamResponse(
-                chat_events(wanted, call, generation=generation, serving=self.serving),
-                generation=generation,
-                error_event=openai_error_event,
-                record=record,
-                settings=self.serving.settings,
-            )
-        async with generation:
-            answers = await unless_disconnected(request.receive, collect_answers(generation))
-        return json_response(chat_completion(wanted, call, answers, serving=self.serving))
+        return await answer_call(
+            request,
+            call,
+            is_streamed=bool(wanted.stream),
+            events=lambda generation: chat_events(
+                wanted, call, generation=generation, serving=self.serving
+            ),
+            whole=lambda answers: chat_completion(wanted, call, answers, serving=self.serving),
+            serving=self.serving,
+        )
 
 
 async def open_chat(wanted: ChatRequest, *, record: RequestRecord, serving: Serving) -> OpenAICall:

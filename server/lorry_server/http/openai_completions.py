@@ -16,21 +16,18 @@ from lorry.types.completions import (
     CompletionRequest,
 )
 from lorry_server.errors import RequestError
-from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import (
     Answer,
     Delta,
     Generation,
-    collect_answers,
-    start_generation,
 )
-from lorry_server.http.json_response import json_response
+from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, open_call
 from lorry_server.http.parsing import parse_body
 from lorry_server.http.prompts import Prompt, completion_prompts
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
-from lorry_server.http.sse import DONE, EventStreamResponse, event, openai_error_event
+from lorry_server.http.sse import DONE, event
 from lorry_server.http.token_logprobs import CompletionLogprobsWriter
 from lorry_server.http.unsupported_fields import take_completion_fields
 
@@ -48,18 +45,16 @@ class CompletionsEndpoint:
             prepare=take_completion_fields,
         )
         call = await open_completion(wanted, record=record, serving=self.serving)
-        generation = start_generation(call.job, serving=self.serving)
-        if wanted.stream:
-            return EventStreamResponse(
-                completion_events(wanted, call, generation=generation, serving=self.serving),
-                generation=generation,
-                error_event=openai_error_event,
-                record=record,
-                settings=self.serving.settings,
-            )
-        async with generation:
-            answers = await unless_disconnected(request.receive, collect_answers(generation))
-        return json_response(completion(wanted, call, answers, serving=self.serving))
+        return await answer_call(
+            request,
+            call,
+            is_streamed=bool(wanted.stream),
+            events=lambda generation: completion_events(
+                wanted, call, generation=generation, serving=self.serving
+            ),
+            whole=lambda answers: completion(wanted, call, answers, serving=self.serving),
+            serving=self.serving,
+        )
 
 
 async def open_completion(

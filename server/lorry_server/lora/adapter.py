@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from lorry_server.errors import AdapterError
@@ -151,12 +152,12 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bytes]:
                 f"save the adapter as {WEIGHTS_FILE}"
             )
         raise AdapterError(f"no {WEIGHTS_FILE} in {str(path)!r}")
+    # Read once: what is served is what the digest names, whatever happens to the file meanwhile.
     try:
-        with safe_open(file, framework="pt") as tensors:
-            read = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a dict
+        raw = file.read_bytes()
+        return load(raw), raw
     except (SafetensorError, OSError, ValueError) as exc:
         raise AdapterError(f"{str(file)!r} is not a valid safetensors file") from exc
-    return read, file.read_bytes()
 
 
 def _pair(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, LoraWeights]:

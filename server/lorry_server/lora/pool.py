@@ -54,12 +54,6 @@ class LinearRows:
         self._b_RSO[rows, index, part.start : part.stop] = weights.b_OR.T.to(self._b_RSO)
         self._starts.add(start)
 
-    def clear(self, rows: RowRange) -> None:
-        if rows.start in self._starts:
-            self._a_RSI[rows.start : rows.start + rows.rank].zero_()
-            self._b_RSO[rows.start : rows.start + rows.rank].zero_()
-            self._starts.remove(rows.start)
-
     def add_(self, y_TO: Tensor, x_TI: Tensor) -> None:
         """Add each token's adapter update to `y_TO`; tokens without one are left alone."""
         segments = [s for s in self._routing.segments if s.start in self._starts]
@@ -92,11 +86,6 @@ class AdapterPool:
         for module, weights in modules.items():
             linear, part = self._slices[module]
             self._rows_of(linear).write(part, weights, start=rows.start)
-
-    def unload(self, rows: RowRange) -> None:
-        """Zero an adapter's rows everywhere, so that whoever gets them next finds them empty."""
-        for linear_rows in self._rows.values():
-            linear_rows.clear(rows)
 
     def match(self, adapter: Adapter) -> tuple[dict[str, LoraWeights], tuple[str, ...]]:
         """Split an adapter into the modules that this model has and the names of the others.
