@@ -12,6 +12,7 @@ from lorry_server.engine.planner import build_plan
 from lorry_server.engine.request import Request
 from lorry_server.engine.scheduler import ScheduledSequence, Scheduler
 from lorry_server.engine.sequence import Sequence
+from lorry_server.engine.step_rows import StepRows
 from lorry_server.lora.slots import AdapterSlots
 
 
@@ -120,60 +121,79 @@ class Engine:
         self, scheduled: list[ScheduledSequence], plan: StepPlan, result: StepResult
     ) -> list[TokenOutput]:
         now = self._clock()
-        logits = plan.logits
-        is_corrupt_S = [False] * len(scheduled)
-        for index in logits.sequences_N[result.status_N != OK].tolist():
-            is_corrupt_S[index] = True
-        for item, is_corrupt in zip(scheduled, is_corrupt_S, strict=True):
-            first = item.sequence.num_computed_tokens
-            prompt_end = item.sequence.num_prompt_tokens
-            self.prompt_tokens += max(0, min(first + item.num_tokens, prompt_end) - first)
-            if not is_corrupt:  # else its blocks would be found by others in the prefix cache
-                self.scheduler.mark_computed(item)
+        rows = StepRows(plan, result)
         outputs = []
-        for row in range(len(logits.rows_N)):
-            sequence = scheduled[logits.sequences_N[row]].sequence
-            if sequence.finish_reason is not None:
-                continue  # an earlier row ended it
-            if is_corrupt_S[logits.sequences_N[row]]:
-                self.corrupted_requests += 1
-                error = "the model produced a value that is not a number for this request"
-                outputs.append(self._end(sequence, FinishReason.ERROR, error=error))
-            elif logits.targets_N[row] == SAMPLE:
-                logprobs = _logprobs(plan, result, row)
-                token_id = int(result.token_ids_N[row])
-                outputs.append(self._accept(sequence, token_id, logprobs, now))
-            else:
-                logprobs = _logprobs(plan, result, row)
-                assert logprobs is not None
-                sequence.prompt_logprobs.append(logprobs)
+        for item, item_rows in zip(scheduled, rows.by_sequence(len(scheduled)), strict=True):
+            output = self._commit_sequence(item, item_rows, rows, now)
+            if output is not None:
+                outputs.append(output)
         return outputs
 
-    def _accept(
-        self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float
-    ) -> TokenOutput:
-        sequence.token_ids.append(token_id)
-        self.generation_tokens += 1
-        is_first = sequence.first_token_s is None
-        if is_first:
-            sequence.first_token_s = now
-        sequence.last_token_s = now
-        finish_reason = self._finish_reason(sequence, token_id)
+    def _commit_sequence(
+        self, item: ScheduledSequence, item_rows: range, rows: StepRows, now: float
+    ) -> TokenOutput | None:
+        """Take over one sequence's rows: sampled tokens for as long as the draft foresaw them.
+
+        A row behind the first wrong guess, or behind the sequence's end, is as if it had never
+        been computed, whatever is in it.
+        """
+        sequence, draft = item.sequence, item.draft
+        num_prompt_left = sequence.num_prompt_tokens - sequence.num_computed_tokens
+        if num_prompt_left > 0:
+            self.prompt_tokens += min(item.num_tokens, num_prompt_left)
+        token_ids: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        finish_reason, error = None, None
+        for row in item_rows:
+            if rows.statuses[row] != OK:
+                self.corrupted_requests += 1
+                finish_reason = FinishReason.ERROR
+                error = "the model produced a value that is not a number for this request"
+                break
+            row_logprobs = rows.logprobs(row)
+            if rows.targets[row] != SAMPLE:
+                assert row_logprobs is not None
+                sequence.prompt_logprobs.append(row_logprobs)
+                continue
+            token_id = rows.token_ids[row]
+            sequence.token_ids.append(token_id)
+            if row_logprobs is not None:
+                logprobs.append(row_logprobs)
+            finish_reason = self._finish_reason(sequence, token_id)
+            num_foreseen = len(token_ids)
+            token_ids.append(token_id)
+            if finish_reason is not None or draft[num_foreseen : num_foreseen + 1] != (token_id,):
+                break
+        if error is None:  # else its blocks would be found by others in the prefix cache
+            self.scheduler.mark_computed(item, num_accepted=max(0, len(token_ids) - 1))
+        if not token_ids and finish_reason is None:
+            return None
         prompt_logprobs = None
-        if is_first and sequence.request.sampling.num_prompt_logprobs is not None:
-            nothing_before = TokenLogprobs(sequence.token_ids[0], None)
-            prompt_logprobs = (nothing_before, *sequence.prompt_logprobs)
+        if token_ids:
+            self.generation_tokens += len(token_ids)
+            prompt_logprobs = self._begin_completion(sequence, now)
+            sequence.last_token_s = now
         if finish_reason is not None:
             self._remove(sequence, finish_reason)
         return TokenOutput(
             request_id=sequence.request.request_id,
-            token_ids=(token_id,),
-            logprobs=None if logprobs is None else (logprobs,),
+            token_ids=tuple(token_ids),
+            logprobs=tuple(logprobs) if logprobs else None,
             prompt_logprobs=prompt_logprobs,
             finish_reason=finish_reason,
-            stop_token_id=token_id if finish_reason is FinishReason.STOP_TOKEN else None,
+            stop_token_id=token_ids[-1] if finish_reason is FinishReason.STOP_TOKEN else None,
+            error=error,
             timings=None if finish_reason is None else sequence.timings(),
         )
+
+    def _begin_completion(self, sequence: Sequence, now: float) -> tuple[TokenLogprobs, ...] | None:
+        """Stamp the first token; return the prompt's logprobs, which go out with it."""
+        if sequence.first_token_s is not None:
+            return None
+        sequence.first_token_s = now
+        if sequence.request.sampling.num_prompt_logprobs is None:
+            return None
+        return (TokenLogprobs(sequence.token_ids[0], None), *sequence.prompt_logprobs)
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         params = sequence.request.sampling
@@ -222,15 +242,3 @@ class StepFailed(Exception):
     def __init__(self, outputs: list[TokenOutput]) -> None:
         super().__init__("a step failed")
         self.outputs = outputs
-
-
-def _logprobs(plan: StepPlan, result: StepResult, row: int) -> TokenLogprobs | None:
-    num_logprobs = int(plan.logits.num_logprobs_N[row])
-    if num_logprobs < 0:
-        return None
-    top = zip(
-        result.top_ids_NK[row, :num_logprobs].tolist(),
-        result.top_logprobs_NK[row, :num_logprobs].tolist(),
-        strict=True,
-    )
-    return TokenLogprobs(int(result.token_ids_N[row]), float(result.logprobs_N[row]), tuple(top))

@@ -46,8 +46,12 @@ class AdapterSegments:
 class LogitsPlan:
     """The rows of the step whose logits are wanted, and what is done with each.
 
-    A row with target SAMPLE yields a new token for its sequence. Any other target is a prompt
-    token whose logprob is wanted. Penalties and biases are in compressed rows (`*_starts_N1`)
+    A row with target SAMPLE yields a new token for its sequence. A sequence has several such rows
+    when its last tokens are a draft: a guess of what the rows before them will yield, computed as
+    if it had been right. Each of these rows is sampled as if its sequence ended there (position,
+    history with the draft up to the row, bias), and the engine keeps the tokens of the first ones,
+    for as long as the guess was right. Any other target is a prompt token whose logprob is wanted.
+    The rows of one sequence stand together, in its order, and sequences in theirs. Penalties and biases are in compressed rows (`*_starts_N1`)
     and are empty for most. `history_*` is the sequence's token ids, prompt first, given only for
     rows with penalties; `prompt_lens_N` says where the completion begins in it.
     """
@@ -96,7 +100,8 @@ class StepPlan:
     Token t of sequence s stands in the flat arrays between `query_starts_S1[s]` and
     `query_starts_S1[s + 1]`. Its key and value go to `slot_mapping_T[t]`
     (`block * block_size + offset`), and it attends to the first `positions_T[t] + 1` tokens of
-    its sequence, which lie in the blocks `block_tables_SM[s]` (unused entries are 0).
+    its sequence, which lie in the blocks `block_tables_SM[s]` (unused entries are 0). Tokens of a
+    draft are tokens like others; what the cache holds of a wrong one is written again later.
     """
 
     token_ids_T: Int32

@@ -1,12 +1,21 @@
-"""`build_plan`: the scheduled sequences of a step, written out as the arrays of a `StepPlan`."""
+"""`build_plan`: the scheduled sequences of a step, written out as the arrays of a `StepPlan`.
+
+A step of a small model takes a few milliseconds, so this counts: what belongs to one sequence is
+gathered as Python numbers, and an array is made once a step, never once a sequence.
+"""
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from collections.abc import Sequence as Sequences
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lorry_server.engine.plan import SAMPLE, AdapterSegments, Int32, LogitsPlan, StepPlan
+from lorry_server.engine.sampling_columns import SamplingColumns
 from lorry_server.engine.scheduler import ScheduledSequence
 from lorry_server.engine.sequence import Sequence
 from lorry_server.lora.slots import AdapterSlots
@@ -20,176 +29,172 @@ def build_plan(
     eos_token_ids: tuple[int, ...],
 ) -> StepPlan:
     """Lay out one step. Sequences keep the scheduler's order; tokens of each stay together."""
-    num_sequences = len(scheduled)
-    query_starts_S1 = np.zeros(num_sequences + 1, np.int32)
-    np.cumsum([s.num_tokens for s in scheduled], out=query_starts_S1[1:])
-    num_tokens = int(query_starts_S1[-1])
-    max_blocks = max(len(s.sequence.block_table) for s in scheduled)
-
-    token_ids_T = np.empty(num_tokens, np.int32)
-    positions_T = np.empty(num_tokens, np.int32)
-    slot_mapping_T = np.empty(num_tokens, np.int32)
-    context_lens_S = np.empty(num_sequences, np.int32)
-    block_tables_SM = np.zeros((num_sequences, max_blocks), np.int32)
-    for index, item in enumerate(scheduled):
-        sequence, first = item.sequence, item.sequence.num_computed_tokens
-        end = first + item.num_tokens
-        here = slice(query_starts_S1[index], query_starts_S1[index + 1])
-        token_ids_T[here] = sequence.token_ids[first:end]
-        positions = np.arange(first, end, dtype=np.int32)
-        positions_T[here] = positions
-        table = block_tables_SM[index]
-        table[: len(sequence.block_table)] = sequence.block_table
-        slot_mapping_T[here] = table[positions // block_size] * block_size + positions % block_size
-        context_lens_S[index] = end
+    token_ids = array("i")
+    firsts: list[int] = []  # first position of each sequence in the step
+    starts = [0]  # of each sequence in the flat arrays
+    for item in scheduled:
+        sequence = item.sequence
+        first = sequence.num_computed_tokens
+        firsts.append(first)
+        token_ids.extend(sequence.token_ids[first : first + item.num_tokens])
+        token_ids.extend(item.draft)
+        starts.append(len(token_ids))
+    query_starts_S1 = np.array(starts, np.int32)
+    firsts_S = np.array(firsts, np.int32)
+    lens_S = query_starts_S1[1:] - query_starts_S1[:-1]
+    positions_T = np.arange(len(token_ids), dtype=np.int32)
+    positions_T -= np.repeat(query_starts_S1[:-1] - firsts_S, lens_S)
+    block_tables_SM = _block_tables([item.sequence.block_table for item in scheduled])
+    sequences_T = np.repeat(np.arange(len(scheduled)), lens_S)
+    blocks_T = block_tables_SM[sequences_T, positions_T // block_size]
     return StepPlan(
-        token_ids_T=token_ids_T,
+        token_ids_T=np.array(token_ids, np.int32),
         positions_T=positions_T,
-        slot_mapping_T=slot_mapping_T,
+        slot_mapping_T=blocks_T * block_size + positions_T % block_size,
         query_starts_S1=query_starts_S1,
-        context_lens_S=context_lens_S,
+        context_lens_S=firsts_S + lens_S,
         block_tables_SM=block_tables_SM,
-        segments=_segments(scheduled, query_starts_S1, slots),
-        logits=_logits_plan(scheduled, query_starts_S1, eos_token_ids),
+        segments=_segments(scheduled, starts, slots),
+        logits=_logits_plan(scheduled, starts, eos_token_ids),
     )
 
 
+def _block_tables(tables: list[array[int]]) -> Int32:
+    width = max(len(table) for table in tables)
+    num_bytes = width * array("i").itemsize
+    rows = bytearray().join(table.tobytes().ljust(num_bytes, b"\0") for table in tables)
+    return np.frombuffer(rows, np.int32).reshape(len(tables), width)
+
+
 def _segments(
-    scheduled: Sequences[ScheduledSequence], query_starts_S1: Int32, slots: AdapterSlots
+    scheduled: Sequences[ScheduledSequence], starts: list[int], slots: AdapterSlots
 ) -> AdapterSegments:
-    tokens_of: dict[str, list[Int32]] = {}  # adapters in order of their first sequence
+    tokens_of: dict[str, list[int]] = {}  # adapters in order of their first sequence
     for index, item in enumerate(scheduled):
         adapter = item.sequence.request.adapter
         if adapter is not None:
-            tokens = np.arange(query_starts_S1[index], query_starts_S1[index + 1], dtype=np.int32)
-            tokens_of.setdefault(adapter, []).append(tokens)
+            tokens_of.setdefault(adapter, []).extend(range(starts[index], starts[index + 1]))
     ranges = [slots.rows(adapter) for adapter in tokens_of]
-    runs = [np.concatenate(tokens) for tokens in tokens_of.values()]
-    starts_G1 = np.zeros(len(runs) + 1, np.int32)
-    np.cumsum([len(run) for run in runs], out=starts_G1[1:])
     return AdapterSegments(
-        tokens_P=np.concatenate(runs) if runs else np.zeros(0, np.int32),
-        starts_G1=starts_G1,
+        tokens_P=np.array([token for run in tokens_of.values() for token in run], np.int32),
+        starts_G1=_starts(len(run) for run in tokens_of.values()),
         rows_G=np.array([r.start for r in ranges], np.int32),
         ranks_G=np.array([r.rank for r in ranges], np.int32),
     )
 
 
+class _LogitsRow(NamedTuple):
+    """What distinguishes a row of the `LogitsPlan` from the others of its sequence."""
+
+    row: int
+    index: int  # of the sequence in the step
+    target: int
+    position: int
+    num_logprobs: int
+
+
 class _LogitsRows:
     """The rows of a `LogitsPlan` while they are gathered."""
 
-    def __init__(self) -> None:
-        self.sequences: list[Sequence] = []
-        self.rows: list[int] = []
-        self.sequence_indices: list[int] = []
-        self.targets: list[int] = []
-        self.positions: list[int] = []
-        self.num_logprobs: list[int] = []
+    def __init__(self, eos_token_ids: tuple[int, ...]) -> None:
+        self._eos_token_ids = eos_token_ids
+        self._rows: list[_LogitsRow] = []
+        self._columns: list[SamplingColumns] = []
+        self._history_ids = array("i")
+        self._history_starts = [0]
+        self._bias_ids: list[int] = []
+        self._bias_values: list[float] = []
+        self._bias_starts = [0]
 
-    def add(
-        self,
-        sequence: Sequence,
-        *,
-        row: int,
-        index: int,
-        target: int,
-        position: int,
-        num_logprobs: int | None,
+    def add_prompt_token(self, sequence: Sequence, *, row: int, index: int, position: int) -> None:
+        """A row that gives the logprob of the prompt token at `position`."""
+        num_logprobs = sequence.request.sampling.num_prompt_logprobs
+        assert num_logprobs is not None
+        self._rows.append(
+            _LogitsRow(row, index, sequence.token_ids[position], position, num_logprobs)
+        )
+        self._columns.append(sequence.sampling_columns)
+        self._history_starts.append(len(self._history_ids))
+        self._bias_starts.append(len(self._bias_ids))
+
+    def add_sample(
+        self, sequence: Sequence, *, row: int, index: int, draft: tuple[int, ...]
     ) -> None:
-        self.sequences.append(sequence)
-        self.rows.append(row)
-        self.sequence_indices.append(index)
-        self.targets.append(target)
-        self.positions.append(position)
-        self.num_logprobs.append(-1 if num_logprobs is None else num_logprobs)
+        """A row that chooses the token behind `sequence` and `draft`."""
+        params = sequence.request.sampling
+        num_logprobs = -1 if params.num_logprobs is None else params.num_logprobs
+        position = len(sequence.token_ids) + len(draft)
+        self._rows.append(_LogitsRow(row, index, SAMPLE, position, num_logprobs))
+        self._columns.append(sequence.sampling_columns)
+        if params.has_penalties:
+            self._history_ids.extend(sequence.token_ids)
+            self._history_ids.extend(draft)
+        self._history_starts.append(len(self._history_ids))
+        is_too_early = position - sequence.num_prompt_tokens < params.min_tokens
+        if params.logit_bias or is_too_early:
+            bias = dict(params.logit_bias)
+            if is_too_early:
+                for token_id in (*self._eos_token_ids, *params.stop_token_ids):
+                    bias[token_id] = -np.inf
+            self._bias_ids.extend(bias)
+            self._bias_values.extend(bias.values())
+        self._bias_starts.append(len(self._bias_ids))
+
+    def to_plan(self) -> LogitsPlan:
+        rows = _transposed(self._rows, _LogitsRow)
+        columns = _transposed(self._columns, SamplingColumns)
+        return LogitsPlan(
+            rows_N=np.array(rows.row, np.int32),
+            sequences_N=np.array(rows.index, np.int32),
+            targets_N=np.array(rows.target, np.int32),
+            positions_N=np.array(rows.position, np.int64),
+            seeds_N=np.array(columns.seed, np.int64),
+            temperature_N=np.array(columns.temperature, np.float32),
+            top_p_N=np.array(columns.top_p, np.float32),
+            top_k_N=np.array(columns.top_k, np.int32),
+            min_p_N=np.array(columns.min_p, np.float32),
+            typical_p_N=np.array(columns.typical_p, np.float32),
+            presence_penalty_N=np.array(columns.presence_penalty, np.float32),
+            frequency_penalty_N=np.array(columns.frequency_penalty, np.float32),
+            repetition_penalty_N=np.array(columns.repetition_penalty, np.float32),
+            history_starts_N1=np.array(self._history_starts, np.int32),
+            history_ids=np.array(self._history_ids, np.int32),
+            prompt_lens_N=np.array(columns.prompt_len, np.int32),
+            bias_starts_N1=np.array(self._bias_starts, np.int32),
+            bias_ids=np.array(self._bias_ids, np.int32),
+            bias_values=np.array(self._bias_values, np.float32),
+            num_logprobs_N=np.array(rows.num_logprobs, np.int32),
+        )
+
+
+def _transposed(rows: list[Any], kind: type[Any]) -> Any:
+    """One `kind` of tuples, a tuple a field, from a list of `kind`."""
+    return kind(*(zip(*rows, strict=True) if rows else [()] * len(kind._fields)))
 
 
 def _logits_plan(
-    scheduled: Sequences[ScheduledSequence],
-    query_starts_S1: Int32,
-    eos_token_ids: tuple[int, ...],
+    scheduled: Sequences[ScheduledSequence], starts: list[int], eos_token_ids: tuple[int, ...]
 ) -> LogitsPlan:
-    gathered = _LogitsRows()
+    rows = _LogitsRows(eos_token_ids)
     for index, item in enumerate(scheduled):
-        sequence, params = item.sequence, item.sequence.request.sampling
+        sequence, draft = item.sequence, item.draft
         first = sequence.num_computed_tokens
         end = first + item.num_tokens
-        row_of_first = int(query_starts_S1[index])
-        if params.num_prompt_logprobs is not None:
+        row_of_first = starts[index]
+        if sequence.request.sampling.num_prompt_logprobs is not None:
             # The logits at position p predict the token at p + 1. Those of a resumed sequence
             # that were delivered before its preemption are not computed again.
             known = len(sequence.prompt_logprobs)
             for position in range(max(first, known), min(end, sequence.num_prompt_tokens - 1)):
-                gathered.add(
-                    sequence,
-                    row=row_of_first + position - first,
-                    index=index,
-                    target=sequence.token_ids[position + 1],
-                    position=position + 1,
-                    num_logprobs=params.num_prompt_logprobs,
-                )
-        if end == sequence.num_tokens:
-            gathered.add(
-                sequence,
-                row=row_of_first + item.num_tokens - 1,
-                index=index,
-                target=SAMPLE,
-                position=end,
-                num_logprobs=params.num_logprobs,
-            )
-    return _write_rows(gathered, eos_token_ids)
+                row = row_of_first + position - first
+                rows.add_prompt_token(sequence, row=row, index=index, position=position + 1)
+        if end == len(sequence.token_ids):
+            last_row = row_of_first + item.num_tokens - 1
+            rows.add_sample(sequence, row=last_row, index=index, draft=())
+            for length in range(1, len(draft) + 1):
+                rows.add_sample(sequence, row=last_row + length, index=index, draft=draft[:length])
+    return rows.to_plan()
 
 
-def _write_rows(gathered: _LogitsRows, eos_token_ids: tuple[int, ...]) -> LogitsPlan:
-    params_N = [sequence.request.sampling for sequence in gathered.sequences]
-    is_sample_N = [target == SAMPLE for target in gathered.targets]
-    histories = [
-        sequence.token_ids if is_sample and params.has_penalties else []
-        for sequence, params, is_sample in zip(
-            gathered.sequences, params_N, is_sample_N, strict=True
-        )
-    ]
-    biases = [
-        _biases(sequence, eos_token_ids) if is_sample else {}
-        for sequence, is_sample in zip(gathered.sequences, is_sample_N, strict=True)
-    ]
-    return LogitsPlan(
-        rows_N=np.array(gathered.rows, np.int32),
-        sequences_N=np.array(gathered.sequence_indices, np.int32),
-        targets_N=np.array(gathered.targets, np.int32),
-        positions_N=np.array(gathered.positions, np.int64),
-        seeds_N=np.array([p.seed for p in params_N], np.int64),
-        temperature_N=np.array(
-            [0.0 if p.is_greedy else p.temperature for p in params_N], np.float32
-        ),
-        top_p_N=np.array([p.top_p for p in params_N], np.float32),
-        top_k_N=np.array([p.top_k for p in params_N], np.int32),
-        min_p_N=np.array([p.min_p for p in params_N], np.float32),
-        typical_p_N=np.array([p.typical_p for p in params_N], np.float32),
-        presence_penalty_N=np.array([p.presence_penalty for p in params_N], np.float32),
-        frequency_penalty_N=np.array([p.frequency_penalty for p in params_N], np.float32),
-        repetition_penalty_N=np.array([p.repetition_penalty for p in params_N], np.float32),
-        history_starts_N1=_starts([len(history) for history in histories]),
-        history_ids=np.array([i for history in histories for i in history], np.int32),
-        prompt_lens_N=np.array([s.num_prompt_tokens for s in gathered.sequences], np.int32),
-        bias_starts_N1=_starts([len(bias) for bias in biases]),
-        bias_ids=np.array([i for bias in biases for i in bias], np.int32),
-        bias_values=np.array([v for bias in biases for v in bias.values()], np.float32),
-        num_logprobs_N=np.array(gathered.num_logprobs, np.int32),
-    )
-
-
-def _biases(sequence: Sequence, eos_token_ids: tuple[int, ...]) -> dict[int, float]:
-    """Added to the logits of the next token: the request's bias, and -inf for a too early end."""
-    params = sequence.request.sampling
-    bias = dict(params.logit_bias)
-    if sequence.num_completion_tokens < params.min_tokens:
-        for token_id in (*eos_token_ids, *params.stop_token_ids):
-            bias[token_id] = -np.inf
-    return bias
-
-
-def _starts(lengths: list[int]) -> Int32:
-    starts = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=starts[1:])
-    return starts
+def _starts(lengths: Iterable[int]) -> Int32:
+    return np.array([0, *accumulate(lengths)], np.int32)

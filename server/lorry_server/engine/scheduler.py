@@ -2,7 +2,8 @@
 
 There is one rule. A sequence has tokens, some of which are computed; a step computes more of them
 within a token budget; when none is left to compute, it samples one. Prefill, chunked prefill,
-decode, a prefix hit and a return after preemption differ only in the two counts.
+decode, a prefix hit and a return after preemption differ only in the two counts. What is left of
+the budget may go to drafts, which take nothing that anyone else wants.
 
 Nothing here depends on a clock, a set's order or a hash seed, so the same arrivals give the same
 steps.
@@ -11,19 +12,26 @@ steps.
 from __future__ import annotations
 
 import bisect
+from array import array
 from collections import deque
 from dataclasses import dataclass
 
 from lorry_server.engine.block_pool import BlockPool
+from lorry_server.engine.drafting import MAX_SEQUENCES_WITH_DRAFTS, Drafter
 from lorry_server.engine.sequence import Sequence, SequenceStatus
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """`num_tokens` tokens of `sequence`, from its first uncomputed one, are in the step."""
+    """`num_tokens` tokens of `sequence`, from its first uncomputed one, are in the step.
+
+    `draft` is a guess of the tokens behind them; they are in the step as well, but not (yet) in
+    the sequence.
+    """
 
     sequence: Sequence
     num_tokens: int
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -33,6 +41,9 @@ class SchedulerCounters:
     num_preemptions: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0  # of the drafts': steps that they spared
 
 
 class Scheduler:
@@ -40,6 +51,7 @@ class Scheduler:
 
     `max_num_batched_tokens` bounds a step, `max_num_seqs` the sequences that run together. The
     pool must hold one sequence of the greatest length, so that the oldest can always go on.
+    Without a `drafter` no sequence gets a draft.
     """
 
     def __init__(
@@ -50,6 +62,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         prefix_caching: bool = True,
+        drafter: Drafter | None = None,
     ) -> None:
         assert max_num_batched_tokens >= max_num_seqs
         self.pool = pool
@@ -58,6 +71,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._prefix_caching = prefix_caching
+        self._drafter = drafter
         self.waiting: deque[Sequence] = deque()  # by order of arrival
         self.running: list[Sequence] = []  # by order of arrival
 
@@ -73,24 +87,34 @@ class Scheduler:
             self.running.remove(sequence)
             self._release_blocks(sequence)
         sequence.status = SequenceStatus.FINISHED
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
         """Choose the next step and give its sequences the blocks that it will write."""
         scheduled: list[ScheduledSequence] = []
         budget = self._continue_running(scheduled, self._max_num_batched_tokens)
-        self._admit_waiting(scheduled, budget)
+        budget = self._admit_waiting(scheduled, budget)
+        if self._drafter is not None and len(scheduled) <= MAX_SEQUENCES_WITH_DRAFTS:
+            self._add_drafts(scheduled, budget, self._drafter)
         return scheduled
 
-    def mark_computed(self, scheduled: ScheduledSequence) -> None:
-        """The step is done: count its tokens and remember the blocks that it filled."""
+    def mark_computed(self, scheduled: ScheduledSequence, *, num_accepted: int = 0) -> None:
+        """The step is done: count its tokens and remember the blocks that it filled.
+
+        `num_accepted` is how many tokens of the draft the sequence has now and more behind them;
+        those that it did not accept leave nothing but memory that will be written again.
+        """
         sequence = scheduled.sequence
         old_num_full = sequence.num_computed_tokens // self._block_size
-        sequence.num_computed_tokens += scheduled.num_tokens
+        sequence.num_computed_tokens += scheduled.num_tokens + num_accepted
         num_full = sequence.num_computed_tokens // self._block_size
         if self._prefix_caching and num_full > old_num_full:
             hashes = sequence.block_hashes(num_full)
             for index in range(old_num_full, num_full):
                 self.pool.remember(sequence.block_table[index], hashes[index])
+        if scheduled.draft:
+            self._settle_draft(scheduled, num_accepted)
 
     def _continue_running(self, scheduled: list[ScheduledSequence], budget: int) -> int:
         index = 0
@@ -99,7 +123,10 @@ class Scheduler:
             # Everyone behind keeps a token, so that a long prefill never stalls a decode.
             num_behind = len(self.running) - index - 1
             num_tokens = min(sequence.num_uncomputed_tokens, budget - num_behind)
-            if not self._make_room(sequence, num_tokens):
+            capacity = len(sequence.block_table) * self._block_size
+            if sequence.num_computed_tokens + num_tokens > capacity and not self._make_room(
+                sequence, num_tokens
+            ):
                 break  # it was the youngest and has been preempted itself
             scheduled.append(ScheduledSequence(sequence, num_tokens))
             budget -= num_tokens
@@ -130,7 +157,7 @@ class Scheduler:
         self.waiting.appendleft(sequence)
         self.counters.num_preemptions += 1
 
-    def _admit_waiting(self, scheduled: list[ScheduledSequence], budget: int) -> None:
+    def _admit_waiting(self, scheduled: list[ScheduledSequence], budget: int) -> int:
         while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
             sequence = self.waiting[0]
             cached_blocks = self._cached_prefix(sequence)
@@ -145,13 +172,48 @@ class Scheduler:
                 break
             self.waiting.popleft()
             self.pool.share(cached_blocks)
-            sequence.block_table = cached_blocks + self.pool.allocate(num_missing)
+            sequence.block_table = array("i", cached_blocks + self.pool.allocate(num_missing))
             sequence.num_computed_tokens = num_cached_tokens
             self._count_prefix(sequence, num_cached_tokens)
             sequence.status = SequenceStatus.RUNNING
             bisect.insort(self.running, sequence, key=lambda running: running.order)
             scheduled.append(ScheduledSequence(sequence, num_tokens))
             budget -= num_tokens
+        return budget
+
+    def _add_drafts(
+        self, scheduled: list[ScheduledSequence], budget: int, drafter: Drafter
+    ) -> None:
+        """Give the sequences that decode a draft each, of what budget and pool have left."""
+        for index, item in enumerate(scheduled):
+            sequence = item.sequence
+            if sequence.num_uncomputed_tokens != 1:
+                continue
+            end = sequence.num_tokens
+            num_blocks = len(sequence.block_table) + self.pool.num_available
+            max_tokens = min(budget, num_blocks * self._block_size - end)
+            draft = drafter.draft(sequence, max_tokens=max_tokens)
+            if not draft:
+                continue
+            assert len(draft) <= max_tokens
+            num_missing = sequence.num_blocks_for(end + len(draft)) - len(sequence.block_table)
+            if num_missing > 0:
+                sequence.block_table.extend(self.pool.allocate(num_missing))
+            scheduled[index] = ScheduledSequence(sequence, item.num_tokens, draft)
+            budget -= len(draft)
+
+    def _settle_draft(self, scheduled: ScheduledSequence, num_accepted: int) -> None:
+        assert self._drafter is not None
+        sequence, num_drafted = scheduled.sequence, len(scheduled.draft)
+        self.counters.num_drafts += 1
+        self.counters.num_draft_tokens += num_drafted
+        self.counters.num_accepted_tokens += num_accepted
+        self._drafter.settle(sequence, num_drafted=num_drafted, num_accepted=num_accepted)
+        # Blocks that only refused tokens had reached go back, so that a draft never makes the
+        # next step preempt anyone.
+        num_kept = sequence.num_blocks_for(sequence.num_computed_tokens)
+        self.pool.release(sequence.block_table[num_kept:])
+        del sequence.block_table[num_kept:]
 
     def _cached_prefix(self, sequence: Sequence) -> list[int]:
         # Logprobs of prompt tokens need every prompt position computed.
@@ -169,7 +231,7 @@ class Scheduler:
 
     def _release_blocks(self, sequence: Sequence) -> None:
         self.pool.release(sequence.block_table)
-        sequence.block_table = []
+        sequence.block_table = array("i")
 
     def check_integrity(self) -> None:
         """Assert the invariants that hold between any two steps."""
@@ -181,5 +243,8 @@ class Scheduler:
             assert [s.order for s in line] == sorted(s.order for s in line), "the line is mixed up"
         for sequence in self.running:
             assert sequence.num_computed_tokens <= sequence.num_tokens
-            capacity = len(sequence.block_table) * self._block_size
-            assert sequence.num_computed_tokens <= capacity
+            num_blocks = sequence.num_blocks_for(sequence.num_computed_tokens)
+            assert len(sequence.block_table) == num_blocks, "blocks that hold nothing computed"
+        if self._drafter is not None:
+            orders = {sequence.order for sequence in (*self.waiting, *self.running)}
+            assert self._drafter.known_orders <= orders, "the drafter knows a finished sequence"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from array import array
 
 from lorry_server.engine.outputs import FinishReason, SequenceTimings, TokenLogprobs
 from lorry_server.engine.prefix_hash import block_hash, root_hash
 from lorry_server.engine.request import Request
+from lorry_server.engine.sampling_columns import SamplingColumns
 
 
 class SequenceStatus(enum.Enum):
@@ -19,17 +21,18 @@ class Sequence:
     """Tokens, how many of them are computed, and the blocks that hold their keys and values.
 
     Owned by the engine's thread. `order` is the place in the line of arrivals; it decides who is
-    served first and never changes, not even by preemption.
+    served first and never changes, not even by preemption. `token_ids` and `block_table` are arrays
+    of 32-bit integers, so that a step's plan takes them as they lie in memory.
     """
 
     def __init__(self, request: Request, *, order: int, block_size: int) -> None:
         self.request = request
         self.order = order
         self.status = SequenceStatus.WAITING
-        self.token_ids = list(request.prompt_token_ids)
+        self.token_ids = array("i", request.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.num_computed_tokens = 0
-        self.block_table: list[int] = []
+        self.block_table = array("i")
         self.finish_reason: FinishReason | None = None
         self.prompt_logprobs: list[TokenLogprobs] = []
         # The clock of the sequence, in seconds of time.perf_counter().
@@ -43,6 +46,9 @@ class Sequence:
         self._block_size = block_size
         self._block_hashes: list[bytes] = []
         self._root_hash = root_hash(request.adapter)
+        self.sampling_columns = SamplingColumns.of(
+            request.sampling, prompt_len=self.num_prompt_tokens
+        )
 
     def __repr__(self) -> str:
         return (
