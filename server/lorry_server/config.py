@@ -20,7 +20,7 @@ from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("auto", "none", "int8")
+QUANTIZATIONS = ("auto", "none", "int8", "int4", "zero-one")
 DEVICES = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 BLOCK_SIZES = (16, 32, 64, 128, 256)

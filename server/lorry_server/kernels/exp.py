@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lorry_server.kernels.division import number_over
+
 LOWEST, HIGHEST = -87.0, 88.0  # where 2^n and the result are normal numbers
 LOG2_E = 1.44269504088896341
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # n * LN2_HIGH is exact
@@ -42,7 +44,7 @@ def exp(x: Tensor) -> Tensor:
 
 def tanh(z: Tensor) -> Tensor:
     """`1 - 2 / (e^2z + 1)`."""
-    return _divided(2.0, exp(z * 2.0).add_(1.0)).neg_().add_(1.0)
+    return number_over(2.0, exp(z * 2.0).add_(1.0)).neg_().add_(1.0)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -54,8 +56,3 @@ def gelu_tanh(x: Tensor) -> Tensor:
     """The approximation of GELU by a tanh (Hendrycks and Gimpel, 2016)."""
     inner = (x * x).mul_(x).mul_(GELU_CUBIC).add_(x).mul_(GELU_SLOPE)
     return tanh(inner).add_(1.0).mul_(x * 0.5)
-
-
-def _divided(numerator: float, x: Tensor) -> Tensor:
-    # Torch computes `number / tensor` as `number * (1 / tensor)`, which rounds twice.
-    return torch.full_like(x, numerator).div_(x)

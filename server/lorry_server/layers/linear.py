@@ -50,11 +50,15 @@ class Linear(nn.Module):
         in_features: int,
         parts: Sequence[tuple[str, int]],
         bias: bool,
+        is_head: bool = False,
         scheme: Scheme,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`parts` are the names and numbers of rows of the modules that are fused."""
+        """`parts` are the names and numbers of rows of the modules that are fused.
+
+        `is_head` says that the product is the logits.
+        """
         super().__init__()
         slices: list[LinearSlice] = []
         for part, num_rows in parts:
@@ -66,7 +70,11 @@ class Linear(nn.Module):
         self.out_features = slices[-1].stop
         self.adapters: LinearAdapters | None = None
         self.weight: Weight = scheme.create(
-            self.out_features, in_features=in_features, dtype=dtype, device=device
+            self.out_features,
+            in_features=in_features,
+            is_head=is_head,
+            dtype=dtype,
+            device=device,
         )
         self.register_buffer(
             "bias_O", torch.empty(self.out_features, dtype=dtype, device=device) if bias else None

@@ -43,7 +43,10 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(index, make) for index in range(len(arch.layers)))
         self.norm = make.norm("model.norm")
         self.head = make.linear(
-            "lm_head", in_features=arch.hidden_size, parts=[("lm_head", arch.vocab_size)]
+            "lm_head",
+            in_features=arch.hidden_size,
+            parts=[("lm_head", arch.vocab_size)],
+            is_head=True,
         )
 
     @property
@@ -246,13 +249,20 @@ class _Maker:
         self._device = device
 
     def linear(
-        self, name: str, *, in_features: int, parts: list[tuple[str, int]], bias: bool = False
+        self,
+        name: str,
+        *,
+        in_features: int,
+        parts: list[tuple[str, int]],
+        bias: bool = False,
+        is_head: bool = False,
     ) -> Linear:
         return Linear(
             name,
             in_features=in_features,
             parts=parts,
             bias=bias,
+            is_head=is_head,
             scheme=self._scheme,
             dtype=self._dtype,
             device=self._device,

@@ -57,7 +57,7 @@ class FallbackModel(nn.Module):
         self.max_position = int(config.max_position_embeddings)
         head: nn.Linear = causal_lm.get_output_embeddings()  # type: ignore[no-untyped-call]  # theirs
         self.vocab_size = head.out_features
-        self._linears = _replace_linears(causal_lm, scheme)
+        self._linears = _replace_linears(causal_lm, scheme, head=head)
         self._decoder = causal_lm.base_model
         # what is left of the model around its decoder turns hidden states to logits
         setattr(causal_lm, causal_lm.base_model_prefix, _Echo())
@@ -215,25 +215,28 @@ def _no_mask(*args: object, **kwargs: object) -> None:
     """The backend masks by itself; transformers passes each kind of mask other arguments."""
 
 
-def _replace_linears(causal_lm: PreTrainedModel, scheme: Scheme) -> list[Linear]:
+def _replace_linears(
+    causal_lm: PreTrainedModel, scheme: Scheme, *, head: nn.Linear
+) -> list[Linear]:
     linears = []
     for name, module in list(causal_lm.named_modules()):
         parent, _, child = name.rpartition(".")
         if not isinstance(module, nn.Linear | Conv1D) or child in ROUTERS:
             continue
-        linear = _converted(name, module, scheme)
+        linear = _converted(name, module, scheme, is_head=module is head)
         setattr(causal_lm.get_submodule(parent), child, _Batched(linear))
         linears.append(linear)
     return linears
 
 
-def _converted(name: str, module: nn.Linear | Conv1D, scheme: Scheme) -> Linear:
+def _converted(name: str, module: nn.Linear | Conv1D, scheme: Scheme, *, is_head: bool) -> Linear:
     w_OI = module.weight.t() if isinstance(module, Conv1D) else module.weight
     linear = Linear(
         name,
         in_features=w_OI.shape[1],
         parts=[(name, w_OI.shape[0])],
         bias=module.bias is not None,
+        is_head=is_head,
         scheme=scheme,
         dtype=w_OI.dtype,
         device=w_OI.device,

@@ -39,7 +39,16 @@ class Scheme(Protocol):
     """Makes empty weights of one stored form."""
 
     def create(
-        self, out_features: int, *, in_features: int, dtype: torch.dtype, device: torch.device
+        self,
+        out_features: int,
+        *,
+        in_features: int,
+        is_head: bool,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> Weight:
-        """`dtype` is what `rows` and `dequantize` return, and what an unquantized weight holds."""
+        """`dtype` is what `rows` and `dequantize` return, and what an unquantized weight holds.
+
+        `is_head` says that the weight makes the logits (and is the embedding, where it is tied).
+        """
         ...

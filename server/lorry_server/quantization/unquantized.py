@@ -41,6 +41,12 @@ class Unquantized:
     """The scheme named "none"."""
 
     def create(
-        self, out_features: int, *, in_features: int, dtype: torch.dtype, device: torch.device
+        self,
+        out_features: int,
+        *,
+        in_features: int,
+        is_head: bool,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> UnquantizedWeight:
         return UnquantizedWeight(out_features, in_features=in_features, dtype=dtype, device=device)
