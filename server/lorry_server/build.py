@@ -11,6 +11,7 @@ import torch
 from lorry_server.config import AdapterSpec, ServerConfig
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
@@ -89,6 +90,9 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=config.prefix_caching,
+        drafter=Drafter(max_draft_tokens=config.speculate, max_model_len=max_model_len)
+        if config.speculate
+        else None,
     )
     engine = Engine(
         scheduler,

@@ -60,6 +60,7 @@ class ServerConfig:
     kv_cache_memory_bytes: int | None
     block_size: int
     prefix_caching: bool
+    speculate: int  # most draft tokens of a sequence and step; 0: none
     drain_timeout_s: float
     cache_dir: Path
     log_level: str
@@ -110,6 +111,7 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         ("--max-num-seqs", given.max_num_seqs, 1, 4096),
         ("--max-num-batched-tokens", given.max_num_batched_tokens, 1, 2**20),
         ("--max-queued-requests", given.max_queued_requests, 0, 10**6),
+        ("--speculate", given.speculate, 0, 16),
         ("--drain-timeout", given.drain_timeout, 0, 86400),
     ):
         if value is not None and not low <= value <= high:
@@ -141,6 +143,7 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         kv_cache_memory_bytes=kv_cache_memory_bytes,
         block_size=given.block_size,
         prefix_caching=not given.no_prefix_caching,
+        speculate=given.speculate,
         drain_timeout_s=given.drain_timeout,
         cache_dir=Path(given.cache_dir).expanduser(),
         log_level=given.log_level,
@@ -242,6 +245,14 @@ def _parser() -> configargparse.ArgumentParser:
         help="tokens per block of the KV cache",
     )
     add("--no-prefix-caching", action="store_true", help="compute every prompt in full")
+    add(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="while few sequences run, guess up to N tokens of each from its own past and check "
+        "them in one step: the same answers, sooner where text repeats itself; 0 is off, 16 most",
+    )
     add(
         "--drain-timeout",
         type=float,

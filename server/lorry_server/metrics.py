@@ -206,6 +206,12 @@ class EngineCollector(Collector):
             "vllm:generation_tokens": ("Tokens generated.", stats.generation_tokens),
             "vllm:prefix_cache_queries": ("Tokens looked up.", stats.prefix_cache_queries),
             "vllm:prefix_cache_hits": ("Tokens found.", stats.prefix_cache_hits),
+            "vllm:spec_decode_num_drafts": ("Drafts checked.", stats.num_drafts),
+            "vllm:spec_decode_num_draft_tokens": ("Tokens drafted.", stats.num_draft_tokens),
+            "vllm:spec_decode_num_accepted_tokens": (
+                "Draft tokens that spared a step.",
+                stats.num_accepted_tokens,
+            ),
             "vllm:corrupted_requests": ("Sequences with NaN.", stats.corrupted_requests),
             "lorry_engine_steps": ("Steps.", stats.num_steps),
         }

@@ -64,6 +64,9 @@ class EngineStats:
     generation_tokens: int = 0
     prefix_cache_queries: int = 0  # tokens looked up
     prefix_cache_hits: int = 0  # tokens found
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0  # draft tokens that spared a step
     corrupted_requests: int = 0
     running_adapters: tuple[str, ...] = ()  # names
     waiting_adapters: tuple[str, ...] = ()
