@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from lorry_server.engine.block_pool import BlockPool
+from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request, SamplingParams
@@ -26,8 +27,12 @@ def make_engine(
     prefix_caching: bool = True,
     adapters: dict[str, int] | None = None,
     runner: FakeRunner | None = None,
+    speculate: int = 0,
 ) -> tuple[Engine, FakeRunner]:
-    """A small engine; `adapters` maps digests to ranks, placed in that order."""
+    """A small engine; `adapters` maps digests to ranks, placed in that order.
+
+    `speculate` is the greatest length of a draft; 0 drafts nothing.
+    """
     if runner is None:
         runner = FakeRunner(num_blocks=num_blocks, block_size=block_size, vocab_size=VOCAB_SIZE)
     slots = AdapterSlots(sum((adapters or {}).values()))
@@ -39,6 +44,7 @@ def make_engine(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=prefix_caching,
+        drafter=make_drafter(speculate, max_model_len=max_model_len),
     )
     engine = Engine(
         scheduler,
@@ -49,6 +55,12 @@ def make_engine(
         max_model_len=max_model_len,
     )
     return engine, runner
+
+
+def make_drafter(speculate: int, *, max_model_len: int) -> Drafter | None:
+    if speculate == 0:
+        return None
+    return Drafter(max_draft_tokens=speculate, max_model_len=max_model_len)
 
 
 def request(

@@ -21,6 +21,7 @@ from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.load import load_model
 from lorry_server.runner.kv_cache import KVCache
 from lorry_server.runner.reference import ReferenceRunner
+from tests.support.engines import make_drafter
 
 CPU = torch.device("cpu")
 
@@ -84,12 +85,14 @@ def make_tiny_engine(
     *,
     adapters: Mapping[str, Path] | None = None,
     quantization: str = "none",
+    kv_cache_dtype: torch.dtype = torch.float32,
     num_blocks: int = 128,
     block_size: int = 16,
     max_num_seqs: int = 32,
     max_num_batched_tokens: int = 256,
     prefix_caching: bool = True,
     eos_token_ids: tuple[int, ...] = (),
+    speculate: int = 0,
 ) -> TinyEngine:
     model = RecordingModel(
         load_model(folder, dtype=torch.float32, device=CPU, quantization=quantization)
@@ -113,12 +116,14 @@ def make_tiny_engine(
         dtype=torch.float32,
         device=CPU,
     )
+    max_model_len = min(model.max_position, num_blocks * block_size)
     scheduler = Scheduler(
         BlockPool(num_blocks),
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=prefix_caching,
+        drafter=make_drafter(speculate, max_model_len=max_model_len),
     )
     engine = Engine(
         scheduler,
@@ -126,6 +131,6 @@ def make_tiny_engine(
         slots,
         block_size=block_size,
         eos_token_ids=eos_token_ids,
-        max_model_len=min(model.max_position, num_blocks * block_size),
+        max_model_len=max_model_len,
     )
     return TinyEngine(engine, model, {name: adapter.digest for name, adapter in read.items()})

@@ -47,6 +47,8 @@ class PromptLookup:
         last = len(token_ids) - 1  # the n-gram that ends with the last token has no successor yet
         for size in NGRAM_SIZES:
             first = max(self._num_indexed + 1, size)
+            if first > last:
+                continue
             columns = [
                 token_ids[first - size + offset : last - size + offset + 1]
                 for offset in range(size)
