@@ -65,7 +65,8 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     slots, pool, infos = _place_adapters(
         model, adapters, dtype=dtype, device=device, allow_partial=config.allow_partial_adapters
     )
-    num_blocks, max_model_len = _size_cache(config, model, dtype=dtype, device=device)
+    kv_dtype = _kv_dtype(config, quantization, dtype=dtype, device=device)
+    num_blocks, max_model_len = _size_cache(config, model, dtype=kv_dtype, device=device)
     max_num_batched_tokens = config.max_num_batched_tokens or max(
         DEFAULT_BATCHED_TOKENS[device.type], config.max_num_seqs
     )
@@ -77,7 +78,7 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
             head_dim=model.head_dim,
             num_blocks=num_blocks,
             block_size=config.block_size,
-            dtype=dtype,
+            dtype=kv_dtype,
             device=device,
         ),
         pool.routing,
@@ -152,6 +153,15 @@ def _dtype(config: ServerConfig, device: torch.device, source: ModelSource) -> t
     if not isinstance(dtype, torch.dtype):
         raise StartupError(f"the model's config names the dtype {name!r}, which is not one")
     return dtype
+
+
+def _kv_dtype(
+    config: ServerConfig, quantization: str, *, dtype: torch.dtype, device: torch.device
+) -> torch.dtype:
+    if config.kv_cache_dtype == "auto":
+        return torch.int8 if quantization != "none" and device.type == "cpu" else dtype
+    named: torch.dtype = getattr(torch, config.kv_cache_dtype)
+    return named
 
 
 def _name(dtype: torch.dtype) -> str:

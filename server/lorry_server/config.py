@@ -21,6 +21,7 @@ from lorry_server.lora.names import check_adapter_name
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("auto", "none", "int8", "int4", "zero-one")
+KV_CACHE_DTYPES = ("auto", "int8", "bfloat16", "float32")
 DEVICES = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -58,6 +59,7 @@ class ServerConfig:
     max_num_batched_tokens: int | None
     max_queued_requests: int
     kv_cache_memory_bytes: int | None
+    kv_cache_dtype: str
     block_size: int
     prefix_caching: bool
     speculate: int  # most draft tokens of a sequence and step; 0: none
@@ -141,6 +143,7 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_queued_requests=given.max_queued_requests,
         kv_cache_memory_bytes=kv_cache_memory_bytes,
+        kv_cache_dtype=given.kv_cache_dtype,
         block_size=given.block_size,
         prefix_caching=not given.no_prefix_caching,
         speculate=given.speculate,
@@ -236,6 +239,13 @@ def _parser() -> configargparse.ArgumentParser:
         metavar="BYTES",
         help="memory of the KV cache, such as 2GiB (default: a quarter of the free memory, on a "
         "CPU at most 2GiB; on a GPU 80 %% of what is free)",
+    )
+    add(
+        "--kv-cache-dtype",
+        choices=KV_CACHE_DTYPES,
+        default="auto",
+        help="of the keys and values; auto is int8 where weights are quantized on a CPU, "
+        "else --dtype",
     )
     add(
         "--block-size",

@@ -26,25 +26,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorry_server.kernels.division import number_over, over_number
+from lorry_server.kernels.symmetric_bytes import LARGEST, quantize_last
 
 GROUP = 32
 MIDDLE = 128  # zero point of symmetric rows; bytes are multiplied as `q - 128`, which has a sign
-LARGEST = 127
-SMALLEST_MAXIMUM = 1e-30  # so that the quotient by a group's maximum stays finite
 
 
 def quantize_groups(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """`(xq_MGJ int8, s_MG float32)`: `xq = round_half_even(x * (127 / m))` and `s = m / 127`.
-
-    m is the largest magnitude of the group, at least 1e-30. A group that holds NaN or infinity
-    gets a scale that is not finite, so that its token's result is not finite either.
-    """
-    groups_MGJ = in_groups(x_MK.float())
-    # Two passes, and yet many times faster than `aminmax` or a norm of order infinity.
-    maximum_MG = groups_MGJ.abs().amax(dim=2).clamp_min_(SMALLEST_MAXIMUM)
-    xq_MGJ = (groups_MGJ * number_over(LARGEST, maximum_MG)[:, :, None]).round_()
-    return xq_MGJ.to(torch.int8), over_number(maximum_MG, LARGEST)
+    """`(xq_MGJ int8, s_MG float32)`, see `symmetric_bytes.quantize_last`."""
+    return quantize_last(in_groups(x_MK))
 
 
 def affine_matmul(x_MK: Tensor, q_NK: Tensor, scale_N: Tensor, zero_N: Tensor) -> Tensor:
@@ -108,7 +98,7 @@ def in_groups(x_RK: Tensor) -> Tensor:
     missing = -x_RK.shape[1] % GROUP
     if missing:
         x_RK = F.pad(x_RK, (0, missing))
-    return x_RK.unflatten(1, (-1, GROUP))
+    return x_RK.view(len(x_RK), x_RK.shape[1] // GROUP, GROUP)
 
 
 def signed(q: Tensor) -> Tensor:

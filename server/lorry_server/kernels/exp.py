@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorry_server.kernels.division import number_over
+from lorry_server.kernels.division import number_over, over_number
 
 LOWEST, HIGHEST = -87.0, 88.0  # where 2^n and the result are normal numbers
 LOG2_E = 1.44269504088896341
@@ -45,6 +45,11 @@ def exp(x: Tensor) -> Tensor:
 def tanh(z: Tensor) -> Tensor:
     """`1 - 2 / (e^2z + 1)`."""
     return number_over(2.0, exp(z * 2.0).add_(1.0)).neg_().add_(1.0)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """`cap * tanh(x / cap)`: bounds of Gemma 2's scores and logits."""
+    return tanh(over_number(x, cap)).mul_(cap)
 
 
 def silu(x: Tensor) -> Tensor:

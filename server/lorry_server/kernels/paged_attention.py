@@ -55,8 +55,12 @@ def group_queries(
     block_tables_SM: Int32,
     block_size: int,
     device: torch.device,
+    context_multiple: int = 1,
 ) -> list[QueryGroup]:
-    """Group a step's sequences for `paged_attention`: all decodes together, each prefill alone."""
+    """Group a step's sequences for an attention kernel: all decodes together, each prefill alone.
+
+    A group's context is its longest one, rounded up to a multiple of `context_multiple`.
+    """
     num_queries_S = np.diff(query_starts_S1)
     decodes = np.flatnonzero(num_queries_S == 1)
     members = [decodes] if len(decodes) else []
@@ -65,8 +69,11 @@ def group_queries(
     for sequences_B in members:
         num_queries = int(num_queries_S[sequences_B[0]])
         tokens_BQ = query_starts_S1[sequences_B][:, None] + np.arange(num_queries)
-        keys_L = np.arange(int(context_lens_S[sequences_B].max()))
-        blocks_BL = block_tables_SM[sequences_B][:, keys_L // block_size]
+        longest = int(context_lens_S[sequences_B].max())
+        keys_L = np.arange(-(-longest // context_multiple) * context_multiple)
+        # Past the end of the tables any block will do, for it is hidden.
+        columns_L = np.minimum(keys_L // block_size, block_tables_SM.shape[1] - 1)
+        blocks_BL = block_tables_SM[sequences_B][:, columns_L]
         slots_BL = blocks_BL.astype(np.int64) * block_size + keys_L % block_size
         groups.append(
             QueryGroup(

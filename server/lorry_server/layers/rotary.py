@@ -128,7 +128,10 @@ class RotaryEmbedding(nn.Module):
         """`(cos, sin)`, each `T, 1, R` so that it spreads over heads, in `dtype`."""
         angles_TF = positions_T[:, None].float() * self.frequencies_F
         angles_T1R = torch.cat((angles_TF, angles_TF), dim=-1)[:, None]
-        cos, sin = angles_T1R.cos() * self._factor, angles_T1R.sin() * self._factor
+        # In float64 and rounded once, so that it does not show whose cosine it was.
+        angles_T1R = angles_T1R.double()
+        cos = angles_T1R.cos().float() * self._factor
+        sin = angles_T1R.sin().float() * self._factor
         return cos.to(dtype), sin.to(dtype)
 
 

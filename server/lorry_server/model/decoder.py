@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorry_server.kernels.exp import soft_cap
 from lorry_server.layers.activation import ACTIVATIONS, gate
 from lorry_server.layers.attention import AttentionBackend
 from lorry_server.layers.linear import Linear
@@ -91,7 +92,7 @@ class Decoder(nn.Module):
         if self.arch.logits_divisor != 1.0:
             logits_NV = logits_NV / self.arch.logits_divisor
         if self.arch.logits_softcap is not None:
-            logits_NV = self.arch.logits_softcap * torch.tanh(logits_NV / self.arch.logits_softcap)
+            logits_NV = soft_cap(logits_NV, self.arch.logits_softcap)
         return logits_NV
 
     def linears(self) -> Iterator[Linear]:

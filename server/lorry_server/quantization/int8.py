@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorry_server.kernels.affine_matmul import LARGEST, MIDDLE
+from lorry_server.kernels.affine_matmul import MIDDLE
+from lorry_server.kernels.symmetric_bytes import LARGEST
 from lorry_server.quantization.affine_rows import AffineRows
 
 

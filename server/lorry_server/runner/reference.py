@@ -20,12 +20,7 @@ from lorry_server.engine.plan import (
     concatenate_results,
 )
 from lorry_server.kernels.lora import TokenSegment
-from lorry_server.kernels.paged_attention import (
-    QueryGroup,
-    group_queries,
-    paged_attention,
-    write_kv,
-)
+from lorry_server.kernels.paged_attention import QueryGroup, group_queries
 from lorry_server.lora.pool import AdapterRouting
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.runner.kv_cache import KVCache
@@ -59,10 +54,9 @@ class StepAttention:
         softcap: float | None,
     ) -> Tensor:
         """See `layers.attention.AttentionBackend.attend`."""
-        k_KCH, v_KCH = self._cache.k_LKCH[layer], self._cache.v_LKCH[layer]
-        write_kv(k_TKH, v_TKH, k_KCH, v_KCH, self._slot_mapping_T)
-        return paged_attention(
-            q_TNH, k_KCH, v_KCH, self._groups, scale=scale, window=window, softcap=softcap
+        self._cache.write(layer, k_TKH, v_TKH, self._slot_mapping_T)
+        return self._cache.attend(
+            layer, q_TNH, self._groups, scale=scale, window=window, softcap=softcap
         )
 
 
@@ -101,6 +95,7 @@ class ReferenceRunner:
             block_tables_SM=plan.block_tables_SM,
             block_size=self._cache.block_size,
             device=self._device,
+            context_multiple=self._cache.context_multiple,
         )
         attention = StepAttention(self._cache, self._tensor(plan.slot_mapping_T), groups)
         self._routing.segments = self._segments(plan.segments, num_tokens=plan.num_tokens)
