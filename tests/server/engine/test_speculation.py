@@ -173,7 +173,7 @@ def test_a_draft_never_reaches_past_max_tokens_or_the_longest_sequence() -> None
     assert len(generated(outputs["short"])) == 3
     assert len(generated(outputs["long"])) == 20 - 12
     assert all(output[-1].finish_reason is FinishReason.LENGTH for output in outputs.values())
-    assert max(int(plan.positions_T.max()) for plan in runner.plans) < 20
+    assert max(int(plan.logits.positions_N.max()) for plan in runner.plans) == 19
 
 
 def test_counters_tell_drafts_their_tokens_and_the_steps_that_they_spared() -> None:
@@ -291,12 +291,15 @@ def test_the_prefix_cache_never_holds_a_refused_guess() -> None:
 
 
 def test_prompt_logprobs_are_the_same_and_their_requests_get_no_drafts() -> None:
-    wanted = request("a", CYCLE * 2, max_tokens=12, num_prompt_logprobs=1, num_logprobs=1)
+    options = {"max_tokens": 40, "num_logprobs": 1}
+    wanted = request("a", CYCLE * 2, num_prompt_logprobs=1, **options)
     plain, _ = make_engine(runner=RowRunner(num_blocks=32, block_size=4))
     quick, _ = make_engine(runner=RowRunner(num_blocks=32, block_size=4), speculate=4)
 
     assert run_whole(quick, [wanted]) == run_whole(plain, [wanted])
     assert quick.scheduler.counters.num_drafts == 0
+    run_whole(quick, [request("without", CYCLE * 2, **options)])
+    assert quick.scheduler.counters.num_drafts > 0
 
 
 def test_a_corrupt_row_behind_a_wrong_guess_harms_nobody() -> None:
