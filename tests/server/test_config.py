@@ -23,6 +23,7 @@ def test_defaults_serve_the_default_model_on_loopback() -> None:
     assert config.model is None
     assert (config.dtype, config.quantization) == ("auto", "auto")
     assert config.prefix_caching
+    assert config.speculate == 0
 
 
 def test_adapters_are_names_and_paths() -> None:
@@ -72,6 +73,7 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--kv-cache-memory", "lots"], ["--kv-cache-memory", "lots", "2GiB"]),
         (["--max-num-seqs", "0"], ["--max-num-seqs", "0"]),
         (["--block-size", "17"], ["--block-size", "17"]),
+        (["--speculate", "17"], ["--speculate", "17", "between 0 and 16"]),
         (["--frobnicate"], ["--frobnicate"]),
         (["--api-key", ""], ["--api-key", "empty"]),
     ],

@@ -41,6 +41,9 @@ async def test_gauges_and_counters_are_the_engines():
         generation_tokens=50,
         prefix_cache_queries=80,
         prefix_cache_hits=40,
+        num_drafts=6,
+        num_draft_tokens=24,
+        num_accepted_tokens=18,
         corrupted_requests=1,
     )
 
@@ -55,6 +58,9 @@ async def test_gauges_and_counters_are_the_engines():
     assert value(samples, "vllm:generation_tokens_total") == 50
     assert value(samples, "vllm:prefix_cache_queries_total") == 80
     assert value(samples, "vllm:prefix_cache_hits_total") == 40
+    assert value(samples, "vllm:spec_decode_num_drafts_total") == 6
+    assert value(samples, "vllm:spec_decode_num_draft_tokens_total") == 24
+    assert value(samples, "vllm:spec_decode_num_accepted_tokens_total") == 18
     assert value(samples, "vllm:corrupted_requests_total") == 1
     assert value(samples, "vllm:cache_config_info", block_size="16", num_gpu_blocks="64") == 1
 
