@@ -6,10 +6,9 @@ scripted tokens. Every method is called on the event loop and returns at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request
@@ -76,22 +75,22 @@ class EngineStats:
 
 
 class RequestStream(Protocol):
-    """The outputs of one sequence. Leaving it before its end aborts the sequence."""
+    """The outputs of one sequence, for one reader. A reader that leaves before the end aborts."""
 
     @property
     def request_id(self) -> str: ...
-    def __aiter__(self) -> Self: ...
-    async def __anext__(self) -> TokenOutput:
-        """Return what came since the last call, merged; raise StopAsyncIteration after the end."""
+    def listen(self, listener: Callable[[TokenOutput], None]) -> None:
+        """Have `listener` called on the event loop with every output as it comes.
+
+        It is called at once with what has come already. It only learns of the output: whoever
+        reads still takes it.
+        """
         ...
 
-    async def __aenter__(self) -> Self: ...
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def take(self) -> TokenOutput:
+        """Return what came since the last call, merged; only to be called when something did."""
+        ...
+
     def abort(self) -> None:
         """End the sequence now; harmless when it has ended."""
         ...

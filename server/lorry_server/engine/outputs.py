@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+import msgspec
+
 
 class FinishReason(enum.StrEnum):
     """Why a sequence ended. The wire names of each API are made from these at the edge."""
@@ -38,12 +40,12 @@ class SequenceTimings:
     preemptions: int
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
+class TokenOutput(msgspec.Struct, frozen=True):
     """New tokens of one sequence since its reader last looked; a slow reader gets them merged.
 
     `token_ids` includes the end-of-sequence or stop token that ended the sequence, if one did.
     The last output has `finish_reason` and `timings`; `error` is set when the reason is ERROR.
+    A struct because there is one for every token: it is made ten times faster than a dataclass.
     """
 
     request_id: str

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from itertools import chain
 
 from lorry_server.engine.outputs import TokenOutput
 
 
 class TokenStream:
-    """Async iterator over one sequence's outputs, for one reader on one event loop.
+    """One sequence's outputs, on their way to one reader on one event loop.
 
-    Outputs that wait are merged into one, so a slow reader costs the memory of the tokens it has
-    not read and never slows the engine.
+    It wakes nobody by itself: the reader's listener decides whether an output is worth a task
+    switch, which costs more than anything else that is done for a token. Outputs that wait are
+    merged when they are taken, so a slow reader costs the memory of the tokens it has not read
+    and never slows the engine.
     """
 
     def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
         self._request_id = request_id
         self._abort = abort
-        self._pending: TokenOutput | None = None
+        self._pending: list[TokenOutput] = []
         self._has_ended = False  # the last output has been pushed
-        self._arrived = asyncio.Event()
+        self._listener: Callable[[TokenOutput], None] | None = None
 
     @property
     def request_id(self) -> str:
@@ -32,48 +32,38 @@ class TokenStream:
         """Add what the engine produced; called on the reader's loop."""
         assert not self._has_ended
         self._has_ended = output.finish_reason is not None
-        self._pending = output if self._pending is None else _merge(self._pending, output)
-        self._arrived.set()
+        self._pending.append(output)
+        if self._listener is not None:
+            self._listener(output)
+
+    def listen(self, listener: Callable[[TokenOutput], None]) -> None:
+        """See `RequestStream.listen`."""
+        self._listener = listener
+        for output in self._pending:
+            listener(output)
+
+    def take(self) -> TokenOutput:
+        """See `RequestStream.take`."""
+        pending, self._pending = self._pending, []
+        return pending[0] if len(pending) == 1 else _merged(pending)
 
     def abort(self) -> None:
         if not self._has_ended:
             self._abort(self._request_id)
 
-    def __aiter__(self) -> Self:
-        return self
 
-    async def __anext__(self) -> TokenOutput:
-        while self._pending is None:
-            if self._has_ended:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        output, self._pending = self._pending, None
-        return output
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.abort()
-
-
-def _merge(first: TokenOutput, second: TokenOutput) -> TokenOutput:
+def _merged(outputs: list[TokenOutput]) -> TokenOutput:
+    last = outputs[-1]
     logprobs = None
-    if first.logprobs is not None or second.logprobs is not None:
-        logprobs = (first.logprobs or ()) + (second.logprobs or ())
+    if any(output.logprobs is not None for output in outputs):
+        logprobs = tuple(chain.from_iterable(output.logprobs or () for output in outputs))
     return TokenOutput(
-        request_id=first.request_id,
-        token_ids=first.token_ids + second.token_ids,
+        request_id=last.request_id,
+        token_ids=tuple(chain.from_iterable(output.token_ids for output in outputs)),
         logprobs=logprobs,
-        prompt_logprobs=first.prompt_logprobs or second.prompt_logprobs,
-        finish_reason=second.finish_reason,
-        stop_token_id=second.stop_token_id,
-        error=second.error,
-        timings=second.timings,
+        prompt_logprobs=outputs[0].prompt_logprobs,
+        finish_reason=last.finish_reason,
+        stop_token_id=last.stop_token_id,
+        error=last.error,
+        timings=last.timings,
     )

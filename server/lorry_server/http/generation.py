@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 from lorry_server.engine.client import RequestStream
 from lorry_server.engine.outputs import (
@@ -49,8 +50,7 @@ class Job:
     adapter: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedToken:
+class GeneratedToken(msgspec.Struct, frozen=True):
     """One token and the text that its coming made certain: often its own, now and then none."""
 
     id: int
@@ -78,8 +78,7 @@ class Finish:
         return self.stop if self.stop is not None else self.stop_token_id
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What is new in one sequence; `index` is its place in the job.
 
     `is_stopped` says that a stop string has ended the text; no tokens follow, at most `finish`.
@@ -94,7 +93,7 @@ class Delta:
 
 
 class Generation:
-    """Async iterator over the deltas of a job, in the order in which they come.
+    """Async iterator over what is new in a job: the deltas that came since it was last asked.
 
     It is a context manager: leaving it ends whatever is still being computed. Raises
     `GenerationError` as soon as one of the sequences fails.
@@ -102,13 +101,12 @@ class Generation:
 
     def __init__(self, readers: Sequence[SequenceReader]) -> None:
         self._open = {reader.index: reader for reader in readers}
-        self._waiting: dict[asyncio.Task[TokenOutput], SequenceReader] = {}
-        self._ready: deque[Delta] = deque()
-        self._exits = AsyncExitStack()
+        self._arrived: dict[int, SequenceReader] = {}  # in order of arrival
+        self._arrival: asyncio.Future[None] | None = None
+        for reader in readers:
+            reader.stream.listen(partial(self._notice, reader))
 
     async def __aenter__(self) -> Self:
-        for reader in self._open.values():
-            await self._exits.enter_async_context(reader.stream)
         return self
 
     async def __aexit__(
@@ -117,48 +115,38 @@ class Generation:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        waiting, self._waiting = list(self._waiting), {}
-        for task in waiting:
-            task.cancel()
-        for reader in self._open.values():
+        abandoned, self._open = self._open, {}
+        for reader in abandoned.values():
             reader.metrics.abandoned()
-        self._open = {}
-        await self._exits.aclose()
-        await asyncio.gather(*waiting, return_exceptions=True)
+            reader.stream.abort()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Delta:
-        while not self._ready:
-            if not self._open:
-                raise StopAsyncIteration
-            await self._read_some()
-        return self._ready.popleft()
+    async def __anext__(self) -> list[Delta]:
+        if not self._open:
+            raise StopAsyncIteration
+        if not self._arrived:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        arrived, self._arrived = self._arrived, {}
+        return [self._read(reader) for reader in arrived.values()]
 
-    async def _read_some(self) -> None:
-        if len(self._open) == 1 and not self._waiting:
-            # The common case needs no task a token.
-            (reader,) = self._open.values()
-            self._take(reader, await anext(reader.stream))
+    def _notice(self, reader: SequenceReader, output: TokenOutput) -> None:
+        if reader.index not in self._open:
             return
-        reading = {reader.index for reader in self._waiting.values()}
-        for reader in self._open.values():
-            if reader.index not in reading:
-                self._waiting[asyncio.ensure_future(next_output(reader.stream))] = reader
-        done, _ = await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
-        arrived = [(self._waiting.pop(task), task) for task in done]
-        for reader, task in sorted(arrived, key=lambda pair: pair[0].index):
-            self._take(reader, task.result())
+        reader.metrics.received(len(output.token_ids))
+        if reader.reads_at_end and output.finish_reason is None:
+            return
+        self._arrived[reader.index] = reader
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
-    def _take(self, reader: SequenceReader, output: TokenOutput) -> None:
+    def _read(self, reader: SequenceReader) -> Delta:
+        output = reader.stream.take()
         if output.finish_reason is not None:
             del self._open[reader.index]
-        self._ready.append(reader.push(output))
-
-
-async def next_output(stream: RequestStream) -> TokenOutput:
-    return await anext(stream)
+        return reader.push(output)
 
 
 @dataclass(slots=True)
@@ -174,10 +162,10 @@ class SequenceReader:
     detokenizer: IncrementalDetokenizer
     metrics: SequenceMetrics
     include_stop: bool
+    reads_at_end: bool  # nobody wants what comes before
     _has_stopped: bool = field(default=False, init=False)
 
     def push(self, output: TokenOutput) -> Delta:
-        self.metrics.received(len(output.token_ids))
         tokens = () if self._has_stopped else self._read_tokens(output)
         finish = None
         if not self._has_stopped and self.detokenizer.stopped is not None:
@@ -193,7 +181,7 @@ class SequenceReader:
             last = tokens[-1]
             tokens = (*tokens[:-1], GeneratedToken(last.id, last.text + rest, last.logprobs))
             rest = ""
-        text = "".join(token.text for token in tokens) + rest
+        text = "".join([token.text for token in tokens]) + rest
         return Delta(
             index=self.index,
             tokens=tokens,
@@ -210,7 +198,7 @@ class SequenceReader:
             num_shown -= 1
         tokens = []
         for place, token_id in enumerate(output.token_ids):
-            text = self.detokenizer.push((token_id,)) if place < num_shown else ""
+            text = self.detokenizer.push(token_id) if place < num_shown else ""
             logprobs = None if output.logprobs is None else output.logprobs[place]
             tokens.append(GeneratedToken(token_id, text, logprobs))
             if self.detokenizer.stopped is not None:
@@ -238,10 +226,11 @@ class SequenceReader:
         return finish
 
 
-def start_generation(job: Job, *, serving: Serving) -> Generation:
+def start_generation(job: Job, *, is_streamed: bool, serving: Serving) -> Generation:
     """Submit all sequences of `job`, or none.
 
-    Raises `CapacityError` or `EngineDeadError`. Enter the result, or its sequences run on.
+    Without `is_streamed` a sequence is read when it has ended, or token by token where a stop
+    string may end it. Raises `CapacityError` or `EngineDeadError`. Enter the result, or its sequences run on.
     """
     try:
         streams = serving.engine.submit(job.requests)
@@ -258,6 +247,7 @@ def start_generation(job: Job, *, serving: Serving) -> Generation:
                 ),
                 metrics=serving.metrics.sequence(request, adapter=job.adapter),
                 include_stop=job.include_stop,
+                reads_at_end=not is_streamed and not job.stop,
             )
             for index, (request, stream) in enumerate(zip(job.requests, streams, strict=True))
         ]
@@ -285,8 +275,9 @@ class Answer:
 async def collect_answers(generation: Generation) -> list[Answer]:
     """Read an entered generation to its end; return its answers in the order of the job."""
     deltas: dict[int, list[Delta]] = {}
-    async for delta in generation:
-        deltas.setdefault(delta.index, []).append(delta)
+    async for fresh in generation:
+        for delta in fresh:
+            deltas.setdefault(delta.index, []).append(delta)
     return [join_deltas(index, deltas[index]) for index in sorted(deltas)]
 
 

@@ -17,7 +17,7 @@ from lorry_server.errors import RequestError
 from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import collect_answers, start_generation
 from lorry_server.http.json_response import json_response
-from lorry_server.http.lorax_answer import generate_events, generate_response
+from lorry_server.http.lorax_answer import GenerateEvents, generate_response
 from lorry_server.http.lorax_call import LoraxCall, open_call
 from lorry_server.http.lorax_headers import answer_headers, start_headers
 from lorry_server.http.parsing import parse_body
@@ -66,15 +66,16 @@ class GenerateEndpoint:
         )
 
     async def _answer(self, request: Request, call: LoraxCall) -> GenerateResponse:
-        async with start_generation(call.job, serving=self.serving) as generation:
+        generation = start_generation(call.job, is_streamed=False, serving=self.serving)
+        async with generation:
             answers = await unless_disconnected(request.receive, collect_answers(generation))
         return generate_response(call, answers, tokenizer=self.serving.tokenizer)
 
     async def _stream(self, request: Request, wanted: GenerateRequest) -> Response:
         call = await self._open(request, wanted, is_streamed=True)
-        generation = start_generation(call.job, serving=self.serving)
+        generation = start_generation(call.job, is_streamed=True, serving=self.serving)
         return EventStreamResponse(
-            generate_events(call, generation=generation, tokenizer=self.serving.tokenizer),
+            GenerateEvents(call, tokenizer=self.serving.tokenizer),
             generation=generation,
             error_event=lorax_error_event,
             record=call.record,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 from lorry.types.common import Timings
 from lorry.types.lorax import (
@@ -18,7 +18,7 @@ from lorry.types.lorax import (
 )
 from lorry_server.engine.outputs import FinishReason, TokenLogprobs
 from lorry_server.http.answer_timings import answer_timings
-from lorry_server.http.generation import Answer, Finish, GeneratedToken, Generation
+from lorry_server.http.generation import Answer, Delta, Finish, GeneratedToken
 from lorry_server.http.lorax_call import LoraxCall
 from lorry_server.http.sse import event
 from lorry_server.http.token_logprobs import finite
@@ -149,33 +149,46 @@ def top_tokens_of(
     ]
 
 
-async def generate_events(
-    call: LoraxCall, *, generation: Generation, tokenizer: Tokenizer
-) -> AsyncGenerator[bytes]:
+class GenerateEvents:
     """One event a token, and no end mark: these clients read JSON out of every event."""
-    texts: list[str] = []
-    num_tokens = 0
-    held: tuple[GeneratedToken, ...] = ()
-    async for delta in generation:
-        texts.append(delta.text)
-        tokens, held = held + delta.tokens, ()
-        call.record.num_completion_tokens += len(delta.tokens)
+
+    def __init__(self, call: LoraxCall, *, tokenizer: Tokenizer) -> None:
+        self._call = call
+        self._tokenizer = tokenizer
+        self._texts: list[str] = []
+        self._num_tokens = 0
+        self._held: tuple[GeneratedToken, ...] = ()
+
+    def begin(self) -> bytes:
+        return b""
+
+    def write(self, delta: Delta) -> bytes:
+        self._texts.append(delta.text)
+        tokens, self._held = self._held + delta.tokens, ()
+        self._call.record.num_completion_tokens += len(delta.tokens)
         if delta.is_stopped and delta.finish is None:
             # The last event needs a token and the timings, and no token will come any more.
-            tokens, held = tokens[:-1], tokens[-1:]
-        for place, token in enumerate(tokens):
-            num_tokens += 1
-            is_last = delta.finish is not None and place == len(tokens) - 1
-            yield event(
-                stream_event(
-                    call,
-                    token,
-                    num_tokens=num_tokens,
-                    finish=delta.finish if is_last else None,
-                    text="".join(texts) if is_last else None,
-                    tokenizer=tokenizer,
-                )
+            tokens, self._held = tokens[:-1], tokens[-1:]
+        return b"".join(
+            self._event(token, finish=delta.finish if place == len(tokens) else None)
+            for place, token in enumerate(tokens, start=1)
+        )
+
+    def end(self) -> bytes:
+        return b""
+
+    def _event(self, token: GeneratedToken, *, finish: Finish | None) -> bytes:
+        self._num_tokens += 1
+        return event(
+            stream_event(
+                self._call,
+                token,
+                num_tokens=self._num_tokens,
+                finish=finish,
+                text=None if finish is None else "".join(self._texts),
+                tokenizer=self._tokenizer,
             )
+        )
 
 
 def stream_event(

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lorry_server.http.disconnect import unless_disconnected
-from lorry_server.http.generation import Answer, Generation, collect_answers, start_generation
+from lorry_server.http.generation import Answer, collect_answers, start_generation
 from lorry_server.http.json_response import json_response
 from lorry_server.http.openai_call import OpenAICall
 from lorry_server.http.serving import Serving
-from lorry_server.http.sse import EventStreamResponse, openai_error_event
+from lorry_server.http.sse import EventStreamResponse, EventWriter, openai_error_event
 
 
 async def answer_call(
     request: Request,
     call: OpenAICall,
     *,
-    is_streamed: bool,
-    events: Callable[[Generation], AsyncGenerator[bytes]],
+    events: EventWriter | None,
     whole: Callable[[list[Answer]], Struct],
     serving: Serving,
 ) -> Response:
-    """Start the call's generation and answer with its `events`, or with the `whole` of them.
+    """Start the call's generation and answer with its `events`, or whole if there are none.
 
     A client that leaves ends the generation, whichever it waits for.
     """
-    generation = start_generation(call.job, serving=serving)
-    if is_streamed:
+    generation = start_generation(call.job, is_streamed=events is not None, serving=serving)
+    if events is not None:
         return EventStreamResponse(
-            events(generation),
+            events,
             generation=generation,
             error_event=openai_error_event,
             record=call.record,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from lorry_server.http.generation import (
     Answer,
     Delta,
     GeneratedToken,
-    Generation,
 )
 from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, check_num_sequences, open_call
@@ -36,6 +35,7 @@ from lorry_server.http.prompts import Prompt, check_length, check_text, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
 from lorry_server.http.sse import DONE, event
+from lorry_server.http.text_event import TextEvent
 from lorry_server.http.token_logprobs import chat_logprobs
 from lorry_server.http.unsupported_fields import take_chat_fields
 from lorry_server.text.chat_template import render_chat
@@ -60,10 +60,7 @@ class ChatEndpoint:
         return await answer_call(
             request,
             call,
-            is_streamed=bool(wanted.stream),
-            events=lambda generation: chat_events(
-                wanted, call, generation=generation, serving=self.serving
-            ),
+            events=ChatEvents(wanted, call, serving=self.serving) if wanted.stream else None,
             whole=lambda answers: chat_completion(wanted, call, answers, serving=self.serving),
             serving=self.serving,
         )
@@ -210,43 +207,77 @@ def chat_completion(
     )
 
 
-async def chat_events(
-    wanted: ChatRequest, call: OpenAICall, *, generation: Generation, serving: Serving
-) -> AsyncGenerator[bytes]:
-    options = wanted.stream_options or StreamOptions()
-    with_usage = bool(options.include_usage)
-    is_continuous = with_usage and bool(options.continuous_usage_stats)
+class ChatEvents:
+    """The chunks of a stream: each has one choice."""
 
-    def chunk(choice: ChatChunkChoice | None, *, is_last: bool = False) -> bytes:
-        is_usage_chunk = choice is None
-        usage: Usage | None = call.usage() if is_usage_chunk or is_continuous else None
-        timings: Timings | None = call.timings() if is_last else None
-        return event(
-            ChatCompletionChunk(
-                id=call.answer_id,
-                created=call.created,
-                model=call.model,
-                choices=[] if choice is None else [choice],
-                system_fingerprint=SYSTEM_FINGERPRINT,
-                usage=usage,
-                timings=timings,
-            )
+    def __init__(self, wanted: ChatRequest, call: OpenAICall, *, serving: Serving) -> None:
+        options = wanted.stream_options or StreamOptions()
+        self._wanted = wanted
+        self._call = call
+        self._serving = serving
+        self._has_usage = bool(options.include_usage)
+        self._is_usage_continuous = self._has_usage and bool(options.continuous_usage_stats)
+        self._num_open = call.num_sequences
+        self._text_events: list[TextEvent] = []  # for each choice, if its chunks are text alone
+        if not (wanted.logprobs or wanted.return_token_ids or self._is_usage_continuous):
+            self._text_events = [
+                TextEvent(
+                    self._chunk([ChatChunkChoice(index=index, delta=ChatDelta(content=""))]),
+                    field="content",
+                )
+                for index in range(call.num_sequences)
+            ]
+
+    def begin(self) -> bytes:
+        """Send the role before the first token, so that it says that the request was accepted."""
+        delta = ChatDelta(role=ASSISTANT, content=echoed_text(self._wanted))
+        return b"".join(
+            self._event([ChatChunkChoice(index=index, delta=delta)])
+            for index in range(self._call.num_sequences)
         )
 
-    # The role goes out before the first token, so it says that the request was accepted.
-    echoed = echoed_text(wanted)
-    for index in range(call.num_sequences):
-        yield chunk(ChatChunkChoice(index=index, delta=ChatDelta(role=ASSISTANT, content=echoed)))
-    num_open = call.num_sequences
-    async for delta in generation:
-        call.note(delta)
-        num_open -= delta.finish is not None
-        choice = chunk_choice(wanted, delta, serving=serving)
-        if choice is not None:
-            yield chunk(choice, is_last=num_open == 0 and not with_usage)
-    if with_usage:
-        yield chunk(None, is_last=True)
-    yield DONE
+    def write(self, delta: Delta) -> bytes:
+        self._call.note(delta)
+        if self._text_events and delta.finish is None:
+            return self._text_events[delta.index].holding(delta.text) if delta.text else b""
+        self._num_open -= delta.finish is not None
+        choice = chunk_choice(self._wanted, delta, serving=self._serving)
+        if choice is None:
+            return b""
+        return self._event([choice], has_timings=self._num_open == 0 and not self._has_usage)
+
+    def end(self) -> bytes:
+        if not self._has_usage:
+            return DONE
+        return self._event([], has_usage=True, has_timings=True) + DONE
+
+    def _event(
+        self,
+        choices: list[ChatChunkChoice],
+        *,
+        has_usage: bool = False,
+        has_timings: bool = False,
+    ) -> bytes:
+        usage = self._call.usage() if has_usage or self._is_usage_continuous else None
+        timings = self._call.timings() if has_timings else None
+        return event(self._chunk(choices, usage=usage, timings=timings))
+
+    def _chunk(
+        self,
+        choices: list[ChatChunkChoice],
+        *,
+        usage: Usage | None = None,
+        timings: Timings | None = None,
+    ) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self._call.answer_id,
+            created=self._call.created,
+            model=self._call.model,
+            choices=choices,
+            system_fingerprint=SYSTEM_FINGERPRINT,
+            usage=usage,
+            timings=timings,
+        )
 
 
 def chunk_choice(wanted: ChatRequest, delta: Delta, *, serving: Serving) -> ChatChunkChoice | None:

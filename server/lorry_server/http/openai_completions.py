@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lorry.types.common import StreamOptions
+from lorry.types.common import StreamOptions, Timings, Usage
 from lorry.types.completions import (
     Completion,
     CompletionChoice,
@@ -16,11 +16,7 @@ from lorry.types.completions import (
     CompletionRequest,
 )
 from lorry_server.errors import RequestError
-from lorry_server.http.generation import (
-    Answer,
-    Delta,
-    Generation,
-)
+from lorry_server.http.generation import Answer, Delta
 from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, open_call
 from lorry_server.http.parsing import parse_body
@@ -28,6 +24,7 @@ from lorry_server.http.prompts import Prompt, completion_prompts
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
 from lorry_server.http.sse import DONE, event
+from lorry_server.http.text_event import TextEvent
 from lorry_server.http.token_logprobs import CompletionLogprobsWriter
 from lorry_server.http.unsupported_fields import take_completion_fields
 
@@ -48,10 +45,7 @@ class CompletionsEndpoint:
         return await answer_call(
             request,
             call,
-            is_streamed=bool(wanted.stream),
-            events=lambda generation: completion_events(
-                wanted, call, generation=generation, serving=self.serving
-            ),
+            events=CompletionEvents(wanted, call, serving=self.serving) if wanted.stream else None,
             whole=lambda answers: completion(wanted, call, answers, serving=self.serving),
             serving=self.serving,
         )
@@ -135,45 +129,70 @@ def completion(
     )
 
 
-async def completion_events(
-    wanted: CompletionRequest, call: OpenAICall, *, generation: Generation, serving: Serving
-) -> AsyncGenerator[bytes]:
-    options = wanted.stream_options or StreamOptions()
-    with_usage = bool(options.include_usage)
-    writers = [
-        ChoiceWriter(wanted, prompt, serving=serving)
-        for prompt in call.prompts
-        for _ in range(call.num_sequences)
-    ]
-    num_open = len(writers)
-    async for delta in generation:
+class CompletionEvents:
+    """The chunks of a stream: each is a `Completion` with one choice."""
+
+    def __init__(self, wanted: CompletionRequest, call: OpenAICall, *, serving: Serving) -> None:
+        options = wanted.stream_options or StreamOptions()
+        self._call = call
+        self._has_usage = bool(options.include_usage)
+        self._is_usage_continuous = self._has_usage and bool(options.continuous_usage_stats)
+        self._writers = [
+            ChoiceWriter(wanted, prompt, serving=serving)
+            for prompt in call.prompts
+            for _ in range(call.num_sequences)
+        ]
+        self._num_open = len(self._writers)
+        self._text_events: list[TextEvent] = []  # for each choice, if its chunks are text alone
+        if not (
+            wanted.logprobs is not None
+            or wanted.return_token_ids
+            or wanted.echo
+            or self._is_usage_continuous
+        ):
+            self._text_events = [
+                TextEvent(self._chunk([CompletionChoice(index=index, text="")]), field="text")
+                for index in range(self._num_open)
+            ]
+
+    def begin(self) -> bytes:
+        return b""
+
+    def write(self, delta: Delta) -> bytes:
+        call = self._call
         call.note(delta)
-        num_open -= delta.finish is not None
-        choice = writers[delta.index].write(delta)
+        if self._text_events and delta.finish is None:
+            return self._text_events[delta.index].holding(delta.text) if delta.text else b""
+        self._num_open -= delta.finish is not None
+        choice = self._writers[delta.index].write(delta)
         if not has_news(choice):
-            continue
-        yield event(
-            Completion(
-                id=call.answer_id,
-                created=call.created,
-                model=call.model,
-                choices=[choice],
-                usage=call.usage() if with_usage and options.continuous_usage_stats else None,
-                timings=call.timings() if num_open == 0 and not with_usage else None,
-            )
+            return b""
+        is_last = self._num_open == 0 and not self._has_usage
+        usage = call.usage() if self._is_usage_continuous else None
+        return event(
+            self._chunk([choice], usage=usage, timings=call.timings() if is_last else None)
         )
-    if with_usage:
-        yield event(
-            Completion(
-                id=call.answer_id,
-                created=call.created,
-                model=call.model,
-                choices=[],
-                usage=call.usage(),
-                timings=call.timings(),
-            )
+
+    def end(self) -> bytes:
+        if not self._has_usage:
+            return DONE
+        return event(self._chunk([], usage=self._call.usage(), timings=self._call.timings())) + DONE
+
+    def _chunk(
+        self,
+        choices: list[CompletionChoice],
+        *,
+        usage: Usage | None = None,
+        timings: Timings | None = None,
+    ) -> Completion:
+        return Completion(
+            id=self._call.answer_id,
+            created=self._call.created,
+            model=self._call.model,
+            choices=choices,
+            usage=usage,
+            timings=timings,
         )
-    yield DONE
 
 
 def has_news(choice: CompletionChoice) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import structlog
 from starlette.responses import Response
@@ -15,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from lorry_server.errors import LorryServerError
 from lorry_server.http.disconnect import disconnected
 from lorry_server.http.errors import wire_error
-from lorry_server.http.generation import Generation
+from lorry_server.http.generation import Delta, Generation
 from lorry_server.http.json_response import encode_json
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.settings import HttpSettings
@@ -39,8 +38,22 @@ def lorax_error_event(exc: Exception) -> bytes:
     return event(wire_error(exc).lorax_body())
 
 
+class EventWriter(Protocol):
+    """Writes the events of one answer. Each call returns any number of whole ones, also none."""
+
+    def begin(self) -> bytes:
+        """Return what can be said before the first token."""
+        ...
+
+    def write(self, delta: Delta) -> bytes: ...
+
+    def end(self) -> bytes:
+        """Return what is left when every sequence has ended."""
+        ...
+
+
 class EventStreamResponse(Response):
-    """Sends `events`, which read from `generation`, and closes both however it ends.
+    """Sends what `events` makes of `generation`, which it closes however it ends.
 
     It ends when the events do, when the client leaves, and when the client takes nothing for
     `stall_timeout_s`: then its connection is closed in the middle, so that it cannot be mistaken
@@ -51,7 +64,7 @@ class EventStreamResponse(Response):
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes],
+        events: EventWriter,
         *,
         generation: Generation,
         error_event: Callable[[Exception], bytes],
@@ -79,7 +92,7 @@ class EventStreamResponse(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._generation, aclosing(self._events):
+        async with self._generation:
             await send(
                 {
                     "type": "http.response.start",
@@ -104,22 +117,27 @@ class EventStreamResponse(Response):
                 await asyncio.gather(sending, *others, return_exceptions=True)
 
     async def _send_events(self, send: Send) -> None:
+        events = self._events
         try:
-            async for chunk in self._events:
-                await self._write(send, chunk)
+            if opening := events.begin():
+                await self._write(send, opening)
+            async for deltas in self._generation:
+                if chunk := b"".join([events.write(delta) for delta in deltas]):
+                    await self._write(send, chunk)
+            last = events.end()
         except LorryServerError as exc:
             self._record.error = str(exc)
-            await self._write(send, self._error_event(exc))
+            last = self._error_event(exc)
         except Exception as exc:
             # The headers are out: nothing above this frame could still tell the client.
             logger.exception("stream failed", request_id=self._record.request_id)
             self._record.error = type(exc).__name__
-            await self._write(send, self._error_event(exc))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            last = self._error_event(exc)
+        await self._write(send, last, is_last=True)
 
-    async def _write(self, send: Send, chunk: bytes) -> None:
+    async def _write(self, send: Send, chunk: bytes, *, is_last: bool = False) -> None:
         self._is_writing, self._since_s = True, time.perf_counter()
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
         self._is_writing, self._since_s = False, time.perf_counter()
 
     async def _keep_alive(self, send: Send) -> None:

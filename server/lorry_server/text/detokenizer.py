@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lorry_server.text.text_stream import open_text_stream
 from lorry_server.text.tokenizer import Tokenizer
@@ -11,13 +11,12 @@ from lorry_server.text.tokenizer import Tokenizer
 class IncrementalDetokenizer:
     """Turns one sequence's tokens into text as they come.
 
-    What `push` and `finish` return, put together, is `text`: the decoded whole up to the first
-    stop string, if one is in it. A character whose last byte has not come, and an end of text
+    What `push` and `finish` return, put together, is the decoded whole up to the first stop
+    string, if one is in it. A character whose last byte has not come, and an end of text
     that may be the beginning of a stop string, are held back until that is settled.
 
-    Push one id at a time to learn which token completed which text. Tokens after the stop are
-    ignored; `num_token_ids` counts those that were not. Of several stop strings the one that is
-    complete first wins, however the text is cut into tokens, and of those the longest.
+    Tokens after the stop are ignored. Of several stop strings the one that is complete first
+    wins, however the text is cut into tokens, and of those the longest.
     """
 
     def __init__(
@@ -30,50 +29,32 @@ class IncrementalDetokenizer:
     ) -> None:
         assert all(stop), "an empty stop string would stop everything"
         self._stream = open_text_stream(tokenizer, skip_special_tokens=skip_special_tokens)
-        self._stop = StopFinder(stop, include_stop=include_stop)
-        self._num_token_ids = 0
-        self._texts: list[str] = []
+        self._stop = StopFinder(stop, include_stop=include_stop) if stop else None
         self._is_finished = False
-
-    @property
-    def text(self) -> str:
-        """All that has been returned so far."""
-        return "".join(self._texts)
 
     @property
     def stopped(self) -> str | None:
         """The stop string that ended the text."""
-        return self._stop.found
+        return None if self._stop is None else self._stop.found
 
-    @property
-    def num_token_ids(self) -> int:
-        """How many tokens were taken, the one that completed a stop string included."""
-        return self._num_token_ids
-
-    def push(self, token_ids: Iterable[int]) -> str:
-        """Take the next tokens; return the text that is certain now."""
+    def push(self, token_id: int) -> str:
+        """Take the next token; return the text that is certain now."""
         assert not self._is_finished
-        fresh: list[str] = []
-        for token_id in token_ids:
-            if self.stopped is not None:
-                break
-            self._num_token_ids += 1
-            fresh.append(self._stop.push(self._stream.push(token_id)))
-        return self._returned("".join(fresh))
+        if self._stop is None:
+            return self._stream.push(token_id)
+        if self._stop.found is not None:
+            return ""
+        return self._stop.push(self._stream.push(token_id))
 
     def finish(self) -> str:
         """Return what was held back; there are no more tokens."""
         assert not self._is_finished
         self._is_finished = True
-        if self.stopped is not None:
+        if self._stop is None:
+            return self._stream.finish()
+        if self._stop.found is not None:
             return ""
-        last = self._stop.push(self._stream.finish())
-        return self._returned(last + self._stop.finish())
-
-    def _returned(self, fresh: str) -> str:
-        if fresh:
-            self._texts.append(fresh)
-        return fresh
+        return self._stop.push(self._stream.finish()) + self._stop.finish()
 
 
 class StopFinder:

@@ -39,12 +39,17 @@ class Utf8Stream:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.added_special_token_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._is_inside_character = False
         self._drops_space = tokenizer.drops_first_space
 
     def push(self, token_id: int) -> str:
         if token_id in self._skipped:
             return ""
-        return self._begin(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+        text = self._tokenizer.whole_text(token_id)
+        if text is None or self._is_inside_character:
+            text = self._utf8.decode(self._tokenizer.token_bytes(token_id))
+            self._is_inside_character = self._utf8.getstate()[0] != b""
+        return self._begin(text) if self._drops_space else text
 
     def finish(self) -> str:
         return self._begin(self._utf8.decode(b"", final=True))

@@ -34,6 +34,7 @@ class Tokenizer:
         self._special_token_ids = self._added_special_token_ids | frozenset(eos_token_ids)
         self._bytes = TokenBytes(backend)
         self._cached_bytes = lru_cache(maxsize=BYTES_CACHE_SIZE)(self._bytes.__getitem__)
+        self._cached_text = lru_cache(maxsize=BYTES_CACHE_SIZE)(self._decode_alone)
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Tokenizer:
@@ -124,6 +125,16 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token, its leading space included; empty for an unused id."""
         return self._cached_bytes(token_id)
+
+    def whole_text(self, token_id: int) -> str | None:
+        """Return the text of one token by itself, None if its bytes are not whole characters."""
+        return self._cached_text(token_id)
+
+    def _decode_alone(self, token_id: int) -> str | None:
+        try:
+            return self.token_bytes(token_id).decode()
+        except UnicodeDecodeError:
+            return None
 
     def _encoding(self, text: str, *, add_special_tokens: bool) -> tokenizers.Encoding:
         refuse_lone_surrogates(text)

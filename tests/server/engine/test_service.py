@@ -15,6 +15,7 @@ from lorry_server.engine.service import EngineService
 from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
 from tests.support.engines import expected_tokens, generated, make_engine, request
 from tests.support.fake_runner import FakeRunner
+from tests.support.stream_reader import StreamReader
 
 PROMPT = [11, 12, 13, 14, 15]
 
@@ -61,8 +62,8 @@ async def test_streams_give_each_request_its_own_tokens() -> None:
         streams = service.submit([request(f"r{i}", p, max_tokens=9) for i, p in enumerate(prompts)])
 
         async def read(index: int) -> list[int]:
-            async with streams[index] as stream:
-                return generated([output async for output in stream])
+            async with StreamReader(streams[index]) as reader:
+                return generated([output async for output in reader])
 
         results = await asyncio.gather(*(read(index) for index in range(6)))
 
@@ -73,10 +74,10 @@ async def test_a_slow_reader_gets_what_it_missed_in_one_output() -> None:
     async with running_service() as service:
         (slow,) = service.submit([request("slow", PROMPT, max_tokens=9)])
         (other,) = service.submit([request("other", PROMPT, max_tokens=20)])
-        async for _ in other:
+        async for _ in StreamReader(other):
             pass
 
-        outputs = [output async for output in slow]
+        outputs = [output async for output in StreamReader(slow)]
 
         assert len(outputs) == 1
         assert outputs[0].token_ids == tuple(expected_tokens(PROMPT, 9))
@@ -86,8 +87,8 @@ async def test_a_slow_reader_gets_what_it_missed_in_one_output() -> None:
 async def test_leaving_a_stream_aborts_its_sequence() -> None:
     async with running_service() as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=150, adapter="digest")])
-        async with stream:
-            await anext(stream)
+        async with StreamReader(stream) as reader:
+            await anext(reader)
         await service.drain()
 
         stats = service.stats()
@@ -102,10 +103,10 @@ async def test_a_departure_during_a_step_frees_the_blocks_right_after_that_step(
     runner.before_step = lambda _: steps.acquire(timeout=10) and None
     async with running_service(runner) as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=100)])
-        async with stream:
+        async with StreamReader(stream) as reader:
             num_tokens = 0
             while num_tokens < 2:  # two outputs may come as one
-                num_tokens += len((await anext(stream)).token_ids)
+                num_tokens += len((await anext(reader)).token_ids)
         steps.release()  # the third step was waiting when the reader left
         await service.drain()
 
@@ -121,9 +122,9 @@ async def test_five_hundred_random_departures_leave_nothing_behind() -> None:
             (stream,) = service.submit(
                 [request(f"r{index}", [index, *PROMPT], max_tokens=30, adapter=adapter)]
             )
-            async with stream:
+            async with StreamReader(stream) as reader:
                 for _ in range(index % 7):
-                    await anext(stream, None)
+                    await anext(reader, None)
 
         await asyncio.gather(*(visit(index) for index in range(500)))
         await service.drain()
@@ -157,17 +158,20 @@ async def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> Non
         with pytest.raises(DrainingError):
             service.submit([request("b", PROMPT)])
 
-        assert generated([output async for output in stream]) == expected_tokens(PROMPT, 30)
+        assert generated([output async for output in StreamReader(stream)]) == expected_tokens(
+            PROMPT, 30
+        )
         assert service.stats().is_draining
 
 
 async def test_time_is_up_ends_streams_with_an_error() -> None:
     async with running_service() as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=190)])
-        await anext(stream)
+        reader = StreamReader(stream)
+        await anext(reader)
         service.end_all("time is up")
 
-        last = [output async for output in stream][-1]
+        last = [output async for output in reader][-1]
 
         assert last.finish_reason is FinishReason.ERROR
         assert last.error == "time is up"
@@ -176,11 +180,11 @@ async def test_time_is_up_ends_streams_with_an_error() -> None:
 async def test_one_failed_step_is_survived() -> None:
     async with running_service(make_runner(fail_at=frozenset({2}))) as service:
         (failed,) = service.submit([request("a", PROMPT, max_tokens=9)])
-        assert [o async for o in failed][-1].finish_reason is FinishReason.ERROR
+        assert [o async for o in StreamReader(failed)][-1].finish_reason is FinishReason.ERROR
 
         (stream,) = service.submit([request("b", PROMPT, max_tokens=9)])
 
-        assert generated([o async for o in stream]) == expected_tokens(PROMPT, 9)
+        assert generated([o async for o in StreamReader(stream)]) == expected_tokens(PROMPT, 9)
         assert service.stats().is_healthy
 
 
@@ -194,7 +198,7 @@ async def test_an_engine_that_keeps_failing_dies_loudly() -> None:
     service.start(on_death=died.set)
     streams = service.submit([request(f"r{index}", PROMPT) for index in range(6)])
     for stream in streams:
-        assert [o async for o in stream][-1].finish_reason is FinishReason.ERROR
+        assert [o async for o in StreamReader(stream)][-1].finish_reason is FinishReason.ERROR
     await died.wait()
 
     assert not service.stats().is_healthy
