@@ -1,0 +1,128 @@
+"""Our server on a plain CPU beside its peers, in turn on one machine, as one table.
+
+    .venv/bin/python benchmarks/cpu.py --openvino-python DIR/bin/python --out cpu.json
+
+DIR is a virtual environment with `pip install openvino-genai`. `--quick` tries every section in a
+few minutes, with figures that mean nothing. Peers that run already are given by their URLs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+import tempfile
+from pathlib import Path
+
+from cpu_sections.bench import SECTIONS, Bench
+from cpu_sections.contestant import ContestantError
+from cpu_sections.report import Report, machine
+
+from lorry_loadtest.local_server import ServerFailedError
+
+# Of two Zen 4 cores at rest; the steps section also measures both rates as it finds them.
+BANDWIDTH_GB_S = 29.0
+PEAK_GOP_S = 800.0
+FAILURES = (ContestantError, ServerFailedError, RuntimeError, OSError)
+
+
+def main() -> int:
+    """Run the chosen sections; one that fails is named at the end and the others go on."""
+    options = parse_arguments()
+    conditions = machine() | {
+        "arguments": sys.argv[1:],
+        "lorry": importlib.metadata.version("lorry"),
+    }
+    report = Report(options.out, conditions)
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, report, Path(folder))
+        for section in options.only:
+            try:
+                bench.run(section)
+            except FAILURES as exc:
+                report.progress(f"{section} failed: {type(exc).__name__}: {exc}")
+                failed.append(section)
+    print(report.markdown())
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="lorry on a CPU beside its peers, as one table")
+    add = parser.add_argument
+    add(
+        "--only",
+        type=_sections,
+        default=list(SECTIONS),
+        metavar="A,B",
+        help=f"of {','.join(SECTIONS)}",
+    )
+    add("--rounds", type=int, default=3, help="of each comparison; the median ratio is shown")
+    add("--concurrency", type=_numbers, default=[1, 4, 16, 32], metavar="N,N")
+    add("--adapter-concurrency", type=int, default=16, metavar="N")
+    add("--limit-s", type=float, default=420.0, help="no round of a section begins after this")
+    add("--quick", action="store_true", help="least work in every section, to see that it runs")
+    add("--out", type=Path, metavar="FILE", help="JSON with the rows and the raw figures")
+    add("--model", metavar="M", help="as for lorry serve; the default is SmolLM2-135M-Instruct")
+    add(
+        "--server-flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="one more flag of lorry serve, as --server-flag=--threads=2; may be repeated",
+    )
+    add("--openvino-python", metavar="PATH", help="an interpreter that has openvino-genai")
+    add(
+        "--openvino-model",
+        type=Path,
+        metavar="PATH",
+        help="a GGUF file or an exported folder, in place of the bundled model",
+    )
+    add(
+        "--openvino-weights",
+        type=_weights,
+        default=["q4_1", "q8_0"],
+        metavar="A,B",
+        help="of the bundled model: q4_1 as it comes, q8_0 for the same values in eight bits",
+    )
+    add("--llama-url", metavar="URL", help="a llama.cpp server that runs already")
+    add("--vllm-url", metavar="URL", help="a vLLM server that runs already")
+    add("--bandwidth", type=float, default=BANDWIDTH_GB_S, metavar="GB_S", help="for the floor")
+    add("--peak", type=float, default=PEAK_GOP_S, metavar="GOP_S", help="for the floor, int8")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds = 1
+        options.concurrency = options.concurrency[:2]
+        options.adapter_concurrency = min(options.adapter_concurrency, 8)
+    if options.model is not None and options.openvino_model is None and options.openvino_python:
+        parser.error("--model needs --openvino-model: OpenVINO must have the same model")
+    return options
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: each must be at least 1")
+    return numbers
+
+
+def _sections(text: str) -> list[str]:
+    return _names(text, SECTIONS)
+
+
+def _weights(text: str) -> list[str]:
+    return _names(text, ("q4_1", "q8_0"))
+
+
+def _names(text: str, known: tuple[str, ...]) -> list[str]:
+    names = text.split(",")
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

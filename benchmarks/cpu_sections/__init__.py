@@ -1,0 +1,1 @@
+"""The sections of `benchmarks/cpu.py`, and what they share."""
