@@ -1,0 +1,246 @@
+"""Integer matmul over packed weights, and what is done to its results while they are at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.exp import gelu_tanh, silu, tanh
+from lorry_server.kernels.cpu.quantize import quantize_group
+from lorry_server.kernels.cpu.simd import (
+    load_f32,
+    load_f32x16,
+    load_i32,
+    load_i64,
+    load_u8,
+    splat_f32,
+    store_f32x16,
+)
+from lorry_server.kernels.cpu.tile import multiply
+
+MAX_ROWS = 6  # of a tile
+LD_TILE = 256  # bytes of scratch for a row: two panels of 32 floats
+AHEAD_BYTES = 2048  # of weights, where one tile takes all rows
+DELTA = MAX_ROWS * LD_TILE  # where in the scratch an adapter's share is made
+
+
+@njit(nogil=True)
+def num_rows(rec, step):
+    return load_i64(step + (t.NUM_ROWS if load_i64(rec + t.ROWS) == t.LOGITS_ROWS else t.NUM_TOKENS))
+
+
+@njit(nogil=True)
+def weight_start_sum(x_start, x_scale, num_groups):
+    """The row's dequantized sum, which a zero point other than 128 needs."""
+    total = np.float32(0.0)
+    for g in range(num_groups):
+        total += np.float32(load_i32(x_start + 4 * g) // np.int32(-128)) * load_f32(x_scale + 4 * g)
+    return total
+
+
+@njit(nogil=True)
+def scale_tile(rec, first, rows, panel, tile):
+    """Sums of a tile to results, in place: zero point, scale and bias of each column."""
+    w_scale = load_i64(rec + t.W_SCALE) + 128 * panel
+    scale_a, scale_b = load_f32x16(w_scale), load_f32x16(w_scale + 64)
+    w_zero, bias = load_i64(rec + t.W_ZERO), load_i64(rec + t.BIAS)
+    for m in range(rows):
+        row = tile + m * LD_TILE
+        a, b = load_f32x16(row), load_f32x16(row + 64)
+        if w_zero != 0:
+            groups = load_i64(rec + t.NUM_GROUPS)
+            offset = 4 * groups * (first + m)
+            total = splat_f32(
+                weight_start_sum(
+                    load_i64(rec + t.X_START) + offset, load_i64(rec + t.X_SCALE) + offset, groups
+                )
+            )
+            a = a - load_f32x16(w_zero + 128 * panel) * total
+            b = b - load_f32x16(w_zero + 128 * panel + 64) * total
+        a, b = a * scale_a, b * scale_b
+        if bias != 0:
+            a = a + load_f32x16(bias + 128 * panel)
+            b = b + load_f32x16(bias + 128 * panel + 64)
+        store_f32x16(row, a)
+        store_f32x16(row + 64, b)
+
+
+@njit(nogil=True)
+def add_adapters(rec, step, first, rows, panel, tile, scratch):
+    """Add to a tile of results what each row's adapter makes of the row (B times the shrunk row)."""
+    table = load_i64(rec + t.LORA)
+    over_rows = load_i64(rec + t.ROWS) == t.LOGITS_ROWS
+    adapters = load_i64(step + (t.ROW_ADAPTERS if over_rows else t.TOKEN_ADAPTERS)) + 4 * first
+    piece = np.int64(load_u8(load_i64(rec + t.PANEL_SLICE) + panel))
+    ld, groups = load_i64(rec + t.LORA_LD_XQ), load_i64(rec + t.LORA_GROUPS)
+    ld_scale = 4 * groups * load_i64(rec + t.NUM_SLICES)
+    x = load_i64(rec + t.LORA_XQ) + first * ld + 32 * groups * piece
+    scale = load_i64(rec + t.LORA_SCALE) + first * ld_scale + 4 * groups * piece
+    start = load_i64(rec + t.LORA_START) + first * ld_scale + 4 * groups * piece
+    m = 0
+    while m < rows:
+        adapter = load_i32(adapters + 4 * m)
+        end = m + 1
+        while end < rows and load_i32(adapters + 4 * end) == adapter:
+            end += 1
+        if adapter >= 0:
+            entry = table + adapter * t.LORA_ENTRY_BYTES
+            part = entry + piece * (t.SLICE_WORDS * t.WORD_BYTES)
+            rank = load_i64(part + t.LORA_RANK)
+            if rank > 0:
+                num_steps = (rank + 3) // 4
+                full, last = num_steps // 8, num_steps % 8
+                b = load_i64(part + t.LORA_B) + panel * num_steps * 128
+                delta = scratch + DELTA
+                multiply(
+                    end - m,
+                    b,
+                    x + m * ld,
+                    ld,
+                    start + m * ld_scale,
+                    ld_scale,
+                    scale + m * ld_scale,
+                    ld_scale,
+                    full,
+                    last,
+                    delta,
+                    128,
+                    b,
+                )
+                b_scale = load_i64(entry + t.LORA_B_SCALE) + 128 * panel
+                scale_a, scale_b = load_f32x16(b_scale), load_f32x16(b_scale + 64)
+                for i in range(end - m):
+                    row = tile + (m + i) * LD_TILE
+                    low = load_f32x16(row) + load_f32x16(delta + 128 * i) * scale_a
+                    high = load_f32x16(row + 64) + load_f32x16(delta + 128 * i + 64) * scale_b
+                    store_f32x16(row, low)
+                    store_f32x16(row + 64, high)
+        m = end
+
+
+@njit(nogil=True)
+def store_tile(rec, first, rows, panel, tile):
+    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
+    for m in range(rows):
+        row, target = tile + m * LD_TILE, y + (first + m) * ldy + 128 * panel
+        store_f32x16(target, load_f32x16(row))
+        store_f32x16(target + 64, load_f32x16(row + 64))
+
+
+@njit(nogil=True)
+def add_tile(rec, first, rows, panel, tile):
+    """Add to the residual stream."""
+    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
+    factor = load_f32(rec + t.FACTOR)
+    for m in range(rows):
+        row, target = tile + m * LD_TILE, y + (first + m) * ldy + 128 * panel
+        a, b = load_f32x16(row), load_f32x16(row + 64)
+        if factor != np.float32(1.0):
+            a, b = a * splat_f32(factor), b * splat_f32(factor)
+        store_f32x16(target, load_f32x16(target) + a)
+        store_f32x16(target + 64, load_f32x16(target + 64) + b)
+
+
+@njit(nogil=True, error_model="numpy")
+def logits_tile(rec, first, rows, panel, tile):
+    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
+    divisor, softcap = load_f32(rec + t.FACTOR), load_f32(rec + t.SOFTCAP)
+    for m in range(rows):
+        row, target = tile + m * LD_TILE, y + (first + m) * ldy + 128 * panel
+        for half in range(0, 128, 64):
+            logits = load_f32x16(row + half)
+            if divisor != np.float32(1.0):
+                logits = logits / splat_f32(divisor)
+            if softcap != np.float32(0.0):
+                logits = splat_f32(softcap) * tanh(logits / splat_f32(softcap))
+            store_f32x16(target + half, logits)
+
+
+@njit(nogil=True)
+def gate_tile(rec, first, rows, panel, tile):
+    """activation(gate) * up of 32 features, which make one group of the next matmul's input."""
+    xq, ld = load_i64(rec + t.OUT_XQ), load_i64(rec + t.OUT_LD_XQ)
+    groups = load_i64(rec + t.OUT_GROUPS)
+    scale, start = load_i64(rec + t.OUT_SCALE), load_i64(rec + t.OUT_START)
+    is_silu = load_i64(rec + t.ACTIVATION) == t.SILU
+    for m in range(rows):
+        row = tile + m * LD_TILE
+        a, b = load_f32x16(row), load_f32x16(row + 64)
+        if is_silu:
+            a, b = silu(a), silu(b)
+        else:
+            a, b = gelu_tanh(a), gelu_tanh(b)
+        a, b = a * load_f32x16(row + 128), b * load_f32x16(row + 192)
+        at = 4 * (groups * (first + m) + panel)
+        quantize_group(a, b, xq + (first + m) * ld + 32 * panel, scale + at, start + at)
+
+
+@njit(nogil=True)
+def matmul_panel(rec, first, rows, panel, tile, ahead):
+    """Raw sums of a tile of rows with one panel of 32 columns."""
+    groups = load_i64(rec + t.NUM_GROUPS)
+    ld, ld_scale = load_i64(rec + t.LD_XQ), 4 * groups
+    multiply(
+        rows,
+        load_i64(rec + t.W) + panel * load_i64(rec + t.PANEL_BYTES),
+        load_i64(rec + t.XQ) + first * ld,
+        ld,
+        load_i64(rec + t.X_START) + first * ld_scale,
+        ld_scale,
+        load_i64(rec + t.X_SCALE) + first * ld_scale,
+        ld_scale,
+        groups,
+        0,
+        tile,
+        LD_TILE,
+        ahead,
+    )
+
+
+@njit(nogil=True)
+def matmul_chunk(rec, step, chunk, scratch):
+    """A chunk of panels times all rows. A panel stays in the cache while the rows pass."""
+    mode = load_i64(rec + t.MODE)
+    panels = load_i64(rec + t.NUM_PANELS)
+    if mode == t.GATE:
+        panels //= 2
+    per_chunk = load_i64(rec + t.PANELS_PER_CHUNK)
+    panel_bytes = load_i64(rec + t.PANEL_BYTES)
+    w = load_i64(rec + t.W)
+    total = num_rows(rec, step)
+    num_tiles = (total + MAX_ROWS - 1) // MAX_ROWS
+    has_adapters = load_i64(step + t.HAS_ADAPTERS) != 0 and load_i64(rec + t.LORA) != 0
+    for panel in range(chunk * per_chunk, min(panels, (chunk + 1) * per_chunk)):
+        here = w + panel * panel_bytes
+        for index in range(num_tiles):
+            first = total * index // num_tiles
+            rows = total * (index + 1) // num_tiles - first
+            # What is asked for ahead is the next panel, half in each of two passes; a single pass
+            # runs ahead of itself.
+            if num_tiles == 1:
+                ahead = here + AHEAD_BYTES
+            elif index < 2:
+                ahead = here + panel_bytes + index * (panel_bytes // 2)
+            else:
+                ahead = here
+            matmul_panel(rec, first, rows, panel, scratch, ahead)
+            scale_tile(rec, first, rows, panel, scratch)
+            if has_adapters:
+                add_adapters(rec, step, first, rows, panel, scratch, scratch)
+            if mode == t.GATE:
+                upper = scratch + 128
+                matmul_panel(rec, first, rows, panel + panels, upper, ahead + panels * panel_bytes)
+                scale_tile(rec, first, rows, panel + panels, upper)
+                if has_adapters:
+                    add_adapters(rec, step, first, rows, panel + panels, upper, scratch)
+                gate_tile(rec, first, rows, panel, scratch)
+            elif mode == t.ADD:
+                add_tile(rec, first, rows, panel, scratch)
+            elif mode == t.LOGITS:
+                logits_tile(rec, first, rows, panel, scratch)
+            else:
+                store_tile(rec, first, rows, panel, scratch)
+
+
+

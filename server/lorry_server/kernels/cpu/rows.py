@@ -1,0 +1,118 @@
+"""Operations on single rows: embedding, norms, quantization, the likeliest token."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.quantize import norm_row, quantize_row
+from lorry_server.kernels.cpu.simd import (
+    float_max,
+    load_f32,
+    load_f32x16,
+    load_i32,
+    load_i64,
+    load_u8,
+    maximum,
+    splat_f32,
+    store_f32,
+    store_f32x16,
+    store_i32,
+)
+
+
+@njit(nogil=True)
+def embed_row(rec, step, row):
+    """A token's row of the embedding: a table of floats, or the rows of a packed weight."""
+    token = np.int64(load_i32(load_i64(step + t.TOKEN_IDS) + 4 * row))
+    x = load_i64(rec + t.EMBED_X) + row * load_i64(rec + t.EMBED_LD_X)
+    size = load_i64(rec + t.EMBED_SIZE)
+    multiplier = load_f32(rec + t.EMBED_MULTIPLIER)
+    table = load_i64(rec + t.EMBED_TABLE)
+    if table != 0:
+        source = table + 4 * size * token
+        for k in range(size):
+            store_f32(x + 4 * k, load_f32(source + 4 * k))
+    else:
+        panel, column = token // 32, token % 32
+        base = load_i64(rec + t.EMBED_W) + panel * load_i64(rec + t.EMBED_PANEL_BYTES) + 4 * column
+        scale = load_f32(load_i64(rec + t.EMBED_SCALE) + 4 * token)
+        zero_address = load_i64(rec + t.EMBED_ZERO)
+        zero = np.float32(128.0)
+        if zero_address != 0:  # holds what the zero point is beyond 128
+            zero = load_f32(zero_address + 4 * token) + zero
+        for k in range(size):
+            q = load_u8(base + 128 * (k // 4) + k % 4)
+            store_f32(x + 4 * k, (np.float32(q) - zero) * scale)
+    if multiplier != np.float32(1.0):
+        for k in range(size):
+            store_f32(x + 4 * k, load_f32(x + 4 * k) * multiplier)
+
+
+@njit(nogil=True)
+def input_row(rec, step, row):
+    """The address of a row of floats; of the plan's row `row` where only logits rows are wanted."""
+    if load_i64(rec + t.NORM_GATHER) != 0:
+        row = np.int64(load_i32(load_i64(step + t.LOGITS_ROW_IDS) + 4 * row))
+    return load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
+
+
+@njit(nogil=True)
+def norm_and_quantize_row(rec, step, row, scratch):
+    x = input_row(rec, step, row)
+    padded = load_i64(rec + t.NORM_PADDED)
+    eps = np.float64(load_f32(rec + t.NORM_EPS))
+    norm_row(x, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    quantize_to_record(rec, row, scratch)
+
+
+@njit(nogil=True)
+def quantize_to_record(rec, row, x):
+    groups = load_i64(rec + t.NUM_GROUPS)
+    quantize_row(
+        x,
+        groups,
+        load_i64(rec + t.XQ) + row * load_i64(rec + t.LD_XQ),
+        load_i64(rec + t.X_SCALE) + 4 * groups * row,
+        load_i64(rec + t.X_START) + 4 * groups * row,
+    )
+
+
+@njit(nogil=True)
+def add_normed_row(rec, row, scratch):
+    """x += norm(y) * factor: the norms after attention and feed-forward that Gemma has."""
+    y = load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
+    padded = load_i64(rec + t.NORM_PADDED)
+    eps = np.float64(load_f32(rec + t.NORM_EPS))
+    norm_row(y, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    x = load_i64(rec + t.NORM_ADD_TO) + row * load_i64(rec + t.NORM_LD_ADD_TO)
+    factor = load_f32(rec + t.NORM_FACTOR)
+    for k in range(0, padded, 16):
+        normed = load_f32x16(scratch + 4 * k)
+        if factor != np.float32(1.0):
+            normed = normed * splat_f32(factor)
+        store_f32x16(x + 4 * k, load_f32x16(x + 4 * k) + normed)
+
+
+@njit(nogil=True)
+def argmax_row(rec, row):
+    """The first of the largest logits, and its value, which is NaN if any is NaN or infinite."""
+    x = load_i64(rec + t.ARGMAX_X) + row * load_i64(rec + t.ARGMAX_LD_X)
+    size = load_i64(rec + t.ARGMAX_SIZE)
+    whole = size // 16 * 16
+    zero = splat_f32(np.float32(0.0))
+    best, poison = splat_f32(np.float32(-np.inf)), zero
+    for k in range(0, whole, 16):
+        values = load_f32x16(x + 4 * k)
+        best = maximum(values, best)
+        poison = poison + values * zero
+    largest, spoilt = float_max(best), float_max(poison)
+    for k in range(whole, size):
+        largest = max(largest, load_f32(x + 4 * k))
+        spoilt += load_f32(x + 4 * k) * np.float32(0.0)
+    index = np.int64(0)
+    while index < size and load_f32(x + 4 * index) != largest:
+        index += 1
+    store_i32(load_i64(rec + t.ARGMAX_OUT) + 4 * row, np.int32(index))
+    store_f32(load_i64(rec + t.ARGMAX_VALUE) + 4 * row, largest + spoilt)

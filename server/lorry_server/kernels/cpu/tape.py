@@ -1,0 +1,83 @@
+"""The step as data: one record for each operation, and one block of what changes from step to step.
+
+A model is written out once as a tape of records (`runner.compiled.tape`), and `step.run_step` walks it.
+So the compiled code is the same for every model, and is compiled once for a machine. A record and
+the step block are rows of 8-byte words: an integer or an address, or a float32 in a word's low half.
+"""
+
+from __future__ import annotations
+
+WORDS = 40  # of a record
+WORD_BYTES = 8
+
+# Operations, and which words they read. Every record begins with these two.
+OP, ROWS = 0, 8
+EMBED, NORM, QUANTIZE, MATMUL, SHRINK, KEYS_AND_VALUES, ATTEND, ADD_NORMED, ARGMAX = range(9)
+# What ROWS says: over the tokens of the step, or over the rows whose logits are wanted.
+TOKENS, LOGITS_ROWS = 0, 1
+
+# Where quantized rows lie: bytes, their stride; per group the scales and -128 times the sums.
+XQ, LD_XQ, X_SCALE, X_START, NUM_GROUPS = 16, 24, 32, 40, 48
+
+# EMBED: a packed weight, or a table of floats
+EMBED_W, EMBED_SCALE, EMBED_ZERO, EMBED_TABLE = 56, 64, 72, 80
+EMBED_MULTIPLIER, EMBED_X, EMBED_LD_X, EMBED_PANEL_BYTES = 88, 96, 104, 112
+EMBED_SIZE = 120
+
+# NORM and QUANTIZE: rows of floats to quantized rows. ADD_NORMED: x += norm(y) * factor.
+NORM_X, NORM_LD_X, NORM_WEIGHT, NORM_SIZE, NORM_PADDED, NORM_EPS = 56, 64, 72, 80, 88, 96
+NORM_GATHER = 104  # 1: the rows are picked by the plan's logits rows
+NORM_ADD_TO, NORM_LD_ADD_TO, NORM_FACTOR = 112, 120, 128
+
+# MATMUL
+W, PANEL_BYTES, NUM_PANELS, PANELS_PER_CHUNK = 56, 64, 72, 80
+W_SCALE, W_ZERO, BIAS, MODE = 88, 96, 104, 112
+Y, LD_Y, FACTOR, SOFTCAP = 120, 128, 136, 144
+ACTIVATION = 152
+OUT_XQ, OUT_LD_XQ, OUT_SCALE, OUT_START, OUT_GROUPS = 160, 168, 176, 184, 192
+LORA, LORA_XQ, LORA_LD_XQ, LORA_SCALE, LORA_START, LORA_GROUPS, PANEL_SLICE = (
+    200,
+    208,
+    216,
+    224,
+    232,
+    240,
+    248,
+)
+STORE, ADD, GATE, LOGITS = range(4)
+SILU, GELU_TANH = range(2)
+
+# SHRINK reads LORA*, XQ* and NUM_SLICES. A table entry has, for each slice: rank, A, A's scales, B;
+# then the scales of B, which all slices share.
+NUM_SLICES = 256
+MAX_SLICES = 3
+SLICE_WORDS = 4
+LORA_RANK, LORA_A, LORA_A_SCALE, LORA_B = 0, 8, 16, 24
+LORA_B_SCALE = MAX_SLICES * SLICE_WORDS * WORD_BYTES
+LORA_ENTRY_BYTES = LORA_B_SCALE + 4 * WORD_BYTES
+
+# KEYS_AND_VALUES and ATTEND
+QKV, LD_QKV, Q_OFFSET, K_OFFSET, V_OFFSET = 56, 64, 72, 80, 88
+NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HEAD_PADDED, ROPE_SIZE = 96, 104, 112, 120, 128
+COS, SIN, Q_NORM, K_NORM, HEAD_EPS = 136, 144, 152, 160, 168
+ATTENTION_SCALE, ATTENTION_SOFTCAP, WINDOW = 176, 184, 192
+KEYS, KEY_SCALES, VALUES, VALUE_SCALES = 200, 208, 216, 224
+Q8, Q8_SCALE, Q8_START, ATTENDED, LD_ATTENDED = 232, 240, 248, 16, 24
+
+# ARGMAX
+ARGMAX_X, ARGMAX_LD_X, ARGMAX_SIZE, ARGMAX_OUT, ARGMAX_VALUE = 56, 64, 72, 80, 88
+
+# The step block.
+EPOCH, TAPE, NUM_OPS, NUM_CHUNKS, CLAIMED, DONE = range(0, 48, 8)
+NUM_TOKENS, NUM_ROWS, NUM_SEQUENCES = 48, 56, 64
+TOKEN_IDS, POSITIONS, SLOTS, QUERY_STARTS, CONTEXT_LENS, TABLES, TABLE_STRIDE = range(72, 128, 8)
+LOGITS_ROW_IDS, TOKEN_ADAPTERS, ROW_ADAPTERS, HAS_ADAPTERS = range(128, 160, 8)
+ITEMS, NUM_ITEMS, SCRATCH, SCRATCH_BYTES, SCORES_LENGTH = range(160, 200, 8)
+BLOCK_SIZE, NUM_WORKERS, STOP, SEMAPHORES = range(200, 232, 8)
+PHASE_CYCLES = 232  # int64 sums of the time stamp counter for each operation of the tape, or 0: not measured
+STEP_WORDS = 32
+
+ITEM_BYTES = 24  # sequence, first token of the step, number of tokens
+QUERIES_PER_ITEM = 16
+SEMAPHORE_BYTES = 64
+COUNTER_BYTES = 64  # a cache line for each, so that phases do not disturb each other

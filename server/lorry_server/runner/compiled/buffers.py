@@ -1,0 +1,70 @@
+"""`Buffers`: where a step's intermediate values lie, sized once for the largest step.
+
+Shape legend: T tokens of the largest step, N logits rows computed at once, P padded to 32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.memory import Arena
+from lorry_server.kernels.cpu.pack import GROUP, padded
+from lorry_server.runner.compiled.records import Field
+
+
+class QuantizedRows:
+    """Rows of bytes with a scale and a start for each group of 32."""
+
+    def __init__(self, arena: Arena, *, num_rows: int, size: int) -> None:
+        self.num_groups = padded(size) // GROUP
+        self.bytes = arena.bytes(num_rows * padded(size))
+        self.scale = arena.floats(num_rows * self.num_groups)
+        self.start = arena.ints(num_rows * self.num_groups)
+
+    def as_input(self) -> dict[int, Field]:
+        return {
+            t.XQ: self.bytes,
+            t.LD_XQ: GROUP * self.num_groups,
+            t.X_SCALE: self.scale,
+            t.X_START: self.start,
+            t.NUM_GROUPS: self.num_groups,
+        }
+
+    def as_gated_output(self) -> dict[int, Field]:
+        return {
+            t.OUT_XQ: self.bytes,
+            t.OUT_LD_XQ: GROUP * self.num_groups,
+            t.OUT_SCALE: self.scale,
+            t.OUT_START: self.start,
+            t.OUT_GROUPS: self.num_groups,
+        }
+
+
+class FloatRows:
+    """Rows of float32 at a stride that is a multiple of 32."""
+
+    def __init__(self, arena: Arena, *, num_rows: int, size: int) -> None:
+        self.size = size
+        self.padded = padded(size)
+        self.values = arena.floats(num_rows * self.padded)
+
+    @property
+    def stride(self) -> int:
+        """Bytes from row to row."""
+        return 4 * self.padded
+
+
+class ShrunkRows:
+    """What the A of each row's adapter made of it: for each slice, ranks up to `max_rank`."""
+
+    def __init__(self, arena: Arena, *, num_rows: int, max_rank: int, max_slices: int) -> None:
+        self.groups = padded(max_rank) // GROUP
+        self.bytes = arena.bytes(num_rows * max_slices * padded(max_rank))
+        self.scale = arena.floats(num_rows * max_slices * self.groups)
+        self.start = arena.ints(num_rows * max_slices * self.groups)
+
+
+def aligned_int32(arena: Arena, count: int) -> npt.NDArray[np.int32]:
+    return arena.ints(max(1, count))

@@ -1,0 +1,312 @@
+"""`write_decoder`: a `Decoder` as a tape, its weights packed, its buffers made.
+
+A layer is seven operations: norm and quantize; the fused q, k and v; rotation, bytes of queries and
+writing of the cache; attention; quantize; the output product, added to the residual stream; the same
+again for the feed-forward layer, whose activation and quantization are done in the product's tiles.
+Before a product whose linear has adapters stands the shrink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.memory import Arena
+from lorry_server.kernels.cpu.pack import padded
+from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
+from lorry_server.layers.rotary import Rope
+from lorry_server.model.decoder import Attention, Decoder, FeedForward, Layer
+from lorry_server.quantization.affine_rows import AffineRows
+from lorry_server.runner.compiled.adapter_table import AdapterTable
+from lorry_server.runner.compiled.buffers import FloatRows, QuantizedRows
+from lorry_server.runner.compiled.byte_cache import ByteCache
+from lorry_server.runner.compiled.packed_linear import PackedLinear, pack_linear
+from lorry_server.runner.compiled.records import Field, Tape
+
+ACTIVATIONS: Mapping[str, int] = {"silu": t.SILU, "gelu_pytorch_tanh": t.GELU_TANH}
+CHUNKS_PER_MATMUL = 24  # enough for threads to even out, few enough to claim
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The largest step."""
+
+    max_tokens: int
+    max_rows: int  # logits rows that are computed at once
+    max_positions: int
+
+
+def reason_not_to_compile(decoder: Decoder) -> str | None:
+    """What of this model the compiled kernels do not do; None if they do it all."""
+    for linear in decoder.linears():
+        if not isinstance(linear.weight, AffineRows):
+            return f"its weights are {type(linear.weight).__name__}"
+    if decoder.arch.activation not in ACTIVATIONS:
+        return f"its activation is {decoder.arch.activation}"
+    return None
+
+
+class DecoderTape:
+    """The tape of one model. Operations from `head` on compute the logits of a step's rows."""
+
+    def __init__(
+        self, decoder: Decoder, cache: ByteCache, adapters: AdapterTable, arena: Arena, sizes: Sizes
+    ) -> None:
+        self.arch = decoder.arch
+        self.tape = Tape()
+        self._arena = arena
+        self._cache = cache
+        self._adapters = adapters
+        self._sizes = sizes
+        self._rope_tables: dict[Rope, tuple[npt.NDArray[np.float32], ...]] = {}
+        for rope, rotary in zip(decoder.ropes, decoder.rotaries, strict=True):
+            self._rope_tables[rope] = self._rope_table(rotary, rope)
+        self._make_buffers()
+        self._write(decoder)
+
+    def _make_buffers(self) -> None:
+        arch, tokens, arena = self.arch, self._sizes.max_tokens, self._arena
+        attended = arch.num_heads * arch.head_dim
+        self.x = FloatRows(arena, num_rows=tokens, size=arch.hidden_size)
+        self.y = FloatRows(arena, num_rows=tokens, size=arch.hidden_size)
+        self.attended = FloatRows(arena, num_rows=tokens, size=attended)
+        part_sizes = self._qkv_sizes()
+        self.qkv = FloatRows(arena, num_rows=tokens, size=sum(padded(size) for size in part_sizes))
+        self.hidden_q = QuantizedRows(arena, num_rows=tokens, size=arch.hidden_size)
+        self.attended_q = QuantizedRows(arena, num_rows=tokens, size=attended)
+        self.gated_q = QuantizedRows(arena, num_rows=tokens, size=arch.intermediate_size)
+        self.logits = FloatRows(arena, num_rows=self._sizes.max_rows, size=arch.vocab_size)
+        self.token_ids = arena.ints(self._sizes.max_rows)
+        self.best_logits = arena.floats(self._sizes.max_rows)
+        queries = tokens * arch.num_heads
+        self.q8 = arena.bytes(queries * padded(arch.head_dim))
+        self.q8_scale = arena.floats(queries + 16)
+        self.q8_start = arena.ints(queries + 16)
+
+    def _qkv_sizes(self) -> list[int]:
+        kv_size = self.arch.num_kv_heads * self.arch.head_dim
+        return [self.arch.num_heads * self.arch.head_dim, kv_size, kv_size]
+
+    def _write(self, decoder: Decoder) -> None:
+        head = self._pack(decoder.head, [self.arch.vocab_size])
+        self._embed(decoder, head)
+        for index, layer in enumerate(decoder.layers):
+            assert isinstance(layer, Layer)
+            self._attention(index, layer)
+            self._feed_forward(index, layer.feed_forward, layer)
+        self.head = len(self.tape.names())
+        self._head(decoder, head)
+
+    def _embed(self, decoder: Decoder, head: PackedLinear) -> None:
+        fields: dict[int, Field] = {
+            t.EMBED_X: self.x.values,
+            t.EMBED_LD_X: self.x.stride,
+            t.EMBED_SIZE: self.arch.hidden_size,
+            t.EMBED_MULTIPLIER: float(np.float32(self.arch.embedding_scale)),
+        }
+        if decoder.embedding_VD is None:
+            fields |= {
+                t.EMBED_W: head.w,
+                t.EMBED_PANEL_BYTES: head.panel_bytes,
+                t.EMBED_SCALE: head.scale,
+                t.EMBED_ZERO: head.zero,
+            }
+        else:
+            table = self._arena.floats(decoder.embedding_VD.numel())
+            table[:] = decoder.embedding_VD.float().numpy().reshape(-1)
+            fields[t.EMBED_TABLE] = table
+        self.tape.add("embed", t.EMBED, fields)
+
+    def _attention(self, index: int, layer: Layer) -> None:
+        attention: Attention = layer.attention
+        self._norm(layer.attention_norm, self.hidden_q)
+        qkv = self._pack(attention.qkv, self._qkv_sizes())
+        self._matmul(
+            "qkv", qkv, self.hidden_q, {t.MODE: t.STORE, t.Y: self.qkv.values, t.LD_Y: self.qkv.stride}
+        )
+        heads = self._heads(index, attention, qkv)
+        self.tape.add("keys and values", t.KEYS_AND_VALUES, heads)
+        self.tape.add(
+            "attention",
+            t.ATTEND,
+            heads | {t.ATTENDED: self.attended.values, t.LD_ATTENDED: self.attended.stride},
+        )
+        self.tape.add(
+            "quantize",
+            t.QUANTIZE,
+            {t.NORM_X: self.attended.values, t.NORM_LD_X: self.attended.stride}
+            | self.attended_q.as_input(),
+        )
+        output = self._pack(attention.output, [self.arch.hidden_size])
+        self._to_residual("output", output, self.attended_q, layer.attention_output_norm)
+
+    def _heads(self, index: int, attention: Attention, qkv: PackedLinear) -> dict[int, Field]:
+        arch = self.arch
+        fields: dict[int, Field] = {
+            t.QKV: self.qkv.values,
+            t.LD_QKV: self.qkv.stride,
+            t.Q_OFFSET: 4 * qkv.column_of(0),
+            t.K_OFFSET: 4 * qkv.column_of(1),
+            t.V_OFFSET: 4 * qkv.column_of(2),
+            t.NUM_KV_HEADS: arch.num_kv_heads,
+            t.GROUP_SIZE: arch.num_heads // arch.num_kv_heads,
+            t.HEAD_DIM: arch.head_dim,
+            t.HEAD_PADDED: padded(arch.head_dim),
+            t.ATTENTION_SCALE: float(arch.attention_scale),
+            t.ATTENTION_SOFTCAP: float(arch.attention_softcap or 0.0),
+            t.WINDOW: attention.window or 0,
+            t.Q8: self.q8,
+            t.Q8_SCALE: self.q8_scale,
+            t.Q8_START: self.q8_start,
+            **self._cache.fields(index),
+        }
+        if attention.rope is not None:
+            cos, sin = self._rope_tables[attention.rope]
+            fields |= {t.ROPE_SIZE: attention.rope.size, t.COS: cos, t.SIN: sin}
+        if attention.q_norm is not None and attention.k_norm is not None:
+            fields |= {
+                t.Q_NORM: self._norm_weight(attention.q_norm),
+                t.K_NORM: self._norm_weight(attention.k_norm),
+                t.HEAD_EPS: float(arch.norm_eps),
+            }
+        return fields
+
+    def _feed_forward(self, index: int, feed_forward: FeedForward, layer: Layer) -> None:
+        size = self.arch.intermediate_size
+        self._norm(layer.feed_forward_norm, self.hidden_q)
+        gate_up = self._pack(feed_forward.gate_up, [size, size])
+        self._matmul(
+            "gate and up",
+            gate_up,
+            self.hidden_q,
+            {t.MODE: t.GATE, t.ACTIVATION: ACTIVATIONS[self.arch.activation]}
+            | self.gated_q.as_gated_output(),
+        )
+        down = self._pack(feed_forward.down, [self.arch.hidden_size])
+        self._to_residual("down", down, self.gated_q, layer.feed_forward_output_norm)
+
+    def _to_residual(
+        self, name: str, linear: PackedLinear, rows: QuantizedRows, norm: RMSNorm | None
+    ) -> None:
+        """A product that is added to the residual stream, through a norm if the model has one there."""
+        factor = float(np.float32(self.arch.residual_scale))
+        if norm is None:
+            target: dict[int, Field] = {t.MODE: t.ADD, t.Y: self.x.values, t.LD_Y: self.x.stride}
+            self._matmul(name, linear, rows, target | {t.FACTOR: factor})
+            return
+        self._matmul(
+            name, linear, rows, {t.MODE: t.STORE, t.Y: self.y.values, t.LD_Y: self.y.stride}
+        )
+        self.tape.add(
+            "output norm",
+            t.ADD_NORMED,
+            self._norm_fields(norm, self.y)
+            | {
+                t.NORM_ADD_TO: self.x.values,
+                t.NORM_LD_ADD_TO: self.x.stride,
+                t.NORM_FACTOR: factor,
+            },
+        )
+
+    def _head(self, decoder: Decoder, head: PackedLinear) -> None:
+        fields = self._norm_fields(decoder.norm, self.x) | {t.NORM_GATHER: 1}
+        self.tape.add(
+            "last norm", t.NORM, fields | self.hidden_q.as_input(), rows=t.LOGITS_ROWS
+        )
+        self._matmul(
+            "head",
+            head,
+            self.hidden_q,
+            {
+                t.MODE: t.LOGITS,
+                t.Y: self.logits.values,
+                t.LD_Y: self.logits.stride,
+                t.FACTOR: float(np.float32(self.arch.logits_divisor)),
+                t.SOFTCAP: float(np.float32(self.arch.logits_softcap or 0.0)),
+            },
+            rows=t.LOGITS_ROWS,
+        )
+        self.tape.add(
+            "argmax",
+            t.ARGMAX,
+            {
+                t.ARGMAX_X: self.logits.values,
+                t.ARGMAX_LD_X: self.logits.stride,
+                t.ARGMAX_SIZE: self.arch.vocab_size,
+                t.ARGMAX_OUT: self.token_ids,
+                t.ARGMAX_VALUE: self.best_logits,
+            },
+            rows=t.LOGITS_ROWS,
+        )
+
+    def _matmul(
+        self,
+        name: str,
+        linear: PackedLinear,
+        rows_in: QuantizedRows,
+        fields: dict[int, Field],
+        *,
+        rows: int = t.TOKENS,
+    ) -> None:
+        lora = self._adapters.fields(linear)
+        if lora:
+            self.tape.add(f"{name}: shrink", t.SHRINK, rows_in.as_input() | lora, rows=rows)
+        panels = linear.num_panels // (2 if fields[t.MODE] == t.GATE else 1)
+        self.tape.add(
+            name,
+            t.MATMUL,
+            {
+                t.W: linear.w,
+                t.PANEL_BYTES: linear.panel_bytes,
+                t.NUM_PANELS: linear.num_panels,
+                t.PANELS_PER_CHUNK: max(1, panels // CHUNKS_PER_MATMUL),
+                t.W_SCALE: linear.scale,
+                t.W_ZERO: linear.zero,
+                t.BIAS: linear.bias,
+                t.PANEL_SLICE: linear.panel_slice,
+            }
+            | rows_in.as_input()
+            | fields
+            | lora,
+            rows=rows,
+        )
+
+    def _norm(self, norm: RMSNorm, out: QuantizedRows) -> None:
+        self.tape.add("norm", t.NORM, self._norm_fields(norm, self.x) | out.as_input())
+
+    def _norm_fields(self, norm: RMSNorm, rows: FloatRows) -> dict[int, Field]:
+        return {
+            t.NORM_X: rows.values,
+            t.NORM_LD_X: rows.stride,
+            t.NORM_WEIGHT: self._norm_weight(norm),
+            t.NORM_SIZE: rows.size,
+            t.NORM_PADDED: rows.padded,
+            t.NORM_EPS: float(self.arch.norm_eps),
+        }
+
+    def _norm_weight(self, norm: RMSNorm) -> npt.NDArray[np.float32]:
+        weight = self._arena.floats(padded(norm.size))
+        weight[: norm.size] = norm.weight_D.numpy()
+        return weight
+
+    def _rope_table(self, rotary: torch.nn.Module, rope: Rope) -> tuple[npt.NDArray[np.float32], ...]:
+        """Cosines and sines of every position, half as wide as they rotate: both halves are equal."""
+        positions = torch.arange(self._sizes.max_positions)
+        tables = []
+        for values_T1R in rotary(positions, torch.float32):
+            table = self._arena.floats(values_T1R.numel() // 2)
+            table[:] = values_T1R[:, 0, : rope.size // 2].reshape(-1).numpy()
+            tables.append(table)
+        return tuple(tables)
+
+    def _pack(self, linear: Linear, sizes: list[int]) -> PackedLinear:
+        """Pack a linear and let go of the unpacked weight: memory holds the model once."""
+        packed = pack_linear(linear, sizes, self._arena)
+        del linear.weight
+        return packed

@@ -1,0 +1,93 @@
+"""`PackedLinear`: a linear of the model in the order in which the tiles read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lorry_server.kernels.cpu.memory import Arena
+from lorry_server.kernels.cpu.pack import GROUP, PANEL, Part, lay_out, num_panels, pack_bytes, padded, spread
+from lorry_server.layers.linear import Linear
+from lorry_server.quantization.affine_rows import AffineRows
+
+MIDDLE = 128.0  # the zero point that costs nothing
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """The arrays behind one matmul. `zero` holds zero points less 128; None where all are 128."""
+
+    name: str
+    num_inputs: int
+    parts: tuple[Part, ...]
+    w: npt.NDArray[np.uint8]
+    scale: npt.NDArray[np.float32]
+    zero: npt.NDArray[np.float32] | None
+    bias: npt.NDArray[np.float32] | None
+    panel_slice: npt.NDArray[np.uint8]  # of each panel, which of the checkpoint's modules it is of
+    num_slices: int
+
+    @property
+    def num_panels(self) -> int:
+        return num_panels(self.parts)
+
+    @property
+    def num_groups(self) -> int:
+        return padded(self.num_inputs) // GROUP
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of the product, filling included."""
+        return PANEL * self.num_panels
+
+    @property
+    def panel_bytes(self) -> int:
+        return PANEL * padded(self.num_inputs)
+
+    def column_of(self, part: int) -> int:
+        """Where the columns of a part begin."""
+        return PANEL * self.parts[part].panel
+
+
+def pack_linear(linear: Linear, sizes: Sequence[int], arena: Arena) -> PackedLinear:
+    """Pack a linear whose rows fall into parts of `sizes`; each lies within one of its slices."""
+    weight = linear.weight
+    assert isinstance(weight, AffineRows)
+    parts = lay_out(sizes)
+    panels = num_panels(parts)
+    w = arena.bytes(PANEL * panels * padded(linear.in_features))
+    pack_bytes(weight.q_OI.numpy(), parts, w)
+    scale = arena.floats(PANEL * panels)
+    spread(weight.scale_O.numpy(), parts, scale)
+    zero = bias = None
+    if not weight.is_symmetric:
+        zero = arena.floats(PANEL * panels)
+        spread((weight.zero_O - MIDDLE).numpy(), parts, zero)
+    if linear.bias_O is not None:
+        bias = arena.floats(PANEL * panels)
+        spread(linear.bias_O.float().numpy(), parts, bias)
+    panel_slice = arena.bytes(panels)[:panels]
+    for index, part in enumerate(parts):
+        stop = parts[index + 1].panel if index + 1 < len(parts) else panels
+        panel_slice[part.panel : stop] = _slice_of(linear, part)
+    return PackedLinear(
+        name=linear.name,
+        num_inputs=linear.in_features,
+        parts=parts,
+        w=w,
+        scale=scale,
+        zero=zero,
+        bias=bias,
+        panel_slice=panel_slice,
+        num_slices=len(linear.slices),
+    )
+
+
+def _slice_of(linear: Linear, part: Part) -> int:
+    for index, piece in enumerate(linear.slices):
+        if piece.start <= part.start and part.stop <= piece.stop:
+            return index
+    raise AssertionError(f"{linear.name}: rows {part.start} to {part.stop} lie in no one module")

@@ -1,0 +1,146 @@
+"""`CompiledRunner`: a step as one call into compiled code, on threads of its own.
+
+It gives the same bits as `ReferenceRunner` with the same quantized weights, whatever else is in the
+batch and however many threads there are: each float operation has one order, written down in the
+references under `kernels`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lorry_server.engine.plan import (
+    NON_FINITE,
+    OK,
+    SAMPLE,
+    Int32,
+    LogitsPlan,
+    StepPlan,
+    StepResult,
+    concatenate_results,
+)
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.memory import Arena, address
+from lorry_server.kernels.cpu.pack import padded
+from lorry_server.kernels.cpu.step import run
+from lorry_server.model.decoder import Decoder
+from lorry_server.runner.compiled.adapter_table import AdapterTable
+from lorry_server.runner.compiled.byte_cache import ByteCache
+from lorry_server.runner.compiled.decoder_tape import DecoderTape, Sizes
+from lorry_server.runner.compiled.step_block import StepBlock
+from lorry_server.runner.compiled.workers import Workers
+from lorry_server.runner.sampler import sample
+
+MAX_LOGITS_ROWS = 64
+TILE_SCRATCH_BYTES = 16 << 10  # results of a tile and its neighbours'
+
+
+class CompiledRunner:
+    """Takes the decoder over: its weights are packed and the unpacked ones let go."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_tokens: int,
+        max_model_len: int,
+        num_threads: int,
+    ) -> None:
+        arena = Arena()
+        self._arena = arena
+        arch = decoder.arch
+        self._adapters = AdapterTable()
+        cache = ByteCache(
+            arena,
+            num_layers=len(arch.layers),
+            num_kv_heads=arch.num_kv_heads,
+            head_dim=arch.head_dim,
+            num_blocks=num_blocks,
+            block_size=block_size,
+        )
+        sizes = Sizes(max_tokens, min(MAX_LOGITS_ROWS, max_tokens), max_model_len)
+        self._tape = DecoderTape(decoder, cache, self._adapters, arena, sizes)
+        records = self._tape.tape.finish(arena)
+        self._num_ops = len(self._tape.tape.names())
+        self._records = address(records)
+        self._cycles = arena.words(self._num_ops)
+        scores_length = -(-max_model_len // 32) * 32 + 32
+        self._block = StepBlock(
+            arena,
+            max_tokens=max_tokens,
+            max_rows=sizes.max_rows,
+            max_blocks=-(-max_model_len // block_size),
+            block_size=block_size,
+            num_ops=self._num_ops,
+            num_threads=num_threads,
+            scratch_bytes=_scratch_bytes(decoder, scores_length),
+            scores_length=scores_length,
+        )
+        self._step = address(self._block.words)
+        stride = self._tape.logits.padded
+        self._logits_NV = self._tape.logits.values.reshape(-1, stride)[:, : arch.vocab_size]
+        self._workers = Workers(self._block.words, num_threads=num_threads, run=run)
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._workers.stop()
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute one step."""
+        self._block.fill(plan, None)
+        parts = []
+        first, num_rows = 0, len(plan.logits.rows_N)
+        while True:
+            logits_plan = plan.logits.slice(first, first + self._block.max_rows)
+            self._block.fill_rows(logits_plan.rows_N)
+            # The first part brings the whole step with it, the others their logits only.
+            self._walk(0 if first == 0 else self._tape.head)
+            if len(logits_plan.rows_N):
+                parts.append(self._result(logits_plan))
+            first += self._block.max_rows
+            if first >= num_rows:
+                return concatenate_results(parts) if len(parts) != 1 else parts[0]
+
+    def _walk(self, first_op: int) -> None:
+        record_bytes = t.WORDS * t.WORD_BYTES
+        self._block.set(t.TAPE, self._records + first_op * record_bytes)
+        self._block.set(t.NUM_OPS, self._num_ops - first_op)
+        run(self._step, 0)
+
+    def _result(self, plan: LogitsPlan) -> StepResult:
+        num_rows = len(plan.rows_N)
+        if not _is_plain(plan):
+            return sample(torch.from_numpy(self._logits_NV[:num_rows]), plan)
+        is_finite_N = np.isfinite(self._tape.best_logits[:num_rows])
+        return StepResult(
+            token_ids_N=np.where(is_finite_N, self._tape.token_ids[:num_rows], np.int32(0)),
+            logprobs_N=np.zeros(num_rows, np.float32),
+            top_ids_NK=np.zeros((num_rows, 0), np.int32),
+            top_logprobs_NK=np.zeros((num_rows, 0), np.float32),
+            status_N=np.where(is_finite_N, OK, NON_FINITE).astype(np.int32),
+        )
+
+
+def _is_plain(plan: LogitsPlan) -> bool:
+    """Whether every row wants the likeliest token and nothing else."""
+    return not (
+        plan.temperature_N.any()
+        or len(plan.bias_ids)
+        or len(plan.history_ids)
+        or (plan.num_logprobs_N >= 0).any()
+        or (plan.targets_N != SAMPLE).any()
+    )
+
+
+def _scratch_bytes(decoder: Decoder, scores_length: int) -> int:
+    """What one thread needs for the largest of its chunks."""
+    arch = decoder.arch
+    rows = 6
+    attention = scores_length * (4 * rows + rows + 4) + scores_length // 8 * rows
+    attention += 64 + 4 * rows * padded(arch.head_dim)
+    row = 4 * padded(arch.hidden_size)
+    head = 8 * padded(arch.head_dim)
+    return -(-(max(attention, row, head) + TILE_SCRATCH_BYTES) // 4096) * 4096
