@@ -96,7 +96,7 @@ def _row(step: dict[str, Any], floor: StepFloor, *, runner: str) -> Row:
     reason = "bytes" if bytes_ms >= operations_ms else "operations"
     return Row(
         "steps",
-        f"{step['kind']}, {step['rows']} rows, context {step['context']}, {runner}, to its floor",
+        f"{_shape(step)}, {runner}, to its floor",
         step["ms"] / floor_ms,
         f"{step['ms']:.2f} ms",
         f"{floor_ms:.2f} ms ({reason})",
@@ -108,7 +108,7 @@ def _phase_rows(step: dict[str, Any]) -> list[Row]:
     return [
         Row(
             "steps",
-            f"share of {phase} in {step['kind']}, {step['rows']} rows, context {step['context']}",
+            f"share of {phase} in {_shape(step)}",
             milliseconds / total_ms,
             f"{milliseconds:.2f} ms",
             f"{total_ms:.2f} ms",
@@ -116,6 +116,11 @@ def _phase_rows(step: dict[str, Any]) -> list[Row]:
         for phase, milliseconds in sorted(step["phases_ms"].items(), key=lambda item: -item[1])
         if total_ms > 0
     ]
+
+
+def _shape(step: dict[str, Any]) -> str:
+    rows = "1 row" if step["rows"] == 1 else f"{step['rows']} rows"
+    return f"{step['kind']}, {rows}, context {step['context']}"
 
 
 def _module_path() -> list[str]:

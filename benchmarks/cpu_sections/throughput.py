@@ -53,7 +53,7 @@ def throughput(
                 result = contestant.run(work)
                 results[contestant.name][level].append(result)
                 report.progress(
-                    f"{section}: round {turn + 1}, {level} streams, {contestant.name}: "
+                    f"{section}: round {turn + 1}, {streams(level)}, {contestant.name}: "
                     f"{result.tokens_per_s:.1f} tokens/s"
                 )
     ours, *others = contestants
@@ -66,14 +66,14 @@ def throughput(
                 Row(
                     section,
                     f"output tokens/s, prompt {PROMPT_TOKENS}, output {NEW_TOKENS}, "
-                    f"{level} streams, beside {other.name}",
+                    f"{streams(level)}, beside {other.name}",
                     median_ratio(_rates(mine), _rates(theirs)),
                     f"{statistics.median(_rates(mine)):.1f}",
                     f"{statistics.median(_rates(theirs)):.1f}",
                     f"at least {goal:.2f}" if goal else "",
                 )
             )
-        what = f"TTFT p50 and TPOT p50, {level} streams" + ("" if others else ", and tokens/s")
+        what = f"TTFT p50 and TPOT p50, {streams(level)}" + ("" if others else ", and tokens/s")
         alone = "" if others else f"; {statistics.median(_rates(mine)):.1f} tokens/s"
         report.add(Row(section, what, None, _latencies(mine) + alone))
     report.keep(
@@ -120,6 +120,10 @@ def prefill(
     if not others:
         report.add(Row("prefill", what, None, f"{statistics.median(mine):.0f}"))
     report.keep("prefill", rates)
+
+
+def streams(level: int) -> str:
+    return "1 stream" if level == 1 else f"{level} streams"
 
 
 def _rates(results: Sequence[LoopResult]) -> list[float]:
