@@ -92,7 +92,8 @@ class Engine:
             if sequence.first_step_s is None:
                 sequence.first_step_s = now
             sequence.num_steps += 1
-            sequence.max_batch = max(sequence.max_batch, len(scheduled))
+            if sequence.max_batch < len(scheduled):
+                sequence.max_batch = len(scheduled)
         plan = build_plan(
             scheduled,
             block_size=self._block_size,
@@ -160,9 +161,9 @@ class Engine:
             if row_logprobs is not None:
                 logprobs.append(row_logprobs)
             finish_reason = self._finish_reason(sequence, token_id)
-            num_foreseen = len(token_ids)
             token_ids.append(token_id)
-            if finish_reason is not None or draft[num_foreseen : num_foreseen + 1] != (token_id,):
+            was_foreseen = draft[len(token_ids) - 1 : len(token_ids)] == (token_id,)
+            if finish_reason is not None or not was_foreseen:
                 break
         if error is None:  # else its blocks would be found by others in the prefix cache
             self.scheduler.mark_computed(item, num_accepted=max(0, len(token_ids) - 1))
@@ -197,14 +198,15 @@ class Engine:
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         params = sequence.request.sampling
-        if sequence.num_completion_tokens >= params.min_tokens:
+        num_completion_tokens = sequence.num_completion_tokens
+        if num_completion_tokens >= params.min_tokens:
             if token_id in self._eos_token_ids and not params.ignore_eos:
                 return FinishReason.EOS
             if token_id in params.stop_token_ids:
                 return FinishReason.STOP_TOKEN
-        if sequence.num_completion_tokens >= params.max_tokens:
+        if num_completion_tokens >= params.max_tokens:
             return FinishReason.LENGTH
-        if sequence.num_tokens >= self._max_model_len:
+        if sequence.num_prompt_tokens + num_completion_tokens >= self._max_model_len:
             return FinishReason.LENGTH
         return None
 

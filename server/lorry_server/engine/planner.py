@@ -87,7 +87,7 @@ class _LogitsRow(NamedTuple):
     """What distinguishes a row of the `LogitsPlan` from the others of its sequence."""
 
     row: int
-    index: int  # of the sequence in the step
+    sequence: int  # its index in the step
     target: int
     position: int
     num_logprobs: int
@@ -145,7 +145,7 @@ class _LogitsRows:
         columns = _transposed(self._columns, SamplingColumns)
         return LogitsPlan(
             rows_N=np.array(rows.row, np.int32),
-            sequences_N=np.array(rows.index, np.int32),
+            sequences_N=np.array(rows.sequence, np.int32),
             targets_N=np.array(rows.target, np.int32),
             positions_N=np.array(rows.position, np.int64),
             seeds_N=np.array(columns.seed, np.int64),
