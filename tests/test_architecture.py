@@ -30,7 +30,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "quantization": {"quantization", "kernels", "errors"},
     "layers": {"layers", "quantization", "kernels"},
     "model": {"model", "layers", "quantization", "kernels", "errors"},
-    "lora": {"lora", "layers.linear", "kernels", "errors"},
+    "lora": {"lora", "layers.linear", "quantization.int8", "kernels", "errors"},
     "runner": {"runner", "engine.plan", "kernels", "lora.pool", "model.causal_model"},
 }
 COMPOSITION = {"build", "cli"}  # may import anything; nobody imports them but each other

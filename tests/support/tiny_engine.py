@@ -113,7 +113,7 @@ def make_tiny_engine(
         head_dim=model.head_dim,
         num_blocks=num_blocks,
         block_size=block_size,
-        dtype=torch.float32,
+        dtype=kv_cache_dtype,
         device=CPU,
     )
     max_model_len = min(model.max_position, num_blocks * block_size)

@@ -1,4 +1,7 @@
-"""`AdapterPool`: the rank rows of all resident adapters, and the seam into the model's layers.
+"""`AdapterPool`: all resident adapters, and the seam into the model's layers.
+
+On float weights they are rank rows of float pools, on quantized ones int8 of each adapter's own
+size. A row range names an adapter in either.
 
 Shape legend: R rank rows of the pool, S slices of a fused projection, I input and O output
 features, T tokens of the step, N logits rows.
@@ -15,6 +18,7 @@ from lorry_server.errors import AdapterError
 from lorry_server.kernels.lora import TokenSegment, lora_add_
 from lorry_server.layers.linear import Linear, LinearSlice
 from lorry_server.lora.adapter import Adapter, LoraWeights
+from lorry_server.lora.int8_updates import Int8Updates
 from lorry_server.lora.slots import RowRange
 
 
@@ -25,13 +29,12 @@ class AdapterRouting:
         self.segments: tuple[TokenSegment, ...] = ()
 
 
-class LinearRows:
-    """The pool of one linear layer: attached to it as its `adapters`."""
+class FloatRows:
+    """The rank rows of one linear that is not quantized, for all adapters."""
 
     def __init__(
         self,
         linear: Linear,
-        routing: AdapterRouting,
         *,
         num_rows: int,
         dtype: torch.dtype,
@@ -43,8 +46,6 @@ class LinearRows:
         self._a_RSI = torch.zeros(shape_a, dtype=dtype, device=device)
         self._b_RSO = torch.zeros(shape_b, dtype=dtype, device=device)
         self._slice_indices = {part.name: index for index, part in enumerate(linear.slices)}
-        self._slices = linear.slices
-        self._routing = routing
         self._starts: set[int] = set()  # of the adapters that target this layer
 
     def write(self, part: LinearSlice, weights: LoraWeights, *, start: int) -> None:
@@ -54,15 +55,29 @@ class LinearRows:
         self._b_RSO[rows, index, part.start : part.stop] = weights.b_OR.T.to(self._b_RSO)
         self._starts.add(start)
 
+    def add_(self, y_TO: Tensor, x_TI: Tensor, segments: tuple[TokenSegment, ...]) -> None:
+        mine = [segment for segment in segments if segment.start in self._starts]
+        if mine:
+            lora_add_(y_TO, x_TI, self._a_RSI, self._b_RSO, mine)
+
+
+class ResidentAdapters:
+    """What is attached to a linear as its `adapters`: it knows the step's routing."""
+
+    def __init__(self, updates: FloatRows | Int8Updates, routing: AdapterRouting) -> None:
+        self.updates = updates
+        self._routing = routing
+
     def add_(self, y_TO: Tensor, x_TI: Tensor) -> None:
         """Add each token's adapter update to `y_TO`; tokens without one are left alone."""
-        segments = [s for s in self._routing.segments if s.start in self._starts]
-        if segments:
-            lora_add_(y_TO, x_TI, self._a_RSI, self._b_RSO, segments)
+        self.updates.add_(y_TO, x_TI, self._routing.segments)
 
 
 class AdapterPool:
-    """Rank rows on the device, for every linear layer that some adapter has targeted."""
+    """The adapters on the device, for every linear layer that some adapter has targeted.
+
+    `updates` has them by the linear's name.
+    """
 
     def __init__(
         self,
@@ -79,13 +94,13 @@ class AdapterPool:
         self._slices: dict[str, tuple[Linear, LinearSlice]] = {
             part.name: (linear, part) for linear in linears for part in linear.slices
         }
-        self._rows: dict[str, LinearRows] = {}  # by the linear's name
+        self.updates: dict[str, FloatRows | Int8Updates] = {}
 
     def load(self, modules: Mapping[str, LoraWeights], rows: RowRange) -> None:
         """Write the matched `modules` of an adapter into its rows."""
         for module, weights in modules.items():
             linear, part = self._slices[module]
-            self._rows_of(linear).write(part, weights, start=rows.start)
+            self._updates_of(linear).write(part, weights, start=rows.start)
 
     def match(self, adapter: Adapter) -> tuple[dict[str, LoraWeights], tuple[str, ...]]:
         """Split an adapter into the modules that this model has and the names of the others.
@@ -111,15 +126,14 @@ class AdapterPool:
                 )
         return matched, unmatched
 
-    def _rows_of(self, linear: Linear) -> LinearRows:
-        if linear.name not in self._rows:
-            rows = LinearRows(
-                linear,
-                self.routing,
-                num_rows=self._num_rows,
-                dtype=self._dtype,
-                device=self._device,
-            )
-            self._rows[linear.name] = rows
-            linear.adapters = rows
-        return self._rows[linear.name]
+    def _updates_of(self, linear: Linear) -> FloatRows | Int8Updates:
+        if linear.name not in self.updates:
+            updates = self._new(linear)
+            self.updates[linear.name] = updates
+            linear.adapters = ResidentAdapters(updates, self.routing)
+        return self.updates[linear.name]
+
+    def _new(self, linear: Linear) -> FloatRows | Int8Updates:
+        if linear.weight.is_quantized:
+            return Int8Updates(device=self._device)
+        return FloatRows(linear, num_rows=self._num_rows, dtype=self._dtype, device=self._device)

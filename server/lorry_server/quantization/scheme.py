@@ -17,6 +17,7 @@ class Weight(nn.Module, ABC):
 
     out_features: int
     in_features: int
+    is_quantized: bool = True
 
     @abstractmethod
     def load_rows_(self, start: int, w_RI: Tensor) -> None:

@@ -12,6 +12,7 @@ from lorry_server.quantization.scheme import Weight
 class UnquantizedWeight(Weight):
     """A plain matrix in the model's dtype."""
 
+    is_quantized = False
     w_OI: Tensor
 
     def __init__(
