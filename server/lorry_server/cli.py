@@ -103,7 +103,6 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
         uvicorn.Config(
             app,
             http=guarded_protocol(),  # h11 bounds the size of a request's head; httptools does not
-            h11_max_incomplete_event_size=64 * 1024,
             ws="none",
             lifespan="off",
             log_config=None,

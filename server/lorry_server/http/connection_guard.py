@@ -1,4 +1,4 @@
-"""uvicorn's h11 protocol with the limits that it lacks: a time for the head, a number of peers."""
+"""uvicorn's h11 protocol with limits of our own: size and time of a head, and number of peers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from lorry_server.http.chunked_connection import ChunkedConnection
+
+MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 1024
 
 
 def guarded_protocol(
-    *, head_timeout_s: float = HEAD_TIMEOUT_S, max_connections: int = MAX_CONNECTIONS
+    *,
+    max_head_bytes: int = MAX_HEAD_BYTES,
+    head_timeout_s: float = HEAD_TIMEOUT_S,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> type[H11Protocol]:
     """Return a class for uvicorn's `http` option.
 
-    A connection has `head_timeout_s` from its first moment, or from the first byte of a later
+    A head of more than `max_head_bytes` is answered with 400. A connection has `head_timeout_s` from its first moment, or from the first byte of a later
     request, until the head is complete; single bytes win it no time. One that is too many is
     closed at once. uvicorn's own timer closes connections that are idle between requests.
     """
@@ -27,6 +33,7 @@ def guarded_protocol(
         # uvicorn narrows the standard library's type, and so must what overrides it
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.conn = ChunkedConnection(h11.SERVER, max_head_bytes)
             if len(self.connections) > max_connections:
                 transport.abort()
                 return
