@@ -19,6 +19,9 @@ from lorry.types.lorax import TokenSpan
 from lorry_server.errors import RequestError
 from lorry_server.text.tokenizer import Tokenizer
 
+# Compiled once: a pattern with the nonce in it would be compiled for every chat.
+PLACEHOLDER = re.compile(r"(?P<nonce>message[0-9a-f]{24})n(?P<index>[0-9]+)n")
+
 Render = Callable[[Sequence[str]], str]
 
 
@@ -90,8 +93,14 @@ def outline_of(render: Render, contents: Sequence[str]) -> Outline:
         text.replace(text.strip(), f"{nonce}n{index}n") if text.strip() else text
         for index, text in enumerate(contents)
     ]
-    pieces = re.split(f"{nonce}n([0-9]+)n", render(placeholders))
-    return Outline(parts=tuple(pieces[::2]), order=tuple(map(int, pieces[1::2])))
+    rendered = render(placeholders)
+    parts, order, end = [], [], 0
+    for found in PLACEHOLDER.finditer(rendered):
+        if found["nonce"] == nonce:  # anything may stand in a name
+            parts.append(rendered[end : found.start()])
+            order.append(int(found["index"]))
+            end = found.end()
+    return Outline(parts=(*parts, rendered[end:]), order=tuple(order))
 
 
 def encode_filled(
