@@ -68,6 +68,7 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--port", "http"], ["--port", "http"]),
         (["--dtype", "float8"], ["--dtype", "float8", "bfloat16"]),
         (["--quantization", "int3"], ["--quantization", "int3", "int8"]),
+        (["--kv-cache-dtype", "int4"], ["--kv-cache-dtype", "int4", "int8"]),
         (["--adapter", "sql"], ["--adapter", "sql", "name=path"]),
         (["--adapter", "../x=/a"], ["--adapter", "../x", "not allowed"]),
         (["--kv-cache-memory", "lots"], ["--kv-cache-memory", "lots", "2GiB"]),
@@ -125,7 +126,7 @@ def test_every_flag_is_documented_with_its_variable(capsys: pytest.CaptureFixtur
         read_config(["--help"])
 
     text = capsys.readouterr().out
-    for flag in ("model", "port", "adapter", "kv-cache-memory", "quantization", "max-num-seqs"):
+    for flag in ("model", "port", "adapter", "kv-cache-memory", "kv-cache-dtype", "quantization"):
         assert f"--{flag}" in text
         assert f"LORRY_{flag.upper().replace('-', '_')}" in text
 
