@@ -67,7 +67,7 @@ class Bench:
     def _peers(self) -> None:
         others = self._running_servers()
         if not others:
-            self._report.progress("peers: left out, neither --llama-url nor --vllm-url is given")
+            self._report.progress("peers: left out, no server at --llama-url or --vllm-url")
             return
         with self._server() as ours:
             self._compare("peers", [ours, *others], wanted={})
@@ -186,4 +186,11 @@ class Bench:
 
     def _running_servers(self) -> list[Contestant]:
         urls = {"llama.cpp": self._options.llama_url, "vLLM": self._options.vllm_url}
-        return [HttpContestant(name, url) for name, url in urls.items() if url is not None]
+        found: list[Contestant] = []
+        for name, url in urls.items():
+            if url is not None:
+                try:
+                    found.append(HttpContestant(name, url))
+                except ContestantError as exc:
+                    self._report.progress(f"left out: {exc}")
+        return found
