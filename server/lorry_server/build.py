@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lorry_server.build_runner import block_bytes, build_runner, choose_runner
 from lorry_server.config import AdapterSpec, ServerConfig
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.client import AdapterInfo, EngineInfo
@@ -23,8 +24,6 @@ from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.hf_config import read_config as read_model_config
 from lorry_server.model.load import load_model
 from lorry_server.model.source import ModelSource, resolve_model
-from lorry_server.runner.kv_cache import KVCache, bytes_per_block
-from lorry_server.runner.reference import ReferenceRunner
 from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 
@@ -66,24 +65,27 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         model, adapters, dtype=dtype, device=device, allow_partial=config.allow_partial_adapters
     )
     kv_dtype = _kv_dtype(config, quantization, dtype=dtype, device=device)
-    num_blocks, max_model_len = _size_cache(config, model, dtype=kv_dtype, device=device)
+    choice = choose_runner(config, model, device=device, kv_dtype=kv_dtype)
+    num_blocks, max_model_len = _size_cache(
+        config,
+        model,
+        device=device,
+        block_bytes=block_bytes(choice, model, block_size=config.block_size, kv_dtype=kv_dtype),
+    )
     max_num_batched_tokens = config.max_num_batched_tokens or max(
         DEFAULT_BATCHED_TOKENS[device.type], config.max_num_seqs
     )
-    runner = ReferenceRunner(
+    runner = build_runner(
+        config,
+        choice,
         model,
-        KVCache(
-            num_layers=model.num_layers,
-            num_kv_heads=model.num_kv_heads,
-            head_dim=model.head_dim,
-            num_blocks=num_blocks,
-            block_size=config.block_size,
-            dtype=kv_dtype,
-            device=device,
-        ),
-        pool.routing,
+        pool,
+        num_blocks=num_blocks,
+        max_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
+        kv_dtype=kv_dtype,
         device=device,
-        num_threads=config.threads or torch.get_num_threads(),
+        progress=progress,
     )
     scheduler = Scheduler(
         BlockPool(num_blocks),
@@ -222,16 +224,9 @@ def _place_adapters(
 
 
 def _size_cache(
-    config: ServerConfig, model: CausalModel, *, dtype: torch.dtype, device: torch.device
+    config: ServerConfig, model: CausalModel, *, device: torch.device, block_bytes: int
 ) -> tuple[int, int]:
     """Blocks of the cache, and the longest sequence: one alone must always fit."""
-    block_bytes = bytes_per_block(
-        num_layers=model.num_layers,
-        num_kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        block_size=config.block_size,
-        dtype=dtype,
-    )
     budget = config.kv_cache_memory_bytes or _default_kv_bytes(device)
     num_blocks = budget // block_bytes
     if num_blocks < 1:

@@ -21,6 +21,7 @@ from lorry_server.lora.names import check_adapter_name
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("auto", "none", "int8", "int4", "zero-one")
+CPU_KERNELS = ("auto", "avx512-vnni", "avx2", "torch")
 KV_CACHE_DTYPES = ("auto", "int8", "bfloat16", "float32")
 DEVICES = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -50,6 +51,7 @@ class ServerConfig:
     no_auth: bool
     device: str
     threads: int | None
+    cpu_kernels: str
     dtype: str
     quantization: str
     adapters: tuple[AdapterSpec, ...]
@@ -134,6 +136,7 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         no_auth=given.no_auth,
         device=given.device,
         threads=given.threads,
+        cpu_kernels=given.cpu_kernels,
         dtype=given.dtype,
         quantization=given.quantization,
         adapters=tuple(adapters),
@@ -193,7 +196,13 @@ def _parser() -> configargparse.ArgumentParser:
         "--threads",
         type=int,
         metavar="N",
-        help="compute threads on a CPU (default: its cores); small steps leave one of them free",
+        help="compute threads on a CPU (default: its cores, which are also the most)",
+    )
+    add(
+        "--cpu-kernels",
+        choices=CPU_KERNELS,
+        default="auto",
+        help="instructions of the kernels on a CPU; all give the same answers, auto the fastest",
     )
     add(
         "--dtype",

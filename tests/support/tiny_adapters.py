@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,11 @@ def write_adapter(base_folder: Path, folder: Path, *, seed: int, **config: Any) 
     return folder
 
 
-def write_unlike_adapters(base_folder: Path, folder: Path) -> dict[str, Path]:
-    """All of UNLIKE, by name."""
+def write_unlike_adapters(
+    base_folder: Path, folder: Path, configs: Mapping[str, Mapping[str, Any]] = UNLIKE
+) -> dict[str, Path]:
+    """An adapter of each configuration, by name."""
     return {
         name: write_adapter(base_folder, folder / name, seed=index, **config)
-        for index, (name, config) in enumerate(UNLIKE.items())
+        for index, (name, config) in enumerate(configs.items())
     }

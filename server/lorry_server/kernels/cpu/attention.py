@@ -141,7 +141,7 @@ def attend_chunk(rec, step, chunk, scratch):
     heads = load_i64(rec + t.NUM_KV_HEADS)
     item, head = load_i64(step + t.ITEMS) + chunk // heads * t.ITEM_BYTES, chunk % heads
     sequence, first_token, num_tokens = load_i64(item), load_i64(item + 8), load_i64(item + 16)
-    group, padded = load_i64(rec + t.GROUP_SIZE), load_i64(rec + t.HEAD_PADDED)
+    group = load_i64(rec + t.GROUP_SIZE)
     total = load_i64(step + t.NUM_TOKENS)
     num_rows = num_tokens * group
     num_tiles = (num_rows + MAX_ROWS - 1) // MAX_ROWS
@@ -152,7 +152,16 @@ def attend_chunk(rec, step, chunk, scratch):
         begin = num_rows * index // num_tiles
         end = num_rows * (index + 1) // num_tiles
         attend_tile(
-            rec, step, head, table, positions, first_token, base + begin, begin, end - begin, scratch
+            rec,
+            step,
+            head,
+            table,
+            positions,
+            first_token,
+            base + begin,
+            begin,
+            end - begin,
+            scratch,
         )
 
 

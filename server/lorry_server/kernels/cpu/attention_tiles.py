@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.extending import intrinsic
 
-from lorry_server.kernels.cpu.simd import F32, I32, I64, pointer, splat
+from lorry_server.kernels.cpu.simd import F32, I64, pointer, splat
 from lorry_server.kernels.cpu.tile import V16F, V16I, Tile
 
 

@@ -9,7 +9,6 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.quantize import (
     largest_magnitude,
     magnitude_bits,
-    maximum_int,
     nearest,
     norm_row,
 )
@@ -19,6 +18,7 @@ from lorry_server.kernels.cpu.simd import (
     load_i8,
     load_i32,
     load_i64,
+    maximum_int,
     splat_f32,
     splat_i32,
     store_bytes,

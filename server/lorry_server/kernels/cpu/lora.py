@@ -64,7 +64,9 @@ def shrink_rows(rec, adapter, first, rows, scratch):
                     rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, scratch, 128
                 )
             else:
-                multiply(rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, 0, scratch, 128, a)
+                multiply(
+                    rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, 0, scratch, 128, a
+                )
             a_scale = load_i64(part + t.LORA_A_SCALE) + 128 * group
             scale_a, scale_b = load_f32x16(a_scale), load_f32x16(a_scale + 64)
             for m in range(rows):

@@ -27,7 +27,9 @@ DELTA = MAX_ROWS * LD_TILE  # where in the scratch an adapter's share is made
 
 @njit(nogil=True)
 def num_rows(rec, step):
-    return load_i64(step + (t.NUM_ROWS if load_i64(rec + t.ROWS) == t.LOGITS_ROWS else t.NUM_TOKENS))
+    return load_i64(
+        step + (t.NUM_ROWS if load_i64(rec + t.ROWS) == t.LOGITS_ROWS else t.NUM_TOKENS)
+    )
 
 
 @njit(nogil=True)
@@ -241,6 +243,3 @@ def matmul_chunk(rec, step, chunk, scratch):
                 logits_tile(rec, first, rows, panel, scratch)
             else:
                 store_tile(rec, first, rows, panel, scratch)
-
-
-

@@ -21,7 +21,7 @@ F32, F64 = ir.FloatType(), ir.DoubleType()
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
-class Register(types.Type):  # type: ignore[misc]  # numba has no types
+class Register(types.Type):
     """The numba type of a vector of `lanes` elements."""
 
     def __init__(self, name: str, element: ir.Type, lanes: int, scalar: types.Type) -> None:
@@ -32,7 +32,7 @@ class Register(types.Type):  # type: ignore[misc]  # numba has no types
 
 
 @register_model(Register)
-class _RegisterModel(models.PrimitiveModel):  # type: ignore[misc]  # numba has no types
+class _RegisterModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Register) -> None:
         super().__init__(dmm, fe_type, fe_type.vector)
 
@@ -169,7 +169,7 @@ minimum = _choose(f32x16, "fcmp_ordered", "<")
 maximum_int = _choose(i32x16, "icmp_signed", ">")
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def lanes(typingctx: Any) -> Any:
     """0 to 15."""
 
@@ -179,7 +179,7 @@ def lanes(typingctx: Any) -> Any:
     return i32x16(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def where_less(typingctx: Any, left: Any, right: Any, chosen: Any, other: Any) -> Any:
     """`chosen` in the lanes where the integers `left < right`, else `other`."""
 
@@ -230,7 +230,7 @@ def _half(start: int) -> Any:
 low_f64, high_f64 = _half(0), _half(8)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def store_bytes(typingctx: Any, address: Any, value: Any) -> Any:
     """The low byte of each of 16 integers, one after the other."""
 
@@ -268,7 +268,7 @@ load_i64, store_i64 = _scalar(I64, types.int64, 8)
 load_f32, store_f32 = _scalar(F32, types.float32, 4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def float_from_bits(typingctx: Any, bits: Any) -> Any:
     """The float32 that a 32-bit integer's bits spell."""
 
@@ -278,7 +278,7 @@ def float_from_bits(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.int32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at `address`; harmless wherever it points."""
 

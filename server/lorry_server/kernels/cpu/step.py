@@ -37,7 +37,9 @@ ROWS_PER_CHUNK = 4  # of the operations on single rows, in large steps
 
 @njit(nogil=True)
 def num_rows_of(rec, step):
-    return load_i64(step + (t.NUM_ROWS if load_i64(rec + t.ROWS) == t.LOGITS_ROWS else t.NUM_TOKENS))
+    return load_i64(
+        step + (t.NUM_ROWS if load_i64(rec + t.ROWS) == t.LOGITS_ROWS else t.NUM_TOKENS)
+    )
 
 
 @njit(nogil=True)

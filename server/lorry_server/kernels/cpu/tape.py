@@ -74,7 +74,9 @@ TOKEN_IDS, POSITIONS, SLOTS, QUERY_STARTS, CONTEXT_LENS, TABLES, TABLE_STRIDE = 
 LOGITS_ROW_IDS, TOKEN_ADAPTERS, ROW_ADAPTERS, HAS_ADAPTERS = range(128, 160, 8)
 ITEMS, NUM_ITEMS, SCRATCH, SCRATCH_BYTES, SCORES_LENGTH = range(160, 200, 8)
 BLOCK_SIZE, NUM_WORKERS, STOP, SEMAPHORES = range(200, 232, 8)
-PHASE_CYCLES = 232  # int64 sums of the time stamp counter for each operation of the tape, or 0: not measured
+PHASE_CYCLES = (
+    232  # int64 sums of the time stamp counter for each operation of the tape, or 0: not measured
+)
 STEP_WORDS = 32
 
 ITEM_BYTES = 24  # sequence, first token of the step, number of tokens

@@ -29,7 +29,7 @@ sem_wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
 sem_post = types.ExternalFunction("sem_post", types.int32(types.int64))
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def load_shared(typingctx: Any, address: Any) -> Any:
     """The int64 at `address`, which other threads write."""
 
@@ -39,7 +39,7 @@ def load_shared(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def store_shared(typingctx: Any, address: Any, value: Any) -> Any:
     """Publish an int64, and all that was written before it, to other threads."""
 
@@ -50,7 +50,7 @@ def store_shared(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def replace_shared(typingctx: Any, address: Any, expected: Any, value: Any) -> Any:
     """Store `value` if `expected` is there; whether it was."""
 
@@ -62,7 +62,7 @@ def replace_shared(typingctx: Any, address: Any, expected: Any, value: Any) -> A
     return types.boolean(types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def add_shared(typingctx: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at `address`."""
 
@@ -73,7 +73,7 @@ def add_shared(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def pause(typingctx: Any) -> Any:
     """Tell the core that this is a spin."""
 
@@ -84,7 +84,7 @@ def pause(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def cycles(typingctx: Any) -> Any:
     """The processor's time stamp counter."""
 

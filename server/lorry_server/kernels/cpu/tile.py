@@ -323,3 +323,10 @@ def multiply_narrow(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, y
         narrow_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
     else:
         narrow_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+
+
+def uses_vnni() -> bool:
+    """Whether this process compiles for AVX512-VNNI."""
+    from numba.core.registry import cpu_target
+
+    return has_feature(cpu_target.target_context, "avx512vnni")

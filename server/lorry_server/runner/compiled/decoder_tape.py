@@ -128,7 +128,10 @@ class DecoderTape:
         self._norm(layer.attention_norm, self.hidden_q)
         qkv = self._pack(attention.qkv, self._qkv_sizes())
         self._matmul(
-            "qkv", qkv, self.hidden_q, {t.MODE: t.STORE, t.Y: self.qkv.values, t.LD_Y: self.qkv.stride}
+            "qkv",
+            qkv,
+            self.hidden_q,
+            {t.MODE: t.STORE, t.Y: self.qkv.values, t.LD_Y: self.qkv.stride},
         )
         heads = self._heads(index, attention, qkv)
         self.tape.add("keys and values", t.KEYS_AND_VALUES, heads)
@@ -140,8 +143,8 @@ class DecoderTape:
         self.tape.add(
             "quantize",
             t.QUANTIZE,
-            {t.NORM_X: self.attended.values, t.NORM_LD_X: self.attended.stride}
-            | self.attended_q.as_input(),
+            self.attended_q.as_input()
+            | {t.NORM_X: self.attended.values, t.NORM_LD_X: self.attended.stride},
         )
         output = self._pack(attention.output, [self.arch.hidden_size])
         self._to_residual("output", output, self.attended_q, layer.attention_output_norm)
@@ -216,9 +219,7 @@ class DecoderTape:
 
     def _head(self, decoder: Decoder, head: PackedLinear) -> None:
         fields = self._norm_fields(decoder.norm, self.x) | {t.NORM_GATHER: 1}
-        self.tape.add(
-            "last norm", t.NORM, fields | self.hidden_q.as_input(), rows=t.LOGITS_ROWS
-        )
+        self.tape.add("last norm", t.NORM, fields | self.hidden_q.as_input(), rows=t.LOGITS_ROWS)
         self._matmul(
             "head",
             head,
@@ -261,7 +262,10 @@ class DecoderTape:
         self.tape.add(
             name,
             t.MATMUL,
-            {
+            rows_in.as_input()
+            | fields
+            | lora
+            | {
                 t.W: linear.w,
                 t.PANEL_BYTES: linear.panel_bytes,
                 t.NUM_PANELS: linear.num_panels,
@@ -270,10 +274,7 @@ class DecoderTape:
                 t.W_ZERO: linear.zero,
                 t.BIAS: linear.bias,
                 t.PANEL_SLICE: linear.panel_slice,
-            }
-            | rows_in.as_input()
-            | fields
-            | lora,
+            },
             rows=rows,
         )
 
@@ -295,7 +296,9 @@ class DecoderTape:
         weight[: norm.size] = norm.weight_D.numpy()
         return weight
 
-    def _rope_table(self, rotary: torch.nn.Module, rope: Rope) -> tuple[npt.NDArray[np.float32], ...]:
+    def _rope_table(
+        self, rotary: torch.nn.Module, rope: Rope
+    ) -> tuple[npt.NDArray[np.float32], ...]:
         """Cosines and sines of every position, half as wide as they rotate: both halves are equal."""
         positions = torch.arange(self._sizes.max_positions)
         tables = []

@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lorry_server.kernels.cpu.memory import Arena
-from lorry_server.kernels.cpu.pack import GROUP, PANEL, Part, lay_out, num_panels, pack_bytes, padded, spread
+from lorry_server.kernels.cpu.pack import (
+    GROUP,
+    PANEL,
+    Part,
+    lay_out,
+    num_panels,
+    pack_bytes,
+    padded,
+    spread,
+)
 from lorry_server.layers.linear import Linear
 from lorry_server.quantization.affine_rows import AffineRows
 
@@ -28,11 +37,19 @@ class PackedLinear:
     zero: npt.NDArray[np.float32] | None
     bias: npt.NDArray[np.float32] | None
     panel_slice: npt.NDArray[np.uint8]  # of each panel, which of the checkpoint's modules it is of
-    num_slices: int
+    slice_starts: tuple[int, ...]  # rows at which those modules begin
+
+    @property
+    def num_slices(self) -> int:
+        return len(self.slice_starts)
 
     @property
     def num_panels(self) -> int:
         return num_panels(self.parts)
+
+    def parts_of_slice(self, index: int) -> tuple[Part, ...]:
+        """The parts that lie in one of the checkpoint's modules, in order."""
+        return tuple(part for part in self.parts if self.panel_slice[part.panel] == index)
 
     @property
     def num_groups(self) -> int:
@@ -82,7 +99,7 @@ def pack_linear(linear: Linear, sizes: Sequence[int], arena: Arena) -> PackedLin
         zero=zero,
         bias=bias,
         panel_slice=panel_slice,
-        num_slices=len(linear.slices),
+        slice_starts=tuple(piece.start for piece in linear.slices),
     )
 
 

@@ -7,6 +7,9 @@ references under `kernels`.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -14,7 +17,6 @@ from lorry_server.engine.plan import (
     NON_FINITE,
     OK,
     SAMPLE,
-    Int32,
     LogitsPlan,
     StepPlan,
     StepResult,
@@ -23,7 +25,7 @@ from lorry_server.engine.plan import (
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
 from lorry_server.kernels.cpu.pack import padded
-from lorry_server.kernels.cpu.step import run
+from lorry_server.lora.pool import AdapterPool
 from lorry_server.model.decoder import Decoder
 from lorry_server.runner.compiled.adapter_table import AdapterTable
 from lorry_server.runner.compiled.byte_cache import ByteCache
@@ -37,12 +39,18 @@ TILE_SCRATCH_BYTES = 16 << 10  # results of a tile and its neighbours'
 
 
 class CompiledRunner:
-    """Takes the decoder over: its weights are packed and the unpacked ones let go."""
+    """Takes the decoder over: its weights are packed and the unpacked ones let go.
+
+    `kernels` is what `rungs.load_kernels` gives. Sequences may have `max_model_len` tokens, a step
+    `max_tokens` and as many sequences.
+    """
 
     def __init__(
         self,
         decoder: Decoder,
+        pool: AdapterPool,
         *,
+        kernels: Callable[[int, int], None],
         num_blocks: int,
         block_size: int,
         max_tokens: int,
@@ -52,7 +60,7 @@ class CompiledRunner:
         arena = Arena()
         self._arena = arena
         arch = decoder.arch
-        self._adapters = AdapterTable()
+        self._adapters = AdapterTable(pool, arena, max_rows=max_tokens)
         cache = ByteCache(
             arena,
             num_layers=len(arch.layers),
@@ -82,15 +90,17 @@ class CompiledRunner:
         self._step = address(self._block.words)
         stride = self._tape.logits.padded
         self._logits_NV = self._tape.logits.values.reshape(-1, stride)[:, : arch.vocab_size]
-        self._workers = Workers(self._block.words, num_threads=num_threads, run=run)
+        self._run = kernels
+        workers = Workers(self._block.words, num_threads=num_threads, run=kernels)
+        self._end_workers = weakref.finalize(self, workers.stop)
 
     def close(self) -> None:
-        """End the worker threads."""
-        self._workers.stop()
+        """End the worker threads; they end as well when nothing refers to the runner any more."""
+        self._end_workers()
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
-        self._block.fill(plan, None)
+        self._block.fill(plan, self._adapters.numbers(plan.segments, plan.num_tokens))
         parts = []
         first, num_rows = 0, len(plan.logits.rows_N)
         while True:
@@ -108,7 +118,7 @@ class CompiledRunner:
         record_bytes = t.WORDS * t.WORD_BYTES
         self._block.set(t.TAPE, self._records + first_op * record_bytes)
         self._block.set(t.NUM_OPS, self._num_ops - first_op)
-        run(self._step, 0)
+        self._run(self._step, 0)
 
     def _result(self, plan: LogitsPlan) -> StepResult:
         num_rows = len(plan.rows_N)

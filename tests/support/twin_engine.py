@@ -1,0 +1,121 @@
+"""An engine whose every step is computed twice, by the reference and by compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lorry_server.config import default_cache_dir
+from lorry_server.engine.block_pool import BlockPool
+from lorry_server.engine.engine import Engine
+from lorry_server.engine.plan import StepPlan, StepResult
+from lorry_server.engine.scheduler import Scheduler
+from lorry_server.lora.adapter import read_adapter
+from lorry_server.lora.pool import AdapterPool
+from lorry_server.lora.slots import AdapterSlots
+from lorry_server.model.decoder import Decoder
+from lorry_server.model.load import load_model
+from lorry_server.runner.compiled.rungs import available_rungs, load_kernels
+from lorry_server.runner.compiled.runner import CompiledRunner
+from lorry_server.runner.kv_cache import KVCache
+from lorry_server.runner.reference import ReferenceRunner
+from tests.support.engines import make_drafter
+from tests.support.tiny_engine import CPU
+
+
+@cache
+def kernels() -> Callable[[int, int], None]:
+    """The kernels of this machine's best rung, compiled at most once."""
+    return load_kernels(available_rungs()[0], cache_dir=default_cache_dir(), progress=print)
+
+
+class TwinRunner:
+    """Runs each plan on both runners and insists on the same bits."""
+
+    def __init__(self, reference: ReferenceRunner, compiled: CompiledRunner) -> None:
+        self.num_steps = 0
+        self._reference = reference
+        self._compiled = compiled
+
+    def run(self, plan: StepPlan) -> StepResult:
+        expected, result = self._reference.run(plan), self._compiled.run(plan)
+        np.testing.assert_array_equal(result.status_N, expected.status_N)
+        np.testing.assert_array_equal(result.token_ids_N, expected.token_ids_N)
+        np.testing.assert_array_equal(result.top_ids_NK, expected.top_ids_NK)
+        assert result.logprobs_N.tobytes() == expected.logprobs_N.tobytes()
+        assert result.top_logprobs_NK.tobytes() == expected.top_logprobs_NK.tobytes()
+        self.num_steps += 1
+        return result
+
+
+def make_twin_engine(
+    folder: Path,
+    *,
+    adapters: Mapping[str, Path] | None = None,
+    quantization: str = "int8",
+    num_blocks: int = 64,
+    block_size: int = 16,
+    max_num_seqs: int = 32,
+    max_num_batched_tokens: int = 64,
+    prefix_caching: bool = True,
+    speculate: int = 0,
+    num_threads: int = 2,
+) -> tuple[Engine, TwinRunner, dict[str, str]]:
+    """The engine, its runner, and the adapters' digests by name."""
+    read = {name: read_adapter(path) for name, path in (adapters or {}).items()}
+    num_rows = sum(adapter.rank for adapter in read.values())
+    max_model_len = num_blocks * block_size
+    models, pools = [], []
+    for _ in range(2):
+        model = load_model(folder, dtype=torch.float32, device=CPU, quantization=quantization)
+        assert isinstance(model, Decoder)
+        slots = AdapterSlots(num_rows)
+        pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=torch.float32, device=CPU)
+        for adapter in read.values():
+            rows = slots.place(adapter.digest, rank=adapter.rank)
+            assert rows is not None
+            pool.load(pool.match(adapter)[0], rows)
+        models.append(model)
+        pools.append(pool)
+    arch = models[0].arch
+    cache = KVCache(
+        num_layers=len(arch.layers),
+        num_kv_heads=arch.num_kv_heads,
+        head_dim=arch.head_dim,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        dtype=torch.int8,
+        device=CPU,
+    )
+    compiled = CompiledRunner(
+        models[1],
+        pools[1],
+        kernels=kernels(),
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
+        num_threads=num_threads,
+    )
+    runner = TwinRunner(ReferenceRunner(models[0], cache, pools[0].routing, device=CPU), compiled)
+    scheduler = Scheduler(
+        BlockPool(num_blocks),
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        prefix_caching=prefix_caching,
+        drafter=make_drafter(speculate, max_model_len=max_model_len),
+    )
+    engine = Engine(
+        scheduler,
+        runner,
+        slots,
+        block_size=block_size,
+        eos_token_ids=(),
+        max_model_len=max_model_len,
+    )
+    return engine, runner, {name: adapter.digest for name, adapter in read.items()}
