@@ -52,7 +52,7 @@ def test_the_dtype_decides_how_many_blocks_the_memory_holds(
 ) -> None:
     folder = write_tiny_model(tmp_path / "model")
     config = read_config(
-        ["--model", str(folder), "--device", "cpu", "--kv-cache-memory", "1MiB", *flags]
+        ["--model", str(folder), "--cpu-kernels", "torch", "--kv-cache-memory", "1MiB", *flags]
     )
 
     built = build_server(config, progress=lambda _: None)
