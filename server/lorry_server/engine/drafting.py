@@ -31,11 +31,11 @@ class _History:
 
 
 class Drafter:
-    """Drafts of at most `max_draft_tokens` tokens; no sequence outgrows `max_model_len` by one.
+    """Drafts of at most `max_draft_tokens` tokens, none past where `max_model_len` ends a sequence.
 
     The length of a sequence's drafts doubles when one is accepted whole, falls to one more than
     was accepted when not, and halves when nothing was. Misses in a row pause its drafts for 0, 1,
-    3, ... `MAX_PAUSE` tokens. All this depends on the sequence's tokens and the steps it was in.
+    3, ... `MAX_PAUSE` tokens. Requests for prompt logprobs get none.
     """
 
     def __init__(self, *, max_draft_tokens: int, max_model_len: int) -> None:
