@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lorry_server.engine.client import AdapterInfo, EngineInfo
-from lorry_server.engine.outputs import FinishReason
+from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.service import EngineService
+from lorry_server.engine.token_stream import TokenStream
 from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
 from tests.support.engines import expected_tokens, generated, make_engine, request
 from tests.support.fake_runner import FakeRunner
@@ -215,3 +216,15 @@ async def test_adapters_are_found_by_name() -> None:
         assert found.digest == "digest"
         assert service.find_adapter("unknown") is None
         assert [adapter.name for adapter in service.adapters()] == ["sql"]
+
+
+async def test_a_listener_learns_of_what_came_before_it() -> None:
+    outputs: list[TokenOutput] = []
+    stream = TokenStream("a", abort=lambda _: None)
+    stream.push(TokenOutput("a", (1,)))
+
+    stream.listen(outputs.append)
+    stream.push(TokenOutput("a", (2, 3), finish_reason=FinishReason.LENGTH))
+
+    assert [output.token_ids for output in outputs] == [(1,), (2, 3)]
+    assert stream.take().token_ids == (1, 2, 3)
