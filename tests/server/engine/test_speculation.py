@@ -380,7 +380,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     wanted=st.lists(requests, min_size=1, max_size=7),
     gap=st.integers(0, 6),
