@@ -71,7 +71,7 @@ def test_sizes_that_fill_no_register_have_the_bits_of_the_reference(
     assert runner.num_steps > 5
 
 
-@pytest.mark.parametrize("quantization", ["int8", "zero-one"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "zero-one"])
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 def test_unlike_adapters_in_one_batch_have_the_bits_of_the_reference(
     tmp_path: Path, family: str, quantization: str

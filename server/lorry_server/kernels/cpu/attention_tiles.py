@@ -54,7 +54,7 @@ def _emit_scores(tile: Tile, args: list[ir.Value]) -> None:
     keys_a, keys_b, q, ldq, start, scale, scale_a, scale_b, num_steps, y, ldy = args
     rows = range(tile.rows)
     q_rows = [tile.at(q, b.mul(ldq, ir.Constant(I64, m))) for m in rows]
-    begun = tile.begin_group([tile.at(start, 4 * m) for m in rows])
+    begun = tile.begin_group([tile.at(start, 4 * m) for m in rows], ir.Constant(I64, 0))
     entry = b.block
     loop, after = b.append_basic_block("keys"), b.append_basic_block("keys.end")
     b.branch(loop)

@@ -52,10 +52,14 @@ def rotate(x, cos, sin, size):
 @njit(nogil=True)
 def copy_head(source, size, padded, target):
     """A head's floats with zeros after them up to `padded`."""
-    for k in range(size, padded):
-        store_f32(target + 4 * k, np.float32(0.0))
-    for k in range(size):
-        store_f32(target + 4 * k, load_f32(source + 4 * k))
+    whole = size // 16 * 16
+    for k in range(0, whole, 16):
+        store_f32x16(target + 4 * k, load_f32x16(source + 4 * k))
+    for k in range(whole, padded):
+        value = np.float32(0.0)
+        if k < size:
+            value = load_f32(source + 4 * k)
+        store_f32(target + 4 * k, value)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -7,6 +7,7 @@ from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.exp import gelu_tanh, silu, tanh
+from lorry_server.kernels.cpu.nibble_tile import multiply_nibbles
 from lorry_server.kernels.cpu.quantize import quantize_group
 from lorry_server.kernels.cpu.simd import (
     load_f32,
@@ -44,8 +45,8 @@ def weight_start_sum(x_start, x_scale, num_groups):
 @njit(nogil=True)
 def scale_tile(rec, first, rows, panel, tile):
     """Sums of a tile to results, in place: zero point, scale and bias of each column."""
+    is_scaled = load_i64(rec + t.NIBBLE_SCALE) != 0  # group by group, in the tile
     w_scale = load_i64(rec + t.W_SCALE) + 128 * panel
-    scale_a, scale_b = load_f32x16(w_scale), load_f32x16(w_scale + 64)
     w_zero, bias = load_i64(rec + t.W_ZERO), load_i64(rec + t.BIAS)
     for m in range(rows):
         row = tile + m * LD_TILE
@@ -60,7 +61,8 @@ def scale_tile(rec, first, rows, panel, tile):
             )
             a = a - load_f32x16(w_zero + 128 * panel) * total
             b = b - load_f32x16(w_zero + 128 * panel + 64) * total
-        a, b = a * scale_a, b * scale_b
+        if not is_scaled:
+            a, b = a * load_f32x16(w_scale), b * load_f32x16(w_scale + 64)
         if bias != 0:
             a = a + load_f32x16(bias + 128 * panel)
             b = b + load_f32x16(bias + 128 * panel + 64)
@@ -183,21 +185,32 @@ def matmul_panel(rec, first, rows, panel, tile, ahead):
     """Raw sums of a tile of rows with one panel of 32 columns."""
     groups = load_i64(rec + t.NUM_GROUPS)
     ld, ld_scale = load_i64(rec + t.LD_XQ), 4 * groups
-    multiply(
-        rows,
-        load_i64(rec + t.W) + panel * load_i64(rec + t.PANEL_BYTES),
-        load_i64(rec + t.XQ) + first * ld,
-        ld,
-        load_i64(rec + t.X_START) + first * ld_scale,
-        ld_scale,
-        load_i64(rec + t.X_SCALE) + first * ld_scale,
-        ld_scale,
-        groups,
-        0,
-        tile,
-        LD_TILE,
-        ahead,
-    )
+    w = load_i64(rec + t.W) + panel * load_i64(rec + t.PANEL_BYTES)
+    x = load_i64(rec + t.XQ) + first * ld
+    start = load_i64(rec + t.X_START) + first * ld_scale
+    scale = load_i64(rec + t.X_SCALE) + first * ld_scale
+    w_scale = load_i64(rec + t.NIBBLE_SCALE)
+    if w_scale == 0:
+        multiply(rows, w, x, ld, start, ld_scale, scale, ld_scale, groups, 0, tile, LD_TILE, ahead)
+    else:
+        w_scale += panel * groups * 128
+        w_zero = load_i64(rec + t.NIBBLE_ZERO) + panel * groups * 32
+        multiply_nibbles(
+            rows,
+            w,
+            x,
+            ld,
+            start,
+            ld_scale,
+            scale,
+            ld_scale,
+            groups,
+            tile,
+            LD_TILE,
+            ahead,
+            w_scale,
+            w_zero,
+        )
 
 
 @njit(nogil=True)

@@ -73,3 +73,32 @@ def spread(
     for part in parts:
         start = part.panel * PANEL
         out[start : start + part.stop - part.start] = values_N[part.start : part.stop]
+
+
+def pack_nibbles(
+    q_NK: npt.NDArray[np.uint8], parts: Sequence[Part], out: npt.NDArray[np.uint8]
+) -> None:
+    """Pack integers 0 to 15, K a multiple of 32, two to a byte as `nibble_tile` reads them."""
+    num_groups = q_NK.shape[1] // GROUP
+    panels = out.reshape(-1, num_groups, 4, 2, 16, 4)
+    for part in parts:
+        rows = part.stop - part.start
+        q_PK = np.zeros((padded(rows), q_NK.shape[1]), np.uint8)
+        q_PK[:rows] = q_NK[part.start : part.stop]
+        # panel, vector, column, group, half, step, input
+        halves = q_PK.reshape(-1, 2, 16, num_groups, 2, 4, 4)
+        both = halves[:, :, :, :, 0] | (halves[:, :, :, :, 1] << 4)
+        panels[part.panel : part.panel + len(both)] = both.transpose(0, 3, 4, 1, 2, 5)
+
+
+def spread_groups(
+    values_NG: npt.NDArray[np.generic], parts: Sequence[Part], out: npt.NDArray[np.generic]
+) -> None:
+    """A value for each output feature and group, to `[panel, group, 32]`; the filling stays 0."""
+    panels = out.reshape(-1, values_NG.shape[1], PANEL)
+    for part in parts:
+        rows = part.stop - part.start
+        values_PG = np.zeros((padded(rows), values_NG.shape[1]), values_NG.dtype)
+        values_PG[:rows] = values_NG[part.start : part.stop]
+        tiled = values_PG.reshape(-1, PANEL, values_NG.shape[1]).transpose(0, 2, 1)
+        panels[part.panel : part.panel + len(tiled)] = tiled

@@ -44,6 +44,7 @@ LORA, LORA_XQ, LORA_LD_XQ, LORA_SCALE, LORA_START, LORA_GROUPS, PANEL_SLICE = (
     240,
     248,
 )
+NIBBLE_SCALE, NIBBLE_ZERO = 264, 272  # int4: of each panel's groups; 0 where weights are bytes
 STORE, ADD, GATE, LOGITS = range(4)
 SILU, GELU_TANH = range(2)
 

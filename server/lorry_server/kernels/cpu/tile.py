@@ -147,8 +147,12 @@ class Tile:
         self, sums: list[ir.Value], lines: list[ir.Value], xs: list[ir.Value], offset: int
     ) -> list[ir.Value]:
         """One step of 4 inputs: a line of each vector times 4 bytes of each row."""
+        return self.products(sums, [self.load(line, V16I, 64) for line in lines], xs, offset)
+
+    def products(
+        self, sums: list[ir.Value], columns: list[ir.Value], xs: list[ir.Value], offset: int
+    ) -> list[ir.Value]:
         sums = list(sums)
-        columns = [self.load(line, V16I, 64) for line in lines]
         for m, x in enumerate(xs):
             four = splat(self.b, self.load(self.at(x, offset), I32, 4), 16)
             for v, column in enumerate(columns):
@@ -157,22 +161,47 @@ class Tile:
                 sums[at] = self.dot(self.b, sums[at], *operands)
         return sums
 
-    def finish_group(
-        self, totals: list[ir.Value], sums: list[ir.Value], scales: list[ir.Value]
+    def begin_group(self, start_rows: list[ir.Value], g: ir.Value) -> list[ir.Value]:
+        """What the sums of group `g` begin with: the zero point's share of each row."""
+        values = [splat(self.b, self.load(self.element(row, g), I32, 4), 16) for row in start_rows]
+        return [value for value in values for _ in range(self.vectors)]
+
+    def whole_group(
+        self, sums: list[ir.Value], w: ir.Value, xs: list[ir.Value], g: ir.Value
     ) -> list[ir.Value]:
-        """The exact sums of a group, scaled and added to the float sums."""
+        """The products of all 32 inputs of group `g`."""
+        line_bytes = 64 * self.vectors
+        group = self.at(w, self.b.mul(g, ir.Constant(I64, STEPS * line_bytes)))
+        for step in range(STEPS):
+            sums = self.step(sums, self.lines(self.at(group, step * line_bytes)), xs, 4 * step)
+        return sums
+
+    def finish_group(
+        self,
+        totals: list[ir.Value],
+        sums: list[ir.Value],
+        scale_rows: list[ir.Value],
+        g: ir.Value,
+    ) -> list[ir.Value]:
+        """The exact sums of group `g`, scaled and added to the float sums."""
+        scales = [splat(self.b, self.load(self.element(row, g), F32, 4), 16) for row in scale_rows]
         new = []
         for index, (total, group) in enumerate(zip(totals, sums, strict=True)):
-            scale = splat(self.b, scales[index // self.vectors], 16)
-            product = self.b.fmul(self.b.sitofp(group, V16F), scale)
+            product = self.b.fmul(self.b.sitofp(group, V16F), scales[index // self.vectors])
             new.append(self.b.fadd(total, product))
         return new
 
-    def begin_group(self, starts: list[ir.Value]) -> list[ir.Value]:
-        values = [splat(self.b, self.load(s, I32, 4), 16) for s in starts]
-        return [value for value in values for _ in range(self.vectors)]
+    def prefetch_group(self, ahead: ir.Value, g: ir.Value, lines: int) -> None:
+        base = self.at(ahead, self.b.mul(g, ir.Constant(I64, 64 * lines)))
+        for line in range(lines):
+            emit_prefetch(self.b, self.at(base, 64 * line))
 
-    def emit(self, args: list[ir.Value], prefetch_lines: int) -> None:
+    def element(self, row: ir.Value, g: ir.Value) -> ir.Value:
+        """The address of element `g` of a row of 4-byte numbers."""
+        return self.at(row, self.b.mul(g, ir.Constant(I64, 4)))
+
+    def emit(self, args: list[ir.Value | None], prefetch_lines: int) -> None:
+        """The whole tile, for the arguments of `make_tile`; without `num_last` no shorter group."""
         b = self.b
         w, x, ldx, start, ld_start, scale, ld_scale, num_groups, num_last, y, ldy, ahead = args
         rows = range(self.rows)
@@ -181,7 +210,6 @@ class Tile:
         start_rows = [self.at(start, b.mul(ld_start, ir.Constant(I64, m))) for m in rows]
         scale_rows = [self.at(scale, b.mul(ld_scale, ir.Constant(I64, m))) for m in rows]
         num = self.rows * self.vectors
-        line_bytes = 64 * self.vectors
 
         entry = b.block
         loop = b.append_basic_block("groups")
@@ -194,19 +222,12 @@ class Tile:
         totals = [b.phi(V16F) for _ in range(num)]
         for total, none in zip(totals, nothing, strict=True):
             total.add_incoming(none, entry)
-        w_group = self.at(w, b.mul(g, ir.Constant(I64, STEPS * line_bytes)))
-        ahead_group = self.at(ahead, b.mul(g, ir.Constant(I64, 64 * prefetch_lines)))
         x_offset = b.mul(g, ir.Constant(I64, 4 * STEPS))
-        four_g = b.mul(g, ir.Constant(I64, 4))
         xs = [self.at(row, x_offset) for row in x_rows]
-        sums = self.begin_group([self.at(row, four_g) for row in start_rows])
-        per_step = prefetch_lines // STEPS
-        for step in range(STEPS):
-            for line in range(per_step):
-                emit_prefetch(b, self.at(ahead_group, 64 * (step * per_step + line)))
-            sums = self.step(sums, self.lines(self.at(w_group, step * line_bytes)), xs, 4 * step)
-        scales = [self.load(self.at(row, four_g), F32, 4) for row in scale_rows]
-        new = self.finish_group(totals, sums, scales)
+        sums = self.begin_group(start_rows, g)
+        self.prefetch_group(ahead, g, prefetch_lines)
+        sums = self.whole_group(sums, w, xs, g)
+        new = self.finish_group(totals, sums, scale_rows, g)
         g_next = b.add(g, one)
         g.add_incoming(g_next, loop)
         for total, value in zip(totals, new, strict=True):
@@ -218,9 +239,10 @@ class Tile:
         for result, none, value in zip(results, nothing, new, strict=True):
             result.add_incoming(none, entry)
             result.add_incoming(value, loop)
-        results = self._last_group(
-            results, w, x_rows, start_rows, scale_rows, num_groups, num_last, line_bytes
-        )
+        if num_last is not None:
+            results = self._last_group(
+                results, w, x_rows, start_rows, scale_rows, num_groups, num_last
+            )
         for index, result in enumerate(results):
             m, v = divmod(index, self.vectors)
             row = self.at(y, b.mul(ldy, ir.Constant(I64, m)))
@@ -235,9 +257,9 @@ class Tile:
         scale_rows: list[ir.Value],
         num_groups: ir.Value,
         num_last: ir.Value,
-        line_bytes: int,
     ) -> list[ir.Value]:
         b = self.b
+        line_bytes = 64 * self.vectors
         zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
         before = b.block
         first = b.append_basic_block("last")
@@ -246,8 +268,7 @@ class Tile:
         after = b.append_basic_block("last.end")
         b.cbranch(b.icmp_signed(">", num_last, zero), first, after)
         b.position_at_end(first)
-        four_g = b.mul(num_groups, ir.Constant(I64, 4))
-        begun = self.begin_group([self.at(row, four_g) for row in start_rows])
+        begun = self.begin_group(start_rows, num_groups)
         w_first = self.at(w, b.mul(num_groups, ir.Constant(I64, STEPS * line_bytes)))
         x_first = b.mul(num_groups, ir.Constant(I64, 4 * STEPS))
         b.branch(loop)
@@ -267,8 +288,7 @@ class Tile:
             total.add_incoming(value, loop)
         b.cbranch(b.icmp_signed("<", k_next, num_last), loop, close)
         b.position_at_end(close)
-        scales = [self.load(self.at(row, four_g), F32, 4) for row in scale_rows]
-        finished = self.finish_group(totals, stepped, scales)
+        finished = self.finish_group(totals, stepped, scale_rows, num_groups)
         b.branch(after)
         b.position_at_end(after)
         results = []

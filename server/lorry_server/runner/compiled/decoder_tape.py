@@ -23,6 +23,7 @@ from lorry_server.layers.norm import RMSNorm
 from lorry_server.layers.rotary import Rope
 from lorry_server.model.decoder import Attention, Decoder, FeedForward, Layer
 from lorry_server.quantization.affine_rows import AffineRows
+from lorry_server.quantization.int4 import Int4Weight
 from lorry_server.runner.compiled.adapter_table import AdapterTable
 from lorry_server.runner.compiled.buffers import FloatRows, QuantizedRows
 from lorry_server.runner.compiled.byte_cache import ByteCache
@@ -45,7 +46,7 @@ class Sizes:
 def reason_not_to_compile(decoder: Decoder) -> str | None:
     """What of this model the compiled kernels do not do; None if they do it all."""
     for linear in decoder.linears():
-        if not isinstance(linear.weight, AffineRows):
+        if not isinstance(linear.weight, AffineRows | Int4Weight):
             return f"its weights are {type(linear.weight).__name__}"
     if decoder.arch.activation not in ACTIVATIONS:
         return f"its activation is {decoder.arch.activation}"
@@ -272,6 +273,8 @@ class DecoderTape:
                 t.PANELS_PER_CHUNK: max(1, panels // CHUNKS_PER_MATMUL),
                 t.W_SCALE: linear.scale,
                 t.W_ZERO: linear.zero,
+                t.NIBBLE_SCALE: linear.nibbles.scale if linear.nibbles else None,
+                t.NIBBLE_ZERO: linear.nibbles.zero if linear.nibbles else None,
                 t.BIAS: linear.bias,
                 t.PANEL_SLICE: linear.panel_slice,
             },

@@ -16,25 +16,41 @@ from lorry_server.kernels.cpu.pack import (
     lay_out,
     num_panels,
     pack_bytes,
+    pack_nibbles,
     padded,
     spread,
+    spread_groups,
 )
 from lorry_server.layers.linear import Linear
 from lorry_server.quantization.affine_rows import AffineRows
+from lorry_server.quantization.int4 import Int4Weight
 
 MIDDLE = 128.0  # the zero point that costs nothing
 
 
 @dataclass(frozen=True, slots=True)
+class Nibbles:
+    """What int4 weights have for each panel, group and column of the panel."""
+
+    scale: npt.NDArray[np.float32]
+    zero: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """The arrays behind one matmul. `zero` holds zero points less 128; None where all are 128."""
+    """The arrays behind one matmul.
+
+    Bytes have a `scale` for each column, and a `zero`, the zero points less 128, unless all are
+    128. Half bytes have `nibbles` instead.
+    """
 
     name: str
     num_inputs: int
     parts: tuple[Part, ...]
     w: npt.NDArray[np.uint8]
-    scale: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32] | None
     zero: npt.NDArray[np.float32] | None
+    nibbles: Nibbles | None
     bias: npt.NDArray[np.float32] | None
     panel_slice: npt.NDArray[np.uint8]  # of each panel, which of the checkpoint's modules it is of
     slice_starts: tuple[int, ...]  # rows at which those modules begin
@@ -62,7 +78,7 @@ class PackedLinear:
 
     @property
     def panel_bytes(self) -> int:
-        return PANEL * padded(self.num_inputs)
+        return PANEL * padded(self.num_inputs) // (1 if self.nibbles is None else 2)
 
     def column_of(self, part: int) -> int:
         """Where the columns of a part begin."""
@@ -72,17 +88,23 @@ class PackedLinear:
 def pack_linear(linear: Linear, sizes: Sequence[int], arena: Arena) -> PackedLinear:
     """Pack a linear whose rows fall into parts of `sizes`; each lies within one of its slices."""
     weight = linear.weight
-    assert isinstance(weight, AffineRows)
     parts = lay_out(sizes)
     panels = num_panels(parts)
-    w = arena.bytes(PANEL * panels * padded(linear.in_features))
-    pack_bytes(weight.q_OI.numpy(), parts, w)
-    scale = arena.floats(PANEL * panels)
-    spread(weight.scale_O.numpy(), parts, scale)
-    zero = bias = None
-    if not weight.is_symmetric:
-        zero = arena.floats(PANEL * panels)
-        spread((weight.zero_O - MIDDLE).numpy(), parts, zero)
+    num_bytes = PANEL * panels * padded(linear.in_features)
+    scale = zero = bias = nibbles = None
+    if isinstance(weight, Int4Weight):
+        w = arena.bytes(num_bytes // 2)
+        pack_nibbles(weight.q_OI.numpy(), parts, w)
+        nibbles = _nibbles(weight, parts, arena)
+    else:
+        assert isinstance(weight, AffineRows)
+        w = arena.bytes(num_bytes)
+        pack_bytes(weight.q_OI.numpy(), parts, w)
+        scale = arena.floats(PANEL * panels)
+        spread(weight.scale_O.numpy(), parts, scale)
+        if not weight.is_symmetric:
+            zero = arena.floats(PANEL * panels)
+            spread((weight.zero_O - MIDDLE).numpy(), parts, zero)
     if linear.bias_O is not None:
         bias = arena.floats(PANEL * panels)
         spread(linear.bias_O.float().numpy(), parts, bias)
@@ -97,10 +119,19 @@ def pack_linear(linear: Linear, sizes: Sequence[int], arena: Arena) -> PackedLin
         w=w,
         scale=scale,
         zero=zero,
+        nibbles=nibbles,
         bias=bias,
         panel_slice=panel_slice,
         slice_starts=tuple(piece.start for piece in linear.slices),
     )
+
+
+def _nibbles(weight: Int4Weight, parts: Sequence[Part], arena: Arena) -> Nibbles:
+    count = PANEL * num_panels(parts) * weight.scale_OG.shape[1]
+    scale, zero = arena.floats(count), arena.bytes(count).view(np.int8)[:count]
+    spread_groups(weight.scale_OG.numpy(), parts, scale)
+    spread_groups(weight.zero_OG.numpy(), parts, zero)
+    return Nibbles(scale, zero)
 
 
 def _slice_of(linear: Linear, part: Part) -> int:
