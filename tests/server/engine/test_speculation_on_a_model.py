@@ -9,10 +9,12 @@ import pytest
 
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request
+from lorry_server.runner.compiled.rungs import TORCH, available_rungs
 from tests.support.engines import generated, request, run_to_end
 from tests.support.tiny_adapters import write_adapter
 from tests.support.tiny_engine import TinyEngine, make_tiny_engine
 from tests.support.tiny_model import write_tiny_model
+from tests.support.twin_engine import make_twin_engine
 
 PHRASE = [40, 41, 42, 43, 44, 45, 46, 47, 48]
 PROMPT = PHRASE * 3
@@ -141,3 +143,29 @@ def test_an_end_inside_a_guess_ends_the_sequence_there(folder: Path) -> None:
         outputs = run(quick, [asked])["a"]
 
         assert generated(outputs) == whole[: whole.index(stop) + 1]
+
+
+@pytest.mark.skipif(available_rungs()[0] == TORCH, reason="this machine has no compiled kernels")
+def test_with_int8_a_draft_changes_no_bit_of_any_logprob(folder: Path, adapter: Path) -> None:
+    """Steps are computed by compiled code and the reference, in other batches than without."""
+    wholes = []
+    for speculate in (0, 5):
+        engine, _, digests = make_twin_engine(
+            folder, adapters={"x": adapter}, max_num_seqs=3, speculate=speculate
+        )
+        for way in ("greedy", "sampled", "penalties"):
+            for name in (None, "x"):
+                adapter_digest = None if name is None else digests[name]
+                every = {"max_tokens": 24, **WAYS[way], "num_logprobs": 2}
+                engine.add(ask(f"{way} {name}", PROMPT, adapter=adapter_digest, **every))
+        outputs = run_to_end(engine)
+        wholes.append(
+            {
+                name: [entry for output in some for entry in output.logprobs or ()]
+                for name, some in outputs.items()
+            }
+        )
+        num_accepted = engine.scheduler.counters.num_accepted_tokens
+        assert (num_accepted > 20) == (speculate > 0)
+
+    assert wholes[1] == wholes[0]
