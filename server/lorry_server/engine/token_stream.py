@@ -33,14 +33,20 @@ class TokenStream:
         assert not self._has_ended
         self._has_ended = output.finish_reason is not None
         self._pending.append(output)
-        if self._listener is not None:
-            self._listener(output)
+        listener = self._listener
+        if self._has_ended:
+            # The listener knows its reader, which knows this stream: a circle would keep all
+            # three until the next garbage collection.
+            self._listener = None
+        if listener is not None:
+            listener(output)
 
     def listen(self, listener: Callable[[TokenOutput], None]) -> None:
         """See `RequestStream.listen`."""
-        self._listener = listener
         for output in self._pending:
             listener(output)
+        if not self._has_ended:
+            self._listener = listener
 
     def take(self) -> TokenOutput:
         """See `RequestStream.take`."""
