@@ -38,17 +38,20 @@ from lorry_server.kernels.cpu.simd import (
     low_f64,
     maximum,
     maximum_int,
+    prefetch,
     splat_f32,
     splat_f64,
     splat_i32,
     store_bytes,
     store_f32,
     store_f32x16,
+    store_i64,
     sum_f64,
     where_less,
 )
 
 MAX_ROWS = 6
+RUN = 16  # tokens that lie together
 GROUP = 32  # tokens whose weights share a scale
 
 
@@ -135,6 +138,36 @@ def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
     return np.float32(sum_f64(total_low + total_high))
 
 
+@njit(nogil=True)
+def list_runs(rec, step, head, table, low, end, scratch):
+    """Where each run of 16 tokens lies (its first slot of the head), and the values' scales in order.
+
+    A last run that has no tokens stands for itself by the one before it: all of it is hidden.
+    """
+    heads, block_size = load_i64(rec + t.NUM_KV_HEADS), load_i64(step + t.BLOCK_SIZE)
+    value_scales = load_i64(rec + t.VALUE_SCALES)
+    scales = scratch + runs_bytes(step)
+    run = np.int64(0)
+    for j in range(low, (end + GROUP - 1) // GROUP * GROUP, RUN):
+        if j < end:
+            block = np.int64(load_i32(table + 4 * (j // block_size)))
+            run = (block * heads + head) * block_size + j % block_size
+        at = j - low
+        store_i64(scratch + at // 2, run)
+        store_f32x16(scales + 4 * at, load_f32x16(value_scales + 4 * run))
+
+
+@njit(nogil=True)
+def runs_bytes(step):
+    return load_i64(step + t.SCORES_LENGTH) // 2
+
+
+@njit(nogil=True)
+def prefetch_run(address, num_bytes):
+    for line in range(0, num_bytes, 64):
+        prefetch(address + line)
+
+
 @njit(nogil=True, error_model="numpy")
 def attend_chunk(rec, step, chunk, scratch):
     """One key head and one item: some queries of one sequence."""
@@ -142,74 +175,71 @@ def attend_chunk(rec, step, chunk, scratch):
     item, head = load_i64(step + t.ITEMS) + chunk // heads * t.ITEM_BYTES, chunk % heads
     sequence, first_token, num_tokens = load_i64(item), load_i64(item + 8), load_i64(item + 16)
     group = load_i64(rec + t.GROUP_SIZE)
+    window = load_i64(rec + t.WINDOW)
     total = load_i64(step + t.NUM_TOKENS)
     num_rows = num_tokens * group
     num_tiles = (num_rows + MAX_ROWS - 1) // MAX_ROWS
     table = load_i64(step + t.TABLES) + 4 * sequence * load_i64(step + t.TABLE_STRIDE)
     positions = load_i64(step + t.POSITIONS) + 4 * first_token
+    low = np.int64(0)
+    if window > 0:
+        low = max(np.int64(load_i32(positions)) + 1 - window, low) // GROUP * GROUP
+    end = np.int64(load_i32(positions + 4 * (num_tokens - 1))) + 1
+    list_runs(rec, step, head, table, low, end, scratch)
     base = (head * total + first_token) * group
     for index in range(num_tiles):
         begin = num_rows * index // num_tiles
-        end = num_rows * (index + 1) // num_tiles
+        rows = num_rows * (index + 1) // num_tiles - begin
         attend_tile(
-            rec,
-            step,
-            head,
-            table,
-            positions,
-            first_token,
-            base + begin,
-            begin,
-            end - begin,
-            scratch,
+            rec, step, head, positions, first_token, base + begin, begin, rows, low, scratch
         )
 
 
 @njit(nogil=True, error_model="numpy")
-def attend_tile(rec, step, head, table, positions, first_token, q_row, begin, rows, scratch):
-    heads, group = load_i64(rec + t.NUM_KV_HEADS), load_i64(rec + t.GROUP_SIZE)
-    size, padded = load_i64(rec + t.HEAD_DIM), load_i64(rec + t.HEAD_PADDED)
+def attend_tile(rec, step, head, positions, first_token, q_row, begin, rows, low, scratch):
+    """Up to six rows over the runs from token `low` on."""
+    group = load_i64(rec + t.GROUP_SIZE)
+    padded = load_i64(rec + t.HEAD_PADDED)
     window, softcap = load_i64(rec + t.WINDOW), load_f32(rec + t.ATTENTION_SOFTCAP)
-    block_size = load_i64(step + t.BLOCK_SIZE)
     length = load_i64(step + t.SCORES_LENGTH)  # floats of a row of scores
     keys, values = load_i64(rec + t.KEYS), load_i64(rec + t.VALUES)
-    key_scales, value_scales = load_i64(rec + t.KEY_SCALES), load_i64(rec + t.VALUE_SCALES)
+    key_scales = load_i64(rec + t.KEY_SCALES)
     end = np.int64(load_i32(positions + 4 * ((begin + rows - 1) // group))) + 1
-    low = np.int64(0)
-    if window > 0:
-        low = max(np.int64(load_i32(positions + 4 * (begin // group))) + 1 - window, low)
-        low = low // GROUP * GROUP
 
-    scores = scratch
+    runs = scratch
+    value_scales = runs + runs_bytes(step)
+    scores = value_scales + 4 * length
     weights = scores + 4 * length * MAX_ROWS
     weight_scales = weights + length * MAX_ROWS
-    gathered = weight_scales + length // 8 * MAX_ROWS  # value scales of the tokens in order
-    sums = gathered + 4 * length
+    sums = weight_scales + length // 8 * MAX_ROWS
+    results = sums + 64
+    q = load_i64(rec + t.Q8) + q_row * padded
+    q_start, q_scale = (
+        load_i64(rec + t.Q8_START) + 4 * q_row,
+        load_i64(rec + t.Q8_SCALE) + 4 * q_row,
+    )
+    is_first = begin == 0  # the others find keys and values in the cache
     for j in range(low, end, GROUP):
-        first_run = (load_i32(table + 4 * (j // block_size)) * heads + head) * block_size + (
-            j % block_size
-        )
-        other = j + 16
-        if other < end:
-            second_run = (load_i32(table + 4 * (other // block_size)) * heads + head) * block_size
-            second_run += other % block_size
-        else:
-            second_run = first_run  # hidden from all
-        at = gathered + 4 * (j - low)
-        store_f32x16(at, load_f32x16(value_scales + 4 * first_run))
-        store_f32x16(at + 64, load_f32x16(value_scales + 4 * second_run))
+        at = j - low
+        run_a, run_b = load_i64(runs + at // 2), load_i64(runs + at // 2 + 8)
+        if is_first:
+            prefetch_run(values + run_a * padded, RUN * padded)
+            prefetch_run(values + run_b * padded, RUN * padded)
+            if j + GROUP < end:
+                prefetch_run(keys + load_i64(runs + at // 2 + 16) * padded, RUN * padded)
+                prefetch_run(keys + load_i64(runs + at // 2 + 24) * padded, RUN * padded)
         score(
             rows,
-            keys + first_run * padded,
-            keys + second_run * padded,
-            load_i64(rec + t.Q8) + q_row * padded,
+            keys + run_a * padded,
+            keys + run_b * padded,
+            q,
             padded,
-            load_i64(rec + t.Q8_START) + 4 * q_row,
-            load_i64(rec + t.Q8_SCALE) + 4 * q_row,
-            key_scales + 4 * first_run,
-            key_scales + 4 * second_run,
+            q_start,
+            q_scale,
+            key_scales + 4 * run_a,
+            key_scales + 4 * run_b,
             padded // 4,
-            scores + 4 * (j - low),
+            scores + 4 * at,
             4 * length,
         )
     for m in range(rows):
@@ -217,57 +247,56 @@ def attend_tile(rec, step, head, table, positions, first_token, q_row, begin, ro
         visible_first = np.int64(0)
         if window > 0:
             visible_first = max(visible_end - window, visible_first)
+        row_scales = weight_scales + length // 8 * m
         row_sum = softmax_row(
             scores + 4 * length * m,
-            gathered,
+            value_scales,
             low,
             visible_first,
             visible_end,
             softcap,
             weights + length * m,
-            weight_scales + length // 8 * m,
+            row_scales,
         )
-        # later groups are another row's, and this one's bytes there are left from before
+        # groups that only later rows see: this row's bytes there are left from another tile
         for j in range(low + (visible_end - low + GROUP - 1) // GROUP * GROUP, end, GROUP):
-            store_f32(weight_scales + length // 8 * m + (j - low) // 8, np.float32(0.0))
+            store_f32(row_scales + (j - low) // 8, np.float32(0.0))
         store_f32(sums + 4 * m, row_sum)
-
-    results = sums + 64
     for k in range(0, rows * padded, 16):
         store_f32x16(results + 4 * k, splat_f32(np.float32(0.0)))
     for j in range(low, end, GROUP):
-        first_run = (load_i32(table + 4 * (j // block_size)) * heads + head) * block_size + (
-            j % block_size
-        )
-        other = j + 16
-        second_run = first_run
-        if other < end:
-            second_run = (load_i32(table + 4 * (other // block_size)) * heads + head) * block_size
-            second_run += other % block_size
+        at = j - low
+        run_a, run_b = load_i64(runs + at // 2), load_i64(runs + at // 2 + 8)
         for column in range(0, padded, 32):
             weigh(
                 rows,
-                values + first_run * padded + 4 * column,
-                values + second_run * padded + 4 * column,
+                values + run_a * padded + 4 * column,
+                values + run_b * padded + 4 * column,
                 4 * padded,
-                weights + (j - low),
+                weights + at,
                 length,
-                weight_scales + (j - low) // 8,
+                weight_scales + at // 8,
                 length // 8,
                 results + 4 * column,
                 4 * padded,
             )
+    store_results(rec, results, sums, head, first_token, begin, rows)
+
+
+@njit(nogil=True, error_model="numpy")
+def store_results(rec, results, sums, head, first_token, begin, rows):
+    """Divide by the sums of the weights, to where the output product reads."""
+    group = load_i64(rec + t.GROUP_SIZE)
+    size, padded = load_i64(rec + t.HEAD_DIM), load_i64(rec + t.HEAD_PADDED)
     for m in range(rows):
         member = begin + m
-        token = first_token + member // group
-        out = load_i64(rec + t.ATTENDED) + token * load_i64(rec + t.LD_ATTENDED)
+        out = load_i64(rec + t.ATTENDED)
+        out += (first_token + member // group) * load_i64(rec + t.LD_ATTENDED)
         out += 4 * size * (head * group + member % group)
         divisor = load_f32(sums + 4 * m)
         row = results + 4 * padded * m
-        k = 0
-        while k + 16 <= size:
+        whole = size // 16 * 16
+        for k in range(0, whole, 16):
             store_f32x16(out + 4 * k, load_f32x16(row + 4 * k) / splat_f32(divisor))
-            k += 16
-        while k < size:
+        for k in range(whole, size):
             store_f32(out + 4 * k, load_f32(row + 4 * k) / divisor)
-            k += 1

@@ -22,7 +22,6 @@ from lorry_server.kernels.cpu.tile import multiply
 
 MAX_ROWS = 6  # of a tile
 LD_TILE = 256  # bytes of scratch for a row: two panels of 32 floats
-AHEAD_BYTES = 2048  # of weights, where one tile takes all rows
 DELTA = MAX_ROWS * LD_TILE  # where in the scratch an adapter's share is made
 
 
@@ -231,14 +230,10 @@ def matmul_chunk(rec, step, chunk, scratch):
         for index in range(num_tiles):
             first = total * index // num_tiles
             rows = total * (index + 1) // num_tiles - first
-            # What is asked for ahead is the next panel, half in each of two passes; a single pass
-            # runs ahead of itself.
-            if num_tiles == 1:
-                ahead = here + AHEAD_BYTES
-            elif index < 2:
+            # What is asked for ahead is the next panel, half in each of the first two passes.
+            ahead = here
+            if num_tiles > 1 and index < 2:
                 ahead = here + panel_bytes + index * (panel_bytes // 2)
-            else:
-                ahead = here
             matmul_panel(rec, first, rows, panel, scratch, ahead)
             scale_tile(rec, first, rows, panel, scratch)
             if has_adapters:

@@ -150,6 +150,7 @@ def _scratch_bytes(decoder: Decoder, scores_length: int) -> int:
     arch = decoder.arch
     rows = 6
     attention = scores_length * (4 * rows + rows + 4) + scores_length // 8 * rows
+    attention += scores_length // 2  # where the runs lie
     attention += 64 + 4 * rows * padded(arch.head_dim)
     row = 4 * padded(arch.hidden_size)
     head = 8 * padded(arch.head_dim)
