@@ -18,7 +18,7 @@ from numba.core.datamodel import models
 from numba.core.extending import intrinsic, lower_builtin, register_model, type_callable
 
 F32, F64 = ir.FloatType(), ir.DoubleType()
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
 class Register(types.Type):
@@ -212,6 +212,7 @@ largest_int = _reduce(i32x16, "llvm.vector.reduce.smax.v16i32")
 sum_int = _reduce(i32x16, "llvm.vector.reduce.add.v16i32")
 float_max = _reduce(f32x16, "llvm.vector.reduce.fmax.v16f32")
 sum_f64 = _reduce(f64x8, "llvm.vector.reduce.fadd.v8f64", start=ir.Constant(F64, 0.0))
+sum_f32 = _reduce(f32x16, "llvm.vector.reduce.fadd.v16f32", start=ir.Constant(F32, 0.0))
 
 
 def _half(start: int) -> Any:
@@ -263,6 +264,7 @@ def _scalar(element: ir.Type, scalar: types.Type, align: int) -> tuple[Any, Any]
 
 load_i8, store_i8 = _scalar(I8, types.int8, 1)
 load_u8, _ = _scalar(I8, types.uint8, 1)
+load_u16, store_u16 = _scalar(I16, types.uint16, 2)
 load_i32, store_i32 = _scalar(I32, types.int32, 4)
 load_i64, store_i64 = _scalar(I64, types.int64, 8)
 load_f32, store_f32 = _scalar(F32, types.float32, 4)

@@ -13,6 +13,9 @@ WORD_BYTES = 8
 # Operations, and which words they read. Every record begins with these two.
 OP, ROWS = 0, 8
 EMBED, NORM, QUANTIZE, MATMUL, SHRINK, KEYS_AND_VALUES, ATTEND, ADD_NORMED, ARGMAX = range(9)
+# The same over weights, rows and caches that are floats; TO_BFLOAT16 stands where QUANTIZE does.
+FLOAT_EMBED, FLOAT_NORM, TO_BFLOAT16, FLOAT_MATMUL, FLOAT_SHRINK = range(9, 14)
+FLOAT_KEYS_AND_VALUES, FLOAT_ATTEND, FLOAT_ADD_NORMED = range(14, 17)
 # What ROWS says: over the tokens of the step, or over the rows whose logits are wanted.
 TOKENS, LOGITS_ROWS = 0, 1
 
@@ -47,6 +50,11 @@ LORA, LORA_XQ, LORA_LD_XQ, LORA_SCALE, LORA_START, LORA_GROUPS, PANEL_SLICE = (
 NIBBLE_SCALE, NIBBLE_ZERO = 264, 272  # int4: of each panel's groups; 0 where weights are bytes
 STORE, ADD, GATE, LOGITS = range(4)
 SILU, GELU_TANH = range(2)
+
+# FLOAT_*: XQ and LD_XQ are rows of ELEMENTs, as many as NUM_GROUPS says; so are the shrunk rows and
+# the cache. ROUNDS: 1 where the model's activations are bfloat16, and results are rounded to it.
+ELEMENT, ROUNDS = 280, 288
+FLOAT32, BFLOAT16 = range(2)
 
 # SHRINK reads LORA*, XQ* and NUM_SLICES. A table entry has, for each slice: rank, A, A's scales, B;
 # then the scales of B, which all slices share.
