@@ -9,16 +9,19 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.quantize import norm_row, quantize_row
 from lorry_server.kernels.cpu.simd import (
     float_max,
+    high_f64,
     load_f32,
     load_f32x16,
     load_i32,
     load_i64,
     load_u8,
+    low_f64,
     maximum,
     splat_f32,
     store_f32,
     store_f32x16,
     store_i32,
+    sum_f64,
 )
 
 
@@ -107,7 +110,9 @@ def argmax_row(rec, row):
         values = load_f32x16(x + 4 * k)
         best = maximum(values, best)
         poison = poison + values * zero
-    largest, spoilt = float_max(best), float_max(poison)
+    # a sum is NaN if any lane is; the largest lane would not be
+    largest = float_max(best)
+    spoilt = np.float32(sum_f64(low_f64(poison) + high_f64(poison)))
     for k in range(whole, size):
         largest = max(largest, load_f32(x + 4 * k))
         spoilt += load_f32(x + 4 * k) * np.float32(0.0)
