@@ -24,32 +24,43 @@ from lorry_server.runner.compiled.runner import CompiledRunner
 from lorry_server.runner.kv_cache import KVCache
 from lorry_server.runner.reference import ReferenceRunner
 from tests.support.engines import make_drafter
-from tests.support.tiny_engine import CPU
+from tests.support.tiny_engine import CPU, RecordingModel
 
 
 @cache
-def kernels() -> Callable[[int, int], None]:
-    """The kernels of this machine's best rung, compiled at most once."""
-    return load_kernels(available_rungs()[0], cache_dir=default_cache_dir(), progress=print)
+def kernels(rung: str | None = None) -> Callable[[int, int], None]:
+    """The kernels of a rung, else of this machine's best one; a process has those of one only."""
+    return load_kernels(rung or available_rungs()[0], cache_dir=default_cache_dir(), progress=print)
 
 
 class TwinRunner:
-    """Runs each plan on both runners and insists on the same bits."""
+    """Runs each plan on both runners and insists on the same bits.
 
-    def __init__(self, reference: ReferenceRunner, compiled: CompiledRunner) -> None:
+    `model` is the reference's, and records its logits.
+    """
+
+    def __init__(
+        self, reference: ReferenceRunner, compiled: CompiledRunner, model: RecordingModel
+    ) -> None:
         self.num_steps = 0
-        self._reference = reference
-        self._compiled = compiled
+        self.reference = reference
+        self.compiled = compiled
+        self.model = model
 
     def run(self, plan: StepPlan) -> StepResult:
-        expected, result = self._reference.run(plan), self._compiled.run(plan)
+        self.model.logits.clear()
+        expected, result = self.reference.run(plan), self.compiled.run(plan)
+        self.compare(expected, result)
+        self.num_steps += 1
+        return result
+
+    def compare(self, expected: StepResult, result: StepResult) -> None:
+        """Fail where the two differ."""
         np.testing.assert_array_equal(result.status_N, expected.status_N)
         np.testing.assert_array_equal(result.token_ids_N, expected.token_ids_N)
         np.testing.assert_array_equal(result.top_ids_NK, expected.top_ids_NK)
         assert result.logprobs_N.tobytes() == expected.logprobs_N.tobytes()
         assert result.top_logprobs_NK.tobytes() == expected.top_logprobs_NK.tobytes()
-        self.num_steps += 1
-        return result
 
 
 def make_twin_engine(
@@ -57,6 +68,9 @@ def make_twin_engine(
     *,
     adapters: Mapping[str, Path] | None = None,
     quantization: str = "int8",
+    dtype: torch.dtype = torch.float32,
+    kv_dtype: torch.dtype = torch.int8,
+    pair: Callable[[ReferenceRunner, CompiledRunner, RecordingModel], TwinRunner] = TwinRunner,
     num_blocks: int = 64,
     block_size: int = 16,
     max_num_seqs: int = 32,
@@ -64,6 +78,7 @@ def make_twin_engine(
     prefix_caching: bool = True,
     speculate: int = 0,
     num_threads: int = 2,
+    rung: str | None = None,
 ) -> tuple[Engine, TwinRunner, dict[str, str]]:
     """The engine, its runner, and the adapters' digests by name."""
     read = {name: read_adapter(path) for name, path in (adapters or {}).items()}
@@ -71,10 +86,10 @@ def make_twin_engine(
     max_model_len = num_blocks * block_size
     models, pools = [], []
     for _ in range(2):
-        model = load_model(folder, dtype=torch.float32, device=CPU, quantization=quantization)
+        model = load_model(folder, dtype=dtype, device=CPU, quantization=quantization)
         assert isinstance(model, Decoder)
         slots = AdapterSlots(num_rows)
-        pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=torch.float32, device=CPU)
+        pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=dtype, device=CPU)
         for adapter in read.values():
             rows = slots.place(adapter.digest, rank=adapter.rank)
             assert rows is not None
@@ -88,20 +103,22 @@ def make_twin_engine(
         head_dim=arch.head_dim,
         num_blocks=num_blocks,
         block_size=block_size,
-        dtype=torch.int8,
+        dtype=kv_dtype,
         device=CPU,
     )
     compiled = CompiledRunner(
         models[1],
         pools[1],
-        kernels=kernels(),
+        kernels=kernels(rung) if rung else kernels(),
         num_blocks=num_blocks,
         block_size=block_size,
         max_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         num_threads=num_threads,
+        kv_dtype=kv_dtype,
     )
-    runner = TwinRunner(ReferenceRunner(models[0], cache, pools[0].routing, device=CPU), compiled)
+    model = RecordingModel(models[0])
+    runner = pair(ReferenceRunner(model, cache, pools[0].routing, device=CPU), compiled, model)
     scheduler = Scheduler(
         BlockPool(num_blocks),
         block_size=block_size,
