@@ -41,6 +41,13 @@ def available_rungs() -> tuple[str, ...]:
     return (*(rung for rung, needed in _NEEDED.items() if needed <= present), TORCH)
 
 
+def kernel_directory(rung: str, *, cache_dir: Path) -> Path:
+    """Where a rung's compiled code is kept: each state of the kernels' sources has its own."""
+    import numba
+
+    return cache_dir / "kernels" / f"{rung}-{_digest(numba.__version__)}"
+
+
 def load_kernels(
     rung: str, *, cache_dir: Path, progress: Callable[[str], None]
 ) -> Callable[[int, int], None]:
@@ -51,12 +58,12 @@ def load_kernels(
     """
     import numba
 
-    directory = cache_dir / "kernels" / f"{rung}-{_digest(numba.__version__)}"
+    directory = kernel_directory(rung, cache_dir=cache_dir)
     is_loaded = "lorry_server.kernels.cpu.step" in sys.modules
     if rung == AVX2 and not is_loaded:
         numba.config.CPU_NAME = _AVX2_CPU
         numba.config.CPU_FEATURES = "+" + ",+".join(sorted(_features_of_avx2()))
-    if not is_loaded and not directory.is_dir():
+    if not is_loaded and not any(directory.rglob("*.nbi")):  # numba's index of what it compiled
         progress(f"compiling the kernels for this CPU ({rung}; half a minute, once)")
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(directory)
