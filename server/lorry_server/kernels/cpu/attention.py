@@ -139,19 +139,27 @@ def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
 
 
 @njit(nogil=True)
+def prefetch_run(address, num_bytes):
+    for line in range(0, num_bytes, 64):
+        prefetch(address + line)
+
+
+@njit(nogil=True)
 def list_runs(rec, step, head, table, low, end, scratch):
     """Where each run of 16 tokens lies (its first slot of the head), and the values' scales in order.
 
     A last run that has no tokens stands for itself by the one before it: all of it is hidden.
     """
     heads, block_size = load_i64(rec + t.NUM_KV_HEADS), load_i64(step + t.BLOCK_SIZE)
-    value_scales = load_i64(rec + t.VALUE_SCALES)
+    value_scales, keys = load_i64(rec + t.VALUE_SCALES), load_i64(rec + t.KEYS)
+    padded = load_i64(rec + t.HEAD_PADDED)
     scales = scratch + runs_bytes(step)
     run = np.int64(0)
     for j in range(low, (end + GROUP - 1) // GROUP * GROUP, RUN):
         if j < end:
             block = np.int64(load_i32(table + 4 * (j // block_size)))
             run = (block * heads + head) * block_size + j % block_size
+            prefetch_run(keys + run * padded, RUN * padded)
         at = j - low
         store_i64(scratch + at // 2, run)
         store_f32x16(scales + 4 * at, load_f32x16(value_scales + 4 * run))
@@ -160,12 +168,6 @@ def list_runs(rec, step, head, table, low, end, scratch):
 @njit(nogil=True)
 def runs_bytes(step):
     return load_i64(step + t.SCORES_LENGTH) // 2
-
-
-@njit(nogil=True)
-def prefetch_run(address, num_bytes):
-    for line in range(0, num_bytes, 64):
-        prefetch(address + line)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -225,9 +227,6 @@ def attend_tile(rec, step, head, positions, first_token, q_row, begin, rows, low
         if is_first:
             prefetch_run(values + run_a * padded, RUN * padded)
             prefetch_run(values + run_b * padded, RUN * padded)
-            if j + GROUP < end:
-                prefetch_run(keys + load_i64(runs + at // 2 + 16) * padded, RUN * padded)
-                prefetch_run(keys + load_i64(runs + at // 2 + 24) * padded, RUN * padded)
         score(
             rows,
             keys + run_a * padded,

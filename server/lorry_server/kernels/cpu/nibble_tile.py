@@ -19,7 +19,6 @@ from lorry_server.kernels.cpu.simd import F32, I8, I32, I64, splat
 from lorry_server.kernels.cpu.tile import STEPS, V16F, V16I, Tile
 
 V16B = ir.VectorType(I8, 16)
-PREFETCH_LINES = 8  # all of a group's: it is half as long as one of bytes
 GROUP_BYTES = 512  # of a panel
 
 
@@ -44,15 +43,16 @@ def make_nibble_tile(num_rows: int) -> Any:
         y: Any,
         ldy: Any,
         ahead: Any,
+        num_ahead: Any,
         w_scale: Any,
         w_zero: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emitter = _NibbleTile(context, builder, num_rows, w_scale=args[11], w_zero=args[12])
-            emitter.emit([*args[:8], None, *args[8:11]], PREFETCH_LINES)
+            emitter = _NibbleTile(context, builder, num_rows, w_scale=args[12], w_zero=args[13])
+            emitter.emit([*args[:8], None, *args[8:12]])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 13), codegen
+        return types.void(*[types.int64] * 14), codegen
 
     return tile
 
@@ -122,30 +122,122 @@ nibbles_1, nibbles_2, nibbles_3, nibbles_4, nibbles_5, nibbles_6 = (
 
 @njit(nogil=True)
 def multiply_nibbles(
-    rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+    rows,
+    w,
+    x,
+    ldx,
+    start,
+    ld_start,
+    scale,
+    ld_scale,
+    groups,
+    y,
+    ldy,
+    ahead,
+    num_ahead,
+    w_scale,
+    w_zero,
 ):
     """The tile of `rows` (1 to 6) rows and 32 columns."""
     if rows == 6:
         nibbles_6(
-            w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+            w,
+            x,
+            ldx,
+            start,
+            ld_start,
+            scale,
+            ld_scale,
+            groups,
+            y,
+            ldy,
+            ahead,
+            num_ahead,
+            w_scale,
+            w_zero,
         )
     elif rows == 5:
         nibbles_5(
-            w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+            w,
+            x,
+            ldx,
+            start,
+            ld_start,
+            scale,
+            ld_scale,
+            groups,
+            y,
+            ldy,
+            ahead,
+            num_ahead,
+            w_scale,
+            w_zero,
         )
     elif rows == 4:
         nibbles_4(
-            w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+            w,
+            x,
+            ldx,
+            start,
+            ld_start,
+            scale,
+            ld_scale,
+            groups,
+            y,
+            ldy,
+            ahead,
+            num_ahead,
+            w_scale,
+            w_zero,
         )
     elif rows == 3:
         nibbles_3(
-            w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+            w,
+            x,
+            ldx,
+            start,
+            ld_start,
+            scale,
+            ld_scale,
+            groups,
+            y,
+            ldy,
+            ahead,
+            num_ahead,
+            w_scale,
+            w_zero,
         )
     elif rows == 2:
         nibbles_2(
-            w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+            w,
+            x,
+            ldx,
+            start,
+            ld_start,
+            scale,
+            ld_scale,
+            groups,
+            y,
+            ldy,
+            ahead,
+            num_ahead,
+            w_scale,
+            w_zero,
         )
     else:
         nibbles_1(
-            w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, ahead, w_scale, w_zero
+            w,
+            x,
+            ldx,
+            start,
+            ld_start,
+            scale,
+            ld_scale,
+            groups,
+            y,
+            ldy,
+            ahead,
+            num_ahead,
+            w_scale,
+            w_zero,
         )

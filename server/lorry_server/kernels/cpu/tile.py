@@ -82,11 +82,9 @@ def make_tile(num_rows: int, num_vectors: int, *, rows_unsigned: bool = False) -
     `w` packed columns; `x`, `ldx` rows of bytes and their stride; `start`, `ld_start` int32 per row
     and group with which the sum of a group begins (the zero point's share); `scale`, `ld_scale`
     float32 per row and group; `num_groups`; `num_last` steps of 4 inputs in one more, shorter group
-    (0: there is none); `y`, `ldy` where float32 sums are left; `ahead`, what to prefetch, line by line
-    as the tile goes, half as fast as it reads; one or two rows only wait for the memory, and the
-    processor's own prefetching serves them best (measured).
+    (0: there is none); `y`, `ldy` where float32 sums are left; `ahead` and `num_ahead`, what to
+    prefetch and how many lines of it with each group.
     """
-    prefetch_lines = 0 if num_rows <= 2 else 8
 
     @intrinsic
     def tile(
@@ -103,13 +101,14 @@ def make_tile(num_rows: int, num_vectors: int, *, rows_unsigned: bool = False) -
         y: Any,
         ldy: Any,
         ahead: Any,
+        num_ahead: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             emitter = Tile(context, builder, num_rows, num_vectors, rows_unsigned=rows_unsigned)
-            emitter.emit(args, prefetch_lines)
+            emitter.emit(args)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 12), codegen
+        return types.void(*[types.int64] * 13), codegen
 
     return tile
 
@@ -192,19 +191,33 @@ class Tile:
             new.append(self.b.fadd(total, product))
         return new
 
-    def prefetch_group(self, ahead: ir.Value, g: ir.Value, lines: int) -> None:
-        base = self.at(ahead, self.b.mul(g, ir.Constant(I64, 64 * lines)))
-        for line in range(lines):
-            emit_prefetch(self.b, self.at(base, 64 * line))
+    def prefetch_group(self, ahead: ir.Value, num_ahead: ir.Value, g: ir.Value) -> None:
+        """Ask for the lines that are asked for with group `g`: `num_ahead` of them."""
+        b = self.b
+        stride = b.mul(num_ahead, ir.Constant(I64, 64))
+        base = self.at(ahead, b.mul(g, stride))
+        end = b.add(base, stride)
+        before = b.block
+        loop, after = b.append_basic_block("ahead"), b.append_basic_block("ahead.end")
+        b.cbranch(b.icmp_signed(">", num_ahead, ir.Constant(I64, 0)), loop, after)
+        b.position_at_end(loop)
+        line = b.phi(I64)
+        line.add_incoming(base, before)
+        emit_prefetch(b, line)
+        following = self.at(line, 64)
+        line.add_incoming(following, loop)
+        b.cbranch(b.icmp_unsigned("<", following, end), loop, after)
+        b.position_at_end(after)
 
     def element(self, row: ir.Value, g: ir.Value) -> ir.Value:
         """The address of element `g` of a row of 4-byte numbers."""
         return self.at(row, self.b.mul(g, ir.Constant(I64, 4)))
 
-    def emit(self, args: list[ir.Value | None], prefetch_lines: int) -> None:
+    def emit(self, args: list[ir.Value | None]) -> None:
         """The whole tile, for the arguments of `make_tile`; without `num_last` no shorter group."""
         b = self.b
-        w, x, ldx, start, ld_start, scale, ld_scale, num_groups, num_last, y, ldy, ahead = args
+        w, x, ldx, start, ld_start, scale, ld_scale, num_groups, num_last, y, ldy = args[:11]
+        ahead, num_ahead = args[11:]
         rows = range(self.rows)
         zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
         x_rows = [self.at(x, b.mul(ldx, ir.Constant(I64, m))) for m in rows]
@@ -225,21 +238,22 @@ class Tile:
             total.add_incoming(none, entry)
         x_offset = b.mul(g, ir.Constant(I64, 4 * STEPS))
         xs = [self.at(row, x_offset) for row in x_rows]
+        self.prefetch_group(ahead, num_ahead, g)
         sums = self.begin_group(start_rows, g)
-        self.prefetch_group(ahead, g, prefetch_lines)
         sums = self.whole_group(sums, w, xs, g)
         new = self.finish_group(totals, sums, scale_rows, g)
         g_next = b.add(g, one)
-        g.add_incoming(g_next, loop)
+        latch = b.block
+        g.add_incoming(g_next, latch)
         for total, value in zip(totals, new, strict=True):
-            total.add_incoming(value, loop)
+            total.add_incoming(value, latch)
         b.cbranch(b.icmp_signed("<", g_next, num_groups), loop, after)
 
         b.position_at_end(after)
         results = [b.phi(V16F) for _ in range(num)]
         for result, none, value in zip(results, nothing, new, strict=True):
             result.add_incoming(none, entry)
-            result.add_incoming(value, loop)
+            result.add_incoming(value, latch)
         if num_last is not None:
             results = self._last_group(
                 results, w, x_rows, start_rows, scale_rows, num_groups, num_last
@@ -313,37 +327,39 @@ tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 = (make_tile(rows, 2) for rows in
 
 
 @njit(nogil=True)
-def multiply(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead):
+def multiply(
+    rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead
+):
     """The tile of `rows` (1 to 6) rows and 32 columns."""
     if rows == 6:
-        tile_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+        tile_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
     elif rows == 5:
-        tile_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+        tile_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
     elif rows == 4:
-        tile_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+        tile_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
     elif rows == 3:
-        tile_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+        tile_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
     elif rows == 2:
-        tile_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+        tile_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
     else:
-        tile_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+        tile_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
 
 
 @njit(nogil=True)
 def multiply_narrow(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy):
     """The same with 16 columns."""
     if rows == 6:
-        narrow_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+        narrow_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
     elif rows == 5:
-        narrow_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+        narrow_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
     elif rows == 4:
-        narrow_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+        narrow_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
     elif rows == 3:
-        narrow_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+        narrow_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
     elif rows == 2:
-        narrow_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+        narrow_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
     else:
-        narrow_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
+        narrow_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
 
 
 def uses_vnni() -> bool:

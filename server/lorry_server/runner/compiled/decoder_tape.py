@@ -259,7 +259,7 @@ class DecoderTape:
         lora = self._adapters.fields(linear)
         if lora:
             self.tape.add(f"{name}: shrink", t.SHRINK, rows_in.as_input() | lora, rows=rows)
-        panels = linear.num_panels // (2 if fields[t.MODE] == t.GATE else 1)
+        pairs = (linear.num_panels + 1) // 2
         self.tape.add(
             name,
             t.MATMUL,
@@ -270,7 +270,7 @@ class DecoderTape:
                 t.W: linear.w,
                 t.PANEL_BYTES: linear.panel_bytes,
                 t.NUM_PANELS: linear.num_panels,
-                t.PANELS_PER_CHUNK: max(1, panels // CHUNKS_PER_MATMUL),
+                t.PAIRS_PER_CHUNK: max(1, pairs // CHUNKS_PER_MATMUL),
                 t.W_SCALE: linear.scale,
                 t.W_ZERO: linear.zero,
                 t.NIBBLE_SCALE: linear.nibbles.scale if linear.nibbles else None,
