@@ -14,9 +14,16 @@ from lorry_server.errors import StartupError
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.decoder import Decoder
-from lorry_server.runner.compiled import byte_cache
+from lorry_server.runner.compiled import cache
+from lorry_server.runner.compiled.arithmetic import computes_floats
 from lorry_server.runner.compiled.decoder_tape import reason_not_to_compile
-from lorry_server.runner.compiled.rungs import RUNGS, TORCH, available_rungs, load_kernels
+from lorry_server.runner.compiled.rungs import (
+    RUNGS,
+    TORCH,
+    available_rungs,
+    load_float_kernels,
+    load_kernels,
+)
 from lorry_server.runner.compiled.runner import CompiledRunner
 from lorry_server.runner.kv_cache import KVCache, bytes_per_block
 from lorry_server.runner.reference import ReferenceRunner
@@ -62,11 +69,12 @@ def block_bytes(
             block_size=block_size,
             dtype=kv_dtype,
         )
-    return byte_cache.bytes_per_block(
+    return cache.bytes_per_block(
         num_layers=model.num_layers,
         num_kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
         block_size=block_size,
+        dtype=kv_dtype,
     )
 
 
@@ -91,16 +99,23 @@ def build_runner(
     if choice.rung != TORCH:
         assert isinstance(model, Decoder)
         kernels = load_kernels(choice.rung, cache_dir=config.cache_dir, progress=progress)
+        float_kernels = 0
+        if computes_floats(model, kv_dtype):
+            float_kernels = load_float_kernels(
+                choice.rung, cache_dir=config.cache_dir, progress=progress
+            )
         progress(f"computing with {choice.rung} kernels on {num_threads} threads")
         return CompiledRunner(
             model,
             pool,
             kernels=kernels,
+            float_kernels=float_kernels,
             num_blocks=num_blocks,
             block_size=config.block_size,
             max_tokens=max_tokens,
             max_model_len=max_model_len,
             num_threads=num_threads,
+            kv_dtype=kv_dtype,
         )
     if choice.reason is not None:
         progress(f"computing with torch, which is slower here: {choice.reason}")
@@ -129,8 +144,8 @@ def _reason_for_torch(
         return "the model runs on transformers' own code"
     if available_rungs() == (TORCH,):
         return "there are kernels for Linux on x86-64 with AVX2 only"
-    if kv_dtype != torch.int8:
-        return f"the KV cache is {str(kv_dtype).removeprefix('torch.')}, kernels have int8"
-    if config.block_size % byte_cache.RUN:
-        return f"--block-size {config.block_size} is not a multiple of {byte_cache.RUN}"
+    if kv_dtype not in cache.KV_DTYPES:
+        return f"the KV cache is {str(kv_dtype).removeprefix('torch.')}"
+    if config.block_size % cache.RUN:
+        return f"--block-size {config.block_size} is not a multiple of {cache.RUN}"
     return reason_not_to_compile(model)

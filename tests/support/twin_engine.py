@@ -19,7 +19,8 @@ from lorry_server.lora.pool import AdapterPool
 from lorry_server.lora.slots import AdapterSlots
 from lorry_server.model.decoder import Decoder
 from lorry_server.model.load import load_model
-from lorry_server.runner.compiled.rungs import available_rungs, load_kernels
+from lorry_server.runner.compiled.arithmetic import computes_floats
+from lorry_server.runner.compiled.rungs import available_rungs, load_float_kernels, load_kernels
 from lorry_server.runner.compiled.runner import CompiledRunner
 from lorry_server.runner.kv_cache import KVCache
 from lorry_server.runner.reference import ReferenceRunner
@@ -31,6 +32,14 @@ from tests.support.tiny_engine import CPU, RecordingModel
 def kernels(rung: str | None = None) -> Callable[[int, int], None]:
     """The kernels of a rung, else of this machine's best one; a process has those of one only."""
     return load_kernels(rung or available_rungs()[0], cache_dir=default_cache_dir(), progress=print)
+
+
+@cache
+def float_kernels(rung: str | None = None) -> int:
+    """The kernels for floats of the rung whose other `kernels` are loaded."""
+    return load_float_kernels(
+        rung or available_rungs()[0], cache_dir=default_cache_dir(), progress=print
+    )
 
 
 class TwinRunner:
@@ -110,6 +119,7 @@ def make_twin_engine(
         models[1],
         pools[1],
         kernels=kernels(rung) if rung else kernels(),
+        float_kernels=float_kernels(rung) if computes_floats(models[1], kv_dtype) else 0,
         num_blocks=num_blocks,
         block_size=block_size,
         max_tokens=max_num_batched_tokens,

@@ -10,6 +10,7 @@ features, T tokens of the step, N logits rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,8 +30,24 @@ class AdapterRouting:
         self.segments: tuple[TokenSegment, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FloatUpdate:
+    """One adapter's update of one slice: views of its rows, the scaling folded into `b_RO`."""
+
+    part: LinearSlice
+    a_RI: Tensor
+    b_RO: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.a_RI.shape[0]
+
+
 class FloatRows:
-    """The rank rows of one linear that is not quantized, for all adapters."""
+    """The rank rows of one linear that is not quantized, for all adapters.
+
+    `by_start` has the updates of each adapter that targets it by the adapter's first row.
+    """
 
     def __init__(
         self,
@@ -46,17 +63,19 @@ class FloatRows:
         self._a_RSI = torch.zeros(shape_a, dtype=dtype, device=device)
         self._b_RSO = torch.zeros(shape_b, dtype=dtype, device=device)
         self._slice_indices = {part.name: index for index, part in enumerate(linear.slices)}
-        self._starts: set[int] = set()  # of the adapters that target this layer
+        self.by_start: dict[int, tuple[FloatUpdate, ...]] = {}
 
     def write(self, part: LinearSlice, weights: LoraWeights, *, start: int) -> None:
         index = self._slice_indices[part.name]
         rows = slice(start, start + weights.rank)
-        self._a_RSI[rows, index] = weights.a_RI.to(self._a_RSI)
-        self._b_RSO[rows, index, part.start : part.stop] = weights.b_OR.T.to(self._b_RSO)
-        self._starts.add(start)
+        a_RI = self._a_RSI[rows, index]
+        b_RO = self._b_RSO[rows, index, part.start : part.stop]
+        a_RI.copy_(weights.a_RI)
+        b_RO.copy_(weights.b_OR.T)
+        self.by_start[start] = (*self.by_start.get(start, ()), FloatUpdate(part, a_RI, b_RO))
 
     def add_(self, y_TO: Tensor, x_TI: Tensor, segments: tuple[TokenSegment, ...]) -> None:
-        mine = [segment for segment in segments if segment.start in self._starts]
+        mine = [segment for segment in segments if segment.start in self.by_start]
         if mine:
             lora_add_(y_TO, x_TI, self._a_RSI, self._b_RSO, mine)
 

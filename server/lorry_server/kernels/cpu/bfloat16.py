@@ -21,6 +21,7 @@ from lorry_server.kernels.cpu.simd import (
     i32x16,
     llvm_function,
     pointer,
+    splat,
     store_f32x16,
 )
 from lorry_server.kernels.cpu.tile import has_feature
@@ -65,9 +66,7 @@ def emit_pair_products(
 ) -> ir.Value:
     """total + both products of each pair, in float32."""
     if has_feature(context, "avx512bf16"):
-        function = llvm_function(
-            b, "llvm.x86.avx512bf16.dpbf16ps.512", V16F, [V16F, V32B, V32B]
-        )
+        function = llvm_function(b, "llvm.x86.avx512bf16.dpbf16ps.512", V16F, [V16F, V32B, V32B])
         return b.call(function, [total, b.bitcast(left, V32B), b.bitcast(right, V32B)])
     for one, other in zip(emit_widened(b, left), emit_widened(b, right), strict=True):
         total = emit_fma(b, total, one, other)
@@ -135,11 +134,12 @@ def upper_halves(typingctx: Any, values: Any) -> Any:
 
 
 @intrinsic
-def upper_half(typingctx: Any, value: Any) -> Any:
-    """The bits of a float32 that is a bfloat16 already."""
+def narrow(typingctx: Any, value: Any) -> Any:
+    """The bits of the bfloat16 that is nearest to a float32, ties to even."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], I32)
+        rounded = _emit_rounded_bits(builder, splat(builder, args[0], 16))
+        bits = builder.extract_element(rounded, ir.Constant(I32, 0))
         return builder.trunc(builder.lshr(bits, ir.Constant(I32, 16)), I16)
 
     return types.uint16(types.float32), codegen

@@ -19,6 +19,7 @@ from lorry_server.kernels.cpu.rows import (
     norm_and_quantize_row,
     quantize_to_record,
 )
+from lorry_server.kernels.cpu.second_part import call_second_part
 from lorry_server.kernels.cpu.simd import load_i32, load_i64, store_i64
 from lorry_server.kernels.cpu.threads import (
     STALE,
@@ -56,13 +57,21 @@ def num_chunks_of(rec, step):
         return np.int64(0)
     if op == t.MATMUL:
         return num_matmul_chunks(rec)
-    if op == t.ATTEND:
+    if op == t.FLOAT_MATMUL:
+        panels = load_i64(rec + t.NUM_PANELS)
+        if load_i64(rec + t.MODE) == t.GATE:
+            panels //= 2
+        per_chunk = load_i64(rec + t.PANELS_PER_CHUNK)
+        return (panels + per_chunk - 1) // per_chunk
+    if op == t.ATTEND or op == t.FLOAT_ATTEND:
         return load_i64(step + t.NUM_ITEMS) * load_i64(rec + t.NUM_KV_HEADS)
     if op == t.SHRINK:
         if load_i64(step + t.HAS_ADAPTERS) == 0:
             return np.int64(0)
         per_chunk = rows_per_shrink_chunk(rows)
         return (rows + per_chunk - 1) // per_chunk
+    if op == t.FLOAT_SHRINK and load_i64(step + t.HAS_ADAPTERS) == 0:
+        return np.int64(0)
     per_chunk = rows_per_chunk(rows)
     return (rows + per_chunk - 1) // per_chunk
 
@@ -76,6 +85,8 @@ def run_chunk(rec, step, chunk, scratch):
         attend_chunk(rec, step, chunk, scratch)
     elif op == t.SHRINK:
         shrink_chunk(rec, step, chunk, scratch)
+    elif op == t.FLOAT_MATMUL or op == t.FLOAT_ATTEND:
+        call_second_part(load_i64(step + t.SECOND_PART), rec, step, chunk, scratch)
     else:
         rows = num_rows_of(rec, step)
         per_chunk = rows_per_chunk(rows)
@@ -92,6 +103,8 @@ def run_chunk(rec, step, chunk, scratch):
                 add_normed_row(rec, row, scratch)
             elif op == t.ARGMAX:
                 argmax_row(rec, row)
+            else:
+                call_second_part(load_i64(step + t.SECOND_PART), rec, step, row, scratch)
 
 
 @njit(nogil=True)

@@ -87,6 +87,7 @@ BLOCK_SIZE, NUM_WORKERS, STOP, SEMAPHORES = range(200, 232, 8)
 PHASE_CYCLES = (
     232  # int64 sums of the time stamp counter for each operation of the tape, or 0: not measured
 )
+SECOND_PART = 240  # the address of the code for operations over floats, or 0
 STEP_WORDS = 32
 
 ITEM_BYTES = 24  # sequence, first token of the step, number of tokens

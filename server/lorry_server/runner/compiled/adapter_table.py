@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lorry_server.engine.plan import AdapterSegments, Int32
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
 from lorry_server.kernels.cpu.pack import GROUP, PANEL, Part, num_panels, pack_bytes, padded, spread
 from lorry_server.lora.int8_updates import Int8Update, Int8Updates
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.quantization.int8 import Int8Weight
+from lorry_server.runner.compiled.adapter_numbers import AdapterNumbers
 from lorry_server.runner.compiled.packed_linear import PackedLinear
 from lorry_server.runner.compiled.records import Field
 
@@ -29,13 +29,13 @@ class AdapterTable:
 
     def __init__(self, pool: AdapterPool, arena: Arena, *, max_rows: int) -> None:
         self._updates: dict[str, Int8Updates] = {}
-        self._numbers: dict[int, int] = {}  # of adapters, by their first row in the pool
+        self.numbers = AdapterNumbers()
         max_rank = 1
         for name, updates in pool.updates.items():
             assert isinstance(updates, Int8Updates)
             self._updates[name] = updates
             for start, of_adapter in updates.by_start.items():
-                self._numbers.setdefault(start, len(self._numbers))
+                self.numbers.add(start)
                 max_rank = max(max_rank, *(update.a.out_features for update in of_adapter))
         self._groups = padded(max_rank) // GROUP
         shrunk = max_rows * t.MAX_SLICES * self._groups
@@ -49,9 +49,9 @@ class AdapterTable:
         updates = self._updates.get(linear.name)
         if updates is None:
             return {}
-        entries = self._arena.words(len(self._numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
+        entries = self._arena.words(len(self.numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
         for start, of_adapter in updates.by_start.items():
-            self._write(linear, entries[self._numbers[start]], of_adapter)
+            self._write(linear, entries[self.numbers[start]], of_adapter)
         return {
             t.LORA: entries,
             t.LORA_XQ: self._shrunk,
@@ -61,16 +61,6 @@ class AdapterTable:
             t.LORA_GROUPS: self._groups,
             t.NUM_SLICES: linear.num_slices,
         }
-
-    def numbers(self, segments: AdapterSegments, num_tokens: int) -> Int32 | None:
-        """The adapter number of each token, -1 for none; None if no token has one."""
-        if len(segments.rows_G) == 0:
-            return None
-        numbers_T = np.full(num_tokens, -1, np.int32)
-        numbers_G = [self._numbers[start] for start in segments.rows_G.tolist()]
-        lengths_G = np.diff(segments.starts_G1)
-        numbers_T[segments.tokens_P] = np.repeat(np.array(numbers_G, np.int32), lengths_G)
-        return numbers_T
 
     def _write(
         self, linear: PackedLinear, entry: npt.NDArray[np.int64], updates: tuple[Int8Update, ...]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena
 from lorry_server.kernels.cpu.pack import GROUP, padded
+from lorry_server.runner.compiled.elements import ELEMENT_BYTES
 from lorry_server.runner.compiled.records import Field
 
 
@@ -42,18 +43,47 @@ class QuantizedRows:
         }
 
 
+class ElementRows:
+    """Rows of float32 or bfloat16, and one more, which a tile may read."""
+
+    def __init__(self, arena: Arena, *, num_rows: int, size: int, element: int) -> None:
+        self._element = element
+        self._num_groups = padded(size) // GROUP
+        self._stride = padded(size) * ELEMENT_BYTES[element]
+        self._bytes = arena.bytes((num_rows + 1) * self._stride)
+
+    def as_input(self) -> dict[int, Field]:
+        return {
+            t.XQ: self._bytes,
+            t.LD_XQ: self._stride,
+            t.NUM_GROUPS: self._num_groups,
+            t.ELEMENT: self._element,
+        }
+
+    def as_gated_output(self) -> dict[int, Field]:
+        return {t.OUT_XQ: self._bytes, t.OUT_LD_XQ: self._stride}
+
+
 class FloatRows:
-    """Rows of float32 at a stride that is a multiple of 32."""
+    """Rows of float32 at a stride that is a multiple of 32, and one more, which a tile may read."""
 
     def __init__(self, arena: Arena, *, num_rows: int, size: int) -> None:
         self.size = size
         self.padded = padded(size)
-        self.values = arena.floats(num_rows * self.padded)
+        self.values = arena.floats((num_rows + 1) * self.padded)[: num_rows * self.padded]
 
     @property
     def stride(self) -> int:
         """Bytes from row to row."""
         return 4 * self.padded
+
+    def as_input(self) -> dict[int, Field]:
+        return {
+            t.XQ: self.values,
+            t.LD_XQ: self.stride,
+            t.NUM_GROUPS: self.padded // GROUP,
+            t.ELEMENT: t.FLOAT32,
+        }
 
 
 class ShrunkRows:

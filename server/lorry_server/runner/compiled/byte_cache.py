@@ -11,8 +11,6 @@ from lorry_server.kernels.cpu.memory import Arena
 from lorry_server.kernels.cpu.pack import padded
 from lorry_server.runner.compiled.records import Field
 
-RUN = 16  # tokens that lie together; a block is a multiple of it
-
 
 def bytes_per_block(*, num_layers: int, num_kv_heads: int, head_dim: int, block_size: int) -> int:
     """Keys, values and scales of `block_size` tokens in every layer."""
@@ -21,6 +19,9 @@ def bytes_per_block(*, num_layers: int, num_kv_heads: int, head_dim: int, block_
 
 class ByteCache:
     """The memory of all layers, zeroed by the system as it is first touched."""
+
+    keys_and_values, attend = t.KEYS_AND_VALUES, t.ATTEND
+    query_bytes = 1  # of a dimension
 
     def __init__(
         self,
@@ -32,7 +33,6 @@ class ByteCache:
         num_blocks: int,
         block_size: int,
     ) -> None:
-        assert block_size % RUN == 0
         self.block_size = block_size
         slots = num_kv_heads * num_blocks * block_size
         self._keys = [arena.bytes(slots * padded(head_dim)) for _ in range(num_layers)]

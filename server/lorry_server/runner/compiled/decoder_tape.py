@@ -22,11 +22,13 @@ from lorry_server.layers.linear import Linear
 from lorry_server.layers.norm import RMSNorm
 from lorry_server.layers.rotary import Rope
 from lorry_server.model.decoder import Attention, Decoder, FeedForward, Layer
-from lorry_server.quantization.affine_rows import AffineRows
-from lorry_server.quantization.int4 import Int4Weight
 from lorry_server.runner.compiled.adapter_table import AdapterTable
-from lorry_server.runner.compiled.buffers import FloatRows, QuantizedRows
+from lorry_server.runner.compiled.arithmetic import InputRows, arithmetic_of, reason_of_weights
+from lorry_server.runner.compiled.buffers import FloatRows
 from lorry_server.runner.compiled.byte_cache import ByteCache
+from lorry_server.runner.compiled.elements import ELEMENT_BYTES, as_bits, bits_of
+from lorry_server.runner.compiled.float_adapter_table import FloatAdapterTable
+from lorry_server.runner.compiled.float_cache import FloatCache
 from lorry_server.runner.compiled.packed_linear import PackedLinear, pack_linear
 from lorry_server.runner.compiled.records import Field, Tape
 
@@ -45,9 +47,9 @@ class Sizes:
 
 def reason_not_to_compile(decoder: Decoder) -> str | None:
     """What of this model the compiled kernels do not do; None if they do it all."""
-    for linear in decoder.linears():
-        if not isinstance(linear.weight, AffineRows | Int4Weight):
-            return f"its weights are {type(linear.weight).__name__}"
+    reason = reason_of_weights(decoder)
+    if reason is not None:
+        return reason
     if decoder.arch.activation not in ACTIVATIONS:
         return f"its activation is {decoder.arch.activation}"
     return None
@@ -57,9 +59,15 @@ class DecoderTape:
     """The tape of one model. Operations from `head` on compute the logits of a step's rows."""
 
     def __init__(
-        self, decoder: Decoder, cache: ByteCache, adapters: AdapterTable, arena: Arena, sizes: Sizes
+        self,
+        decoder: Decoder,
+        cache: ByteCache | FloatCache,
+        adapters: AdapterTable | FloatAdapterTable,
+        arena: Arena,
+        sizes: Sizes,
     ) -> None:
         self.arch = decoder.arch
+        self._arithmetic = arithmetic_of(decoder)
         self.tape = Tape()
         self._arena = arena
         self._cache = cache
@@ -79,14 +87,17 @@ class DecoderTape:
         self.attended = FloatRows(arena, num_rows=tokens, size=attended)
         part_sizes = self._qkv_sizes()
         self.qkv = FloatRows(arena, num_rows=tokens, size=sum(padded(size) for size in part_sizes))
-        self.hidden_q = QuantizedRows(arena, num_rows=tokens, size=arch.hidden_size)
-        self.attended_q = QuantizedRows(arena, num_rows=tokens, size=attended)
-        self.gated_q = QuantizedRows(arena, num_rows=tokens, size=arch.intermediate_size)
+        rows = self._arithmetic.rows
+        self.hidden_in = rows(arena, num_rows=tokens, size=arch.hidden_size)
+        self.attended_in: InputRows = self.attended
+        if self._arithmetic.converts_attended is not None:
+            self.attended_in = rows(arena, num_rows=tokens, size=attended)
+        self.gated_in = rows(arena, num_rows=tokens, size=arch.intermediate_size)
         self.logits = FloatRows(arena, num_rows=self._sizes.max_rows, size=arch.vocab_size)
         self.token_ids = arena.ints(self._sizes.max_rows)
         self.best_logits = arena.floats(self._sizes.max_rows)
         queries = tokens * arch.num_heads
-        self.q8 = arena.bytes(queries * padded(arch.head_dim))
+        self.q8 = arena.bytes((queries + 1) * padded(arch.head_dim) * self._cache.query_bytes)
         self.q8_scale = arena.floats(queries + 16)
         self.q8_start = arena.ints(queries + 16)
 
@@ -109,7 +120,8 @@ class DecoderTape:
             t.EMBED_X: self.x.values,
             t.EMBED_LD_X: self.x.stride,
             t.EMBED_SIZE: self.arch.hidden_size,
-            t.EMBED_MULTIPLIER: float(np.float32(self.arch.embedding_scale)),
+            t.EMBED_MULTIPLIER: self._rounded(self.arch.embedding_scale),
+            **self._arithmetic.fields,
         }
         if decoder.embedding_VD is None:
             fields |= {
@@ -119,36 +131,43 @@ class DecoderTape:
                 t.EMBED_ZERO: head.zero,
             }
         else:
-            table = self._arena.floats(decoder.embedding_VD.numel())
-            table[:] = decoder.embedding_VD.float().numpy().reshape(-1)
-            fields[t.EMBED_TABLE] = table
-        self.tape.add("embed", t.EMBED, fields)
+            fields[t.EMBED_TABLE] = self._table(decoder.embedding_VD)
+        self.tape.add("embed", self._arithmetic.embed, fields)
+
+    def _table(self, embedding_VD: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """The embedding as it is added to the residual stream; of bfloat16 only for such weights."""
+        element = t.FLOAT32 if self._arithmetic.element is None else self._arithmetic.element
+        table = self._arena.bytes(embedding_VD.numel() * ELEMENT_BYTES[element])
+        bits = as_bits(table, element)
+        bits[: embedding_VD.numel()] = bits_of(embedding_VD, element).reshape(-1)
+        return table
 
     def _attention(self, index: int, layer: Layer) -> None:
         attention: Attention = layer.attention
-        self._norm(layer.attention_norm, self.hidden_q)
+        self._norm(layer.attention_norm, self.hidden_in)
         qkv = self._pack(attention.qkv, self._qkv_sizes())
         self._matmul(
             "qkv",
             qkv,
-            self.hidden_q,
+            self.hidden_in,
             {t.MODE: t.STORE, t.Y: self.qkv.values, t.LD_Y: self.qkv.stride},
         )
         heads = self._heads(index, attention, qkv)
-        self.tape.add("keys and values", t.KEYS_AND_VALUES, heads)
+        self.tape.add("keys and values", self._cache.keys_and_values, heads)
         self.tape.add(
             "attention",
-            t.ATTEND,
+            self._cache.attend,
             heads | {t.ATTENDED: self.attended.values, t.LD_ATTENDED: self.attended.stride},
         )
-        self.tape.add(
-            "quantize",
-            t.QUANTIZE,
-            self.attended_q.as_input()
-            | {t.NORM_X: self.attended.values, t.NORM_LD_X: self.attended.stride},
-        )
+        if self._arithmetic.converts_attended is not None:
+            self.tape.add(
+                "attended rows",
+                self._arithmetic.converts_attended,
+                self.attended_in.as_input()
+                | {t.NORM_X: self.attended.values, t.NORM_LD_X: self.attended.stride},
+            )
         output = self._pack(attention.output, [self.arch.hidden_size])
-        self._to_residual("output", output, self.attended_q, layer.attention_output_norm)
+        self._to_residual("output", output, self.attended_in, layer.attention_output_norm)
 
     def _heads(self, index: int, attention: Attention, qkv: PackedLinear) -> dict[int, Field]:
         arch = self.arch
@@ -168,6 +187,7 @@ class DecoderTape:
             t.Q8: self.q8,
             t.Q8_SCALE: self.q8_scale,
             t.Q8_START: self.q8_start,
+            t.ROUNDS: self._arithmetic.rounds,
             **self._cache.fields(index),
         }
         if attention.rope is not None:
@@ -183,20 +203,20 @@ class DecoderTape:
 
     def _feed_forward(self, index: int, feed_forward: FeedForward, layer: Layer) -> None:
         size = self.arch.intermediate_size
-        self._norm(layer.feed_forward_norm, self.hidden_q)
+        self._norm(layer.feed_forward_norm, self.hidden_in)
         gate_up = self._pack(feed_forward.gate_up, [size, size])
         self._matmul(
             "gate and up",
             gate_up,
-            self.hidden_q,
+            self.hidden_in,
             {t.MODE: t.GATE, t.ACTIVATION: ACTIVATIONS[self.arch.activation]}
-            | self.gated_q.as_gated_output(),
+            | self.gated_in.as_gated_output(),
         )
         down = self._pack(feed_forward.down, [self.arch.hidden_size])
-        self._to_residual("down", down, self.gated_q, layer.feed_forward_output_norm)
+        self._to_residual("down", down, self.gated_in, layer.feed_forward_output_norm)
 
     def _to_residual(
-        self, name: str, linear: PackedLinear, rows: QuantizedRows, norm: RMSNorm | None
+        self, name: str, linear: PackedLinear, rows: InputRows, norm: RMSNorm | None
     ) -> None:
         """A product that is added to the residual stream, through a norm if the model has one there."""
         factor = float(np.float32(self.arch.residual_scale))
@@ -209,8 +229,9 @@ class DecoderTape:
         )
         self.tape.add(
             "output norm",
-            t.ADD_NORMED,
+            self._arithmetic.add_normed,
             self._norm_fields(norm, self.y)
+            | self._arithmetic.fields
             | {
                 t.NORM_ADD_TO: self.x.values,
                 t.NORM_LD_ADD_TO: self.x.stride,
@@ -220,11 +241,16 @@ class DecoderTape:
 
     def _head(self, decoder: Decoder, head: PackedLinear) -> None:
         fields = self._norm_fields(decoder.norm, self.x) | {t.NORM_GATHER: 1}
-        self.tape.add("last norm", t.NORM, fields | self.hidden_q.as_input(), rows=t.LOGITS_ROWS)
+        self.tape.add(
+            "last norm",
+            self._arithmetic.norm,
+            fields | self.hidden_in.as_input(),
+            rows=t.LOGITS_ROWS,
+        )
         self._matmul(
             "head",
             head,
-            self.hidden_q,
+            self.hidden_in,
             {
                 t.MODE: t.LOGITS,
                 t.Y: self.logits.values,
@@ -251,26 +277,31 @@ class DecoderTape:
         self,
         name: str,
         linear: PackedLinear,
-        rows_in: QuantizedRows,
+        rows_in: InputRows,
         fields: dict[int, Field],
         *,
         rows: int = t.TOKENS,
     ) -> None:
         lora = self._adapters.fields(linear)
         if lora:
-            self.tape.add(f"{name}: shrink", t.SHRINK, rows_in.as_input() | lora, rows=rows)
-        pairs = (linear.num_panels + 1) // 2
+            self.tape.add(
+                f"{name}: shrink", self._arithmetic.shrink, rows_in.as_input() | lora, rows=rows
+            )
+        # what a chunk counts: pairs of panels, or panels of floats (of gate and up, a panel of each)
+        is_paired = linear.element is None or fields[t.MODE] == t.GATE
+        pieces = (linear.num_panels + 1) // 2 if is_paired else linear.num_panels
         self.tape.add(
             name,
-            t.MATMUL,
+            self._arithmetic.matmul,
             rows_in.as_input()
+            | self._arithmetic.fields
             | fields
             | lora
             | {
                 t.W: linear.w,
                 t.PANEL_BYTES: linear.panel_bytes,
                 t.NUM_PANELS: linear.num_panels,
-                t.PAIRS_PER_CHUNK: max(1, pairs // CHUNKS_PER_MATMUL),
+                t.PANELS_PER_CHUNK: max(1, pieces // CHUNKS_PER_MATMUL),
                 t.W_SCALE: linear.scale,
                 t.W_ZERO: linear.zero,
                 t.NIBBLE_SCALE: linear.nibbles.scale if linear.nibbles else None,
@@ -281,8 +312,10 @@ class DecoderTape:
             rows=rows,
         )
 
-    def _norm(self, norm: RMSNorm, out: QuantizedRows) -> None:
-        self.tape.add("norm", t.NORM, self._norm_fields(norm, self.x) | out.as_input())
+    def _norm(self, norm: RMSNorm, out: InputRows) -> None:
+        self.tape.add(
+            "norm", self._arithmetic.norm, self._norm_fields(norm, self.x) | out.as_input()
+        )
 
     def _norm_fields(self, norm: RMSNorm, rows: FloatRows) -> dict[int, Field]:
         return {
@@ -305,11 +338,14 @@ class DecoderTape:
         """Cosines and sines of every position, half as wide as they rotate: both halves are equal."""
         positions = torch.arange(self._sizes.max_positions)
         tables = []
-        for values_T1R in rotary(positions, torch.float32):
+        for values_T1R in rotary(positions, self._arithmetic.dtype):
             table = self._arena.floats(values_T1R.numel() // 2)
-            table[:] = values_T1R[:, 0, : rope.size // 2].reshape(-1).numpy()
+            table[:] = values_T1R[:, 0, : rope.size // 2].reshape(-1).float().numpy()
             tables.append(table)
         return tuple(tables)
+
+    def _rounded(self, value: float) -> float:
+        return float(torch.tensor(value, dtype=self._arithmetic.dtype))
 
     def _pack(self, linear: Linear, sizes: list[int]) -> PackedLinear:
         """Pack a linear and let go of the unpacked weight: memory holds the model once."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lorry_server.kernels.cpu.float_pack import pack_elements
 from lorry_server.kernels.cpu.memory import Arena
 from lorry_server.kernels.cpu.pack import (
     GROUP,
@@ -24,6 +25,8 @@ from lorry_server.kernels.cpu.pack import (
 from lorry_server.layers.linear import Linear
 from lorry_server.quantization.affine_rows import AffineRows
 from lorry_server.quantization.int4 import Int4Weight
+from lorry_server.quantization.unquantized import UnquantizedWeight
+from lorry_server.runner.compiled.elements import ELEMENT_BYTES, ELEMENTS, as_bits, bits_of
 
 MIDDLE = 128.0  # the zero point that costs nothing
 
@@ -40,7 +43,7 @@ class Nibbles:
 class PackedLinear:
     """The arrays behind one matmul.
 
-    Bytes have a `scale` for each column, and a `zero`, the zero points less 128, unless all are
+    Floats are `element`s; it is None for integers. Bytes have a `scale` for each column, and a `zero`, the zero points less 128, unless all are
     128. Half bytes have `nibbles` instead.
     """
 
@@ -51,6 +54,7 @@ class PackedLinear:
     scale: npt.NDArray[np.float32] | None
     zero: npt.NDArray[np.float32] | None
     nibbles: Nibbles | None
+    element: int | None
     bias: npt.NDArray[np.float32] | None
     panel_slice: npt.NDArray[np.uint8]  # of each panel, which of the checkpoint's modules it is of
     slice_starts: tuple[int, ...]  # rows at which those modules begin
@@ -78,6 +82,8 @@ class PackedLinear:
 
     @property
     def panel_bytes(self) -> int:
+        if self.element is not None:
+            return PANEL * padded(self.num_inputs) * ELEMENT_BYTES[self.element]
         return PANEL * padded(self.num_inputs) // (1 if self.nibbles is None else 2)
 
     def column_of(self, part: int) -> int:
@@ -91,11 +97,15 @@ def pack_linear(linear: Linear, sizes: Sequence[int], arena: Arena) -> PackedLin
     parts = lay_out(sizes)
     panels = num_panels(parts)
     num_bytes = PANEL * panels * padded(linear.in_features)
-    scale = zero = bias = nibbles = None
+    scale = zero = bias = nibbles = element = None
     if isinstance(weight, Int4Weight):
         w = arena.bytes(num_bytes // 2)
         pack_nibbles(weight.q_OI.numpy(), parts, w)
         nibbles = _nibbles(weight, parts, arena)
+    elif isinstance(weight, UnquantizedWeight):
+        element = ELEMENTS[weight.w_OI.dtype]
+        w = arena.bytes(num_bytes * ELEMENT_BYTES[element])
+        pack_elements(bits_of(weight.w_OI, element), parts, as_bits(w, element), multiple=GROUP)
     else:
         assert isinstance(weight, AffineRows)
         w = arena.bytes(num_bytes)
@@ -120,6 +130,7 @@ def pack_linear(linear: Linear, sizes: Sequence[int], arena: Arena) -> PackedLin
         scale=scale,
         zero=zero,
         nibbles=nibbles,
+        element=element,
         bias=bias,
         panel_slice=panel_slice,
         slice_starts=tuple(piece.start for piece in linear.slices),

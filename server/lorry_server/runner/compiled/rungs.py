@@ -10,7 +10,8 @@ import hashlib
 import importlib.util
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -65,16 +66,37 @@ def load_kernels(
         numba.config.CPU_FEATURES = "+" + ",+".join(sorted(_features_of_avx2()))
     if not is_loaded and not any(directory.rglob("*.nbi")):  # numba's index of what it compiled
         progress(f"compiling the kernels for this CPU ({rung}; half a minute, once)")
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(directory)
-    try:
+    with _kept_in(directory):
         from lorry_server.kernels.cpu import step, tile
-    finally:
-        numba.config.CACHE_DIR = before
     if tile.uses_vnni() != (rung == AVX512_VNNI):
         raise RuntimeError(f"this process has already loaded other kernels than {rung}")
     function: Callable[[int, int], None] = step.run
     return function
+
+
+def load_float_kernels(rung: str, *, cache_dir: Path, progress: Callable[[str], None]) -> int:
+    """The address of the code for operations over floats, to be called after `load_kernels`."""
+    directory = kernel_directory(rung, cache_dir=cache_dir)
+    is_loaded = "lorry_server.kernels.cpu.float_step" in sys.modules
+    if not is_loaded and not any(directory.rglob("float_step*.nbi")):
+        progress(f"compiling the kernels for floats ({rung}; some seconds, once)")
+    with _kept_in(directory):
+        from lorry_server.kernels.cpu import float_step
+    address: int = float_step.run_float.address
+    return address
+
+
+@contextmanager
+def _kept_in(directory: Path) -> Iterator[None]:
+    """Have numba keep there what is compiled meanwhile."""
+    import numba
+
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(directory)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
 
 
 def _features_of_avx2() -> set[str]:

@@ -1,8 +1,10 @@
 """`CompiledRunner`: a step as one call into compiled code, on threads of its own.
 
-It gives the same bits as `ReferenceRunner` with the same quantized weights, whatever else is in the
-batch and however many threads there are: each float operation has one order, written down in the
-references under `kernels`.
+With quantized weights and an int8 cache it gives the same bits as `ReferenceRunner`: each float
+operation has one order, written down in the references under `kernels`. Products of floats and
+attention over a cache of floats are sums in an order of their own; they differ from torch's by rounding.
+In all cases a sequence's bits depend neither on what else is in the batch nor on how its prompt
+was cut or how many threads there are.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import weakref
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lorry_server.engine.plan import (
@@ -27,8 +30,8 @@ from lorry_server.kernels.cpu.memory import Arena, address
 from lorry_server.kernels.cpu.pack import padded
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.model.decoder import Decoder
-from lorry_server.runner.compiled.adapter_table import AdapterTable
-from lorry_server.runner.compiled.byte_cache import ByteCache
+from lorry_server.runner.compiled.adapter_tables import make_adapter_table
+from lorry_server.runner.compiled.cache import make_cache
 from lorry_server.runner.compiled.decoder_tape import DecoderTape, Sizes
 from lorry_server.runner.compiled.step_block import StepBlock
 from lorry_server.runner.compiled.workers import Workers
@@ -41,7 +44,8 @@ TILE_SCRATCH_BYTES = 16 << 10  # results of a tile and its neighbours'
 class CompiledRunner:
     """Takes the decoder over: its weights are packed and the unpacked ones let go.
 
-    `kernels` is what `rungs.load_kernels` gives. Sequences may have `max_model_len` tokens, a step
+    `kernels` is what `rungs.load_kernels` gives, `float_kernels` what `rungs.load_float_kernels`
+    gives, or 0 where `arithmetic.computes_floats` says that they are not needed; `kv_dtype` one of `cache.KV_DTYPES`. Sequences may have `max_model_len` tokens, a step
     `max_tokens` and as many sequences.
     """
 
@@ -51,23 +55,20 @@ class CompiledRunner:
         pool: AdapterPool,
         *,
         kernels: Callable[[int, int], None],
+        float_kernels: int,
         num_blocks: int,
         block_size: int,
         max_tokens: int,
         max_model_len: int,
         num_threads: int,
+        kv_dtype: torch.dtype,
     ) -> None:
         arena = Arena()
         self._arena = arena
         arch = decoder.arch
-        self._adapters = AdapterTable(pool, arena, max_rows=max_tokens)
-        cache = ByteCache(
-            arena,
-            num_layers=len(arch.layers),
-            num_kv_heads=arch.num_kv_heads,
-            head_dim=arch.head_dim,
-            num_blocks=num_blocks,
-            block_size=block_size,
+        self._adapters = make_adapter_table(decoder, pool, arena, max_rows=max_tokens)
+        cache = make_cache(
+            decoder, arena, dtype=kv_dtype, num_blocks=num_blocks, block_size=block_size
         )
         sizes = Sizes(max_tokens, min(MAX_LOGITS_ROWS, max_tokens), max_model_len)
         self._tape = DecoderTape(decoder, cache, self._adapters, arena, sizes)
@@ -87,6 +88,7 @@ class CompiledRunner:
             scratch_bytes=_scratch_bytes(decoder, scores_length),
             scores_length=scores_length,
         )
+        self._block.set(t.SECOND_PART, float_kernels)
         self._step = address(self._block.words)
         stride = self._tape.logits.padded
         self._logits_NV = self._tape.logits.values.reshape(-1, stride)[:, : arch.vocab_size]
@@ -98,9 +100,14 @@ class CompiledRunner:
         """End the worker threads; they end as well when nothing refers to the runner any more."""
         self._end_workers()
 
+    @property
+    def logits_NV(self) -> npt.NDArray[np.float32]:
+        """Where logits are made; after a step its first rows hold the last that were wanted."""
+        return self._logits_NV
+
     def run(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
-        self._block.fill(plan, self._adapters.numbers(plan.segments, plan.num_tokens))
+        self._block.fill(plan, self._adapters.numbers.of_tokens(plan.segments, plan.num_tokens))
         parts = []
         first, num_rows = 0, len(plan.logits.rows_N)
         while True:
