@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lorry_server.engine.plan import AdapterSegments, Int32
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
 from lorry_server.kernels.cpu.pack import GROUP, PANEL, Part, num_panels, pack_bytes, padded, spread
@@ -29,13 +30,13 @@ class AdapterTable:
 
     def __init__(self, pool: AdapterPool, arena: Arena, *, max_rows: int) -> None:
         self._updates: dict[str, Int8Updates] = {}
-        self.numbers = AdapterNumbers()
+        self._numbers = AdapterNumbers()
         max_rank = 1
         for name, updates in pool.updates.items():
             assert isinstance(updates, Int8Updates)
             self._updates[name] = updates
             for start, of_adapter in updates.by_start.items():
-                self.numbers.add(start)
+                self._numbers.add(start)
                 max_rank = max(max_rank, *(update.a.out_features for update in of_adapter))
         self._groups = padded(max_rank) // GROUP
         shrunk = max_rows * t.MAX_SLICES * self._groups
@@ -49,9 +50,9 @@ class AdapterTable:
         updates = self._updates.get(linear.name)
         if updates is None:
             return {}
-        entries = self._arena.words(len(self.numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
+        entries = self._arena.words(len(self._numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
         for start, of_adapter in updates.by_start.items():
-            self._write(linear, entries[self.numbers[start]], of_adapter)
+            self._write(linear, entries[self._numbers[start]], of_adapter)
         return {
             t.LORA: entries,
             t.LORA_XQ: self._shrunk,
@@ -61,6 +62,10 @@ class AdapterTable:
             t.LORA_GROUPS: self._groups,
             t.NUM_SLICES: linear.num_slices,
         }
+
+    def numbers(self, segments: AdapterSegments, num_tokens: int) -> Int32 | None:
+        """See `AdapterNumbers.of_tokens`."""
+        return self._numbers.of_tokens(segments, num_tokens)
 
     def _write(
         self, linear: PackedLinear, entry: npt.NDArray[np.int64], updates: tuple[Int8Update, ...]

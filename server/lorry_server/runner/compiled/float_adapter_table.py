@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lorry_server.engine.plan import AdapterSegments, Int32
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.float_pack import pack_elements
 from lorry_server.kernels.cpu.memory import Arena, address
@@ -32,7 +33,7 @@ class FloatAdapterTable:
     """Entries for the adapters of `pool`, on linears whose weights are `element`s."""
 
     def __init__(self, pool: AdapterPool, arena: Arena, *, max_rows: int, element: int) -> None:
-        self.numbers = AdapterNumbers()
+        self._numbers = AdapterNumbers()
         self._element = element
         self._updates: dict[str, FloatRows] = {}
         max_rank = 1
@@ -40,7 +41,7 @@ class FloatAdapterTable:
             assert isinstance(updates, FloatRows)
             self._updates[name] = updates
             for start, of_adapter in updates.by_start.items():
-                self.numbers.add(start)
+                self._numbers.add(start)
                 max_rank = max(max_rank, *(update.rank for update in of_adapter))
         self._groups = padded(max_rank) // GROUP
         # and one row more, which a tile may read
@@ -53,10 +54,10 @@ class FloatAdapterTable:
         updates = self._updates.get(linear.name)
         if updates is None:
             return {}
-        entries = self._arena.words(len(self.numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
+        entries = self._arena.words(len(self._numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
         for start, of_adapter in updates.by_start.items():
             for update in of_adapter:
-                self._write(linear, entries[self.numbers[start]], update)
+                self._write(linear, entries[self._numbers[start]], update)
         row_bytes = GROUP * self._groups * linear.num_slices * ELEMENT_BYTES[self._element]
         return {
             t.LORA: entries,
@@ -65,6 +66,10 @@ class FloatAdapterTable:
             t.LORA_GROUPS: self._groups,
             t.NUM_SLICES: linear.num_slices,
         }
+
+    def numbers(self, segments: AdapterSegments, num_tokens: int) -> Int32 | None:
+        """See `AdapterNumbers.of_tokens`."""
+        return self._numbers.of_tokens(segments, num_tokens)
 
     def _write(
         self, linear: PackedLinear, entry: npt.NDArray[np.int64], update: FloatUpdate

@@ -9,7 +9,9 @@ was cut or how many threads there are.
 
 from __future__ import annotations
 
+import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
@@ -45,8 +47,9 @@ class CompiledRunner:
     """Takes the decoder over: its weights are packed and the unpacked ones let go.
 
     `kernels` is what `rungs.load_kernels` gives, `float_kernels` what `rungs.load_float_kernels`
-    gives, or 0 where `arithmetic.computes_floats` says that they are not needed; `kv_dtype` one of `cache.KV_DTYPES`. Sequences may have `max_model_len` tokens, a step
-    `max_tokens` and as many sequences.
+    gives, or 0 where `arithmetic.computes_floats` says that they are not needed; `kv_dtype` one of
+    `cache.KV_DTYPES`. Sequences may have `max_model_len` tokens, a step `max_tokens` and as many
+    sequences.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class CompiledRunner:
         self._num_ops = len(self._tape.tape.names())
         self._records = address(records)
         self._cycles = arena.words(self._num_ops)
+        self._seconds = 0.0
         scores_length = -(-max_model_len // 32) * 32 + 32
         self._block = StepBlock(
             arena,
@@ -100,6 +104,14 @@ class CompiledRunner:
         """End the worker threads; they end as well when nothing refers to the runner any more."""
         self._end_workers()
 
+    def phase_seconds(self) -> dict[str, float]:
+        """Where all steps so far have spent their time, by kind of operation."""
+        cycles: dict[str, int] = defaultdict(int)
+        for name, count in zip(self._tape.tape.names(), self._cycles.tolist(), strict=True):
+            cycles[name] += count
+        total = max(1, sum(cycles.values()))
+        return {name: self._seconds * count / total for name, count in cycles.items()}
+
     @property
     def logits_NV(self) -> npt.NDArray[np.float32]:
         """Where logits are made; after a step its first rows hold the last that were wanted."""
@@ -107,7 +119,7 @@ class CompiledRunner:
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
-        self._block.fill(plan, self._adapters.numbers.of_tokens(plan.segments, plan.num_tokens))
+        self._block.fill(plan, self._adapters.numbers(plan.segments, plan.num_tokens))
         parts = []
         first, num_rows = 0, len(plan.logits.rows_N)
         while True:
@@ -125,7 +137,10 @@ class CompiledRunner:
         record_bytes = t.WORDS * t.WORD_BYTES
         self._block.set(t.TAPE, self._records + first_op * record_bytes)
         self._block.set(t.NUM_OPS, self._num_ops - first_op)
+        self._block.set(t.PHASE_CYCLES, address(self._cycles) + t.WORD_BYTES * first_op)
+        began = time.perf_counter()
         self._run(self._step, 0)
+        self._seconds += time.perf_counter() - began
 
     def _result(self, plan: LogitsPlan) -> StepResult:
         num_rows = len(plan.rows_N)
