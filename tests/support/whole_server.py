@@ -20,9 +20,12 @@ from tests.support.live_server import live_server
 
 @dataclass(frozen=True)
 class WholeServer:
+    """`progress` has the lines that the server logged while it was built."""
+
     base_url: str
     service: EngineService
     engine: Engine
+    progress: list[str]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -39,7 +42,8 @@ async def whole_server(
     named = [f"--adapter={name}={path}" for name, path in (adapters or {}).items()]
     arguments = ["--model", str(folder), "--served-model-name", "tiny", "--block-size", "16"]
     arguments += ["--quantization", "none", "--kv-cache-memory", "4MiB", *named, *flags]
-    built = build_server(read_config(arguments), progress=lambda line: None)
+    progress: list[str] = []
+    built = build_server(read_config(arguments), progress=progress.append)
     name = built.service.info.model_id
     app = create_app(
         built.service,
@@ -51,6 +55,6 @@ async def whole_server(
     built.service.start()
     try:
         async with live_server(app) as base_url:
-            yield WholeServer(base_url, built.service, built.engine)
+            yield WholeServer(base_url, built.service, built.engine, progress)
     finally:
         await built.service.stop()
