@@ -28,7 +28,7 @@ from tests.support.kernel_tape import KernelTape, Span, plan_of, read_floats, sa
 CPU = torch.device("cpu")
 NUM_BLOCKS = 48
 MAX_TOKENS = 128
-MAX_POSITIONS = 256
+MAX_POSITIONS = 768
 STALE_BYTE = 99  # what slots that nobody wrote hold, with a scale of NaN
 EPS = 1e-5
 

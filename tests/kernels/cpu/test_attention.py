@@ -56,6 +56,7 @@ KINDS = {
     "norms": Heads(rope_size=32, has_norms=True),
     "odd head": Heads(size=20, rope_size=20, has_norms=True),
     "small head": Heads(size=8, rope_size=4, kv_heads=3, group=1),
+    "usual head": Heads(size=128, rope_size=128, kv_heads=1, group=4),
     "large head": Heads(size=72, rope_size=72, has_norms=True, kv_heads=1, group=2),
 }
 
@@ -118,6 +119,14 @@ def test_windows_and_softcaps_attend_as_the_reference(softcap: float, window: in
     layer = Layer(Heads(window=window, softcap=softcap))
 
     attend_in_steps(layer, [[(0, 50)], [(50, 97)], [(97, 98)], [(98, 99)]], threads=2)
+
+
+@pytest.mark.parametrize("window", [0, 100])
+def test_long_contexts_attend_as_the_reference(window: int) -> None:
+    layer = Layer(Heads(rope_size=32, window=window))
+    prompt = [[(start, start + 120)] for start in range(0, 600, 120)]
+
+    attend_in_steps(layer, [*prompt, [(600, 601)], [(601, 606)], [(606, 700)]], threads=2)
 
 
 @pytest.mark.parametrize("name", KINDS)

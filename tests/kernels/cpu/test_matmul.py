@@ -31,7 +31,7 @@ from tests.support.kernel_tape import (
 )
 
 pytestmark = needs_kernels
-ROWS = (*range(1, 21), 64)
+ROWS = (*range(1, 21), 64, 127)
 
 
 def random_shape(seed: int) -> tuple[int, list[int]]:
@@ -85,6 +85,52 @@ def test_products_are_added_to_the_residual_stream(
     tape.compute(plan_of_rows(num_rows), num_threads=2)
 
     assert same_bits(read_floats(stream, num_rows), expected_NO)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("num_panels", range(1, 12))
+@pytest.mark.parametrize("per_chunk", [1, 2, 3])
+def test_every_panel_is_computed_once_however_they_are_cut(
+    per_chunk: int, num_panels: int, scheme: str
+) -> None:
+    linear = random_linear(40, [32 * num_panels - 5], scheme=scheme)
+    for num_rows in (1, 2, 3, 8, 13):
+        x_NI = random_rows(num_rows, 40, seed=num_rows)
+        tape = KernelTape()
+        packed = pack(linear, tape.arena)
+        y, rows = results_of(packed, tape, num_rows), tape.quantized(x_NI)
+        target: dict[int, Field] = {t.MODE: t.ADD, t.Y: y.values, t.LD_Y: y.stride, t.FACTOR: 1.0}
+        tape.add(t.MATMUL, product_fields(packed, rows, panels_per_chunk=per_chunk) | target)
+
+        tape.compute(plan_of_rows(num_rows), num_threads=2)
+
+        assert same_bits(unpadded(packed, read_floats(y, num_rows)), linear(x_NI))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("num_panels", range(1, 8))
+@pytest.mark.parametrize("per_chunk", [1, 2, 3])
+def test_every_gate_is_computed_however_they_are_cut(
+    per_chunk: int, num_panels: int, scheme: str
+) -> None:
+    size = 32 * num_panels - 5
+    linear = random_linear(40, [size, size], scheme=scheme)
+    for num_rows in (1, 2, 3, 8, 13):
+        x_NI = random_rows(num_rows, 40, seed=num_rows) / 30
+        gate_NF, up_NF = linear(x_NI).chunk(2, dim=-1)
+        expected = quantize_groups(exp.silu(gate_NF) * up_NF)
+        tape = KernelTape()
+        rows = tape.quantized(x_NI)
+        gated = QuantizedRows(tape.arena, num_rows=num_rows, size=size)
+        fields = product_fields(pack(linear, tape.arena), rows, panels_per_chunk=per_chunk)
+        fields |= {t.MODE: t.GATE, t.ACTIVATION: t.SILU} | gated.as_gated_output()
+        tape.add(t.MATMUL, fields)
+
+        tape.compute(plan_of_rows(num_rows), num_threads=2)
+
+        xq_NGJ, scale_NG = read_quantized(gated, num_rows)
+        assert torch.equal(xq_NGJ, expected[0])
+        assert same_bits(scale_NG, expected[1])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
