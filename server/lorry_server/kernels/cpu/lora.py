@@ -65,7 +65,7 @@ def shrink_rows(rec, adapter, first, rows, scratch):
                 )
             else:
                 multiply(
-                    rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, 0, scratch, 128, a, 0
+                    rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, 0, scratch, 128, 0
                 )
             a_scale = load_i64(part + t.LORA_A_SCALE) + 128 * group
             scale_a, scale_b = load_f32x16(a_scale), load_f32x16(a_scale + 64)

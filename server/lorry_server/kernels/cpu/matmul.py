@@ -18,11 +18,11 @@ from lorry_server.kernels.cpu.simd import (
     splat_f32,
     store_f32x16,
 )
-from lorry_server.kernels.cpu.tile import multiply
-from lorry_server.kernels.cpu.wide_tile import multiply_wide
+from lorry_server.kernels.cpu.tile import LINES_AHEAD, STEPS, multiply
 
 MAX_ROWS = 6  # of a tile
 LD_TILE = 256  # bytes of scratch for a row: two panels of 32 floats
+TILES_THAT_ASK = -(-2 * STEPS // LINES_AHEAD)  # for all lines of the next panel
 DELTA = MAX_ROWS * LD_TILE  # where in the scratch an adapter's share is made
 
 
@@ -110,7 +110,6 @@ def add_adapters(rec, step, first, rows, panel, tile, scratch):
                     last,
                     delta,
                     128,
-                    b,
                     0,
                 )
                 b_scale = load_i64(entry + t.LORA_B_SCALE) + 128 * panel
@@ -182,7 +181,7 @@ def gate_tile(rec, first, rows, panel, tile):
 
 
 @njit(nogil=True)
-def matmul_panel(rec, first, rows, panel, tile, ahead, num_ahead):
+def matmul_panel(rec, first, rows, panel, tile, ahead):
     """Raw sums of a tile of rows with one panel of 32 columns."""
     groups = load_i64(rec + t.NUM_GROUPS)
     ld, ld_scale = load_i64(rec + t.LD_XQ), 4 * groups
@@ -192,22 +191,7 @@ def matmul_panel(rec, first, rows, panel, tile, ahead, num_ahead):
     scale = load_i64(rec + t.X_SCALE) + first * ld_scale
     w_scale = load_i64(rec + t.NIBBLE_SCALE)
     if w_scale == 0:
-        multiply(
-            rows,
-            w,
-            x,
-            ld,
-            start,
-            ld_scale,
-            scale,
-            ld_scale,
-            groups,
-            0,
-            tile,
-            LD_TILE,
-            ahead,
-            num_ahead,
-        )
+        multiply(rows, w, x, ld, start, ld_scale, scale, ld_scale, groups, 0, tile, LD_TILE, ahead)
     else:
         w_scale += panel * groups * 128
         w_zero = load_i64(rec + t.NIBBLE_ZERO) + panel * groups * 32
@@ -223,131 +207,50 @@ def matmul_panel(rec, first, rows, panel, tile, ahead, num_ahead):
             groups,
             tile,
             LD_TILE,
-            ahead,
-            num_ahead,
             w_scale,
             w_zero,
         )
 
 
 @njit(nogil=True)
-def num_matmul_chunks(rec):
-    """Chunks are pairs of panels; of an odd number of single pairs the last is cut in two."""
-    panels, per_chunk = load_i64(rec + t.NUM_PANELS), load_i64(rec + t.PAIRS_PER_CHUNK)
-    pairs = (panels + 1) // 2
-    chunks = (pairs + per_chunk - 1) // per_chunk
-    return chunks + 1 if is_last_pair_cut(rec) else chunks
-
-
-@njit(nogil=True)
-def is_last_pair_cut(rec):
-    panels = load_i64(rec + t.NUM_PANELS)
-    is_gate = load_i64(rec + t.MODE) == t.GATE
-    return not is_gate and load_i64(rec + t.PAIRS_PER_CHUNK) == 1 and panels % 4 == 2
-
-
-@njit(nogil=True)
 def matmul_chunk(rec, step, chunk, scratch):
-    """A chunk of pairs of panels times all rows: gate and up of the same features, or neighbours."""
-    panels, per_chunk = load_i64(rec + t.NUM_PANELS), load_i64(rec + t.PAIRS_PER_CHUNK)
-    if is_last_pair_cut(rec) and chunk >= panels // 2 - 1:
-        panel = panels // 2 - 1 + chunk  # the pair's first, then its second
-        matmul_pair(rec, step, panel, panels, scratch)
-        return
-    pairs = (panels + 1) // 2
-    is_gate = load_i64(rec + t.MODE) == t.GATE
-    for pair in range(chunk * per_chunk, min(pairs, (chunk + 1) * per_chunk)):
-        if is_gate:
-            matmul_pair(rec, step, pair, pair + pairs, scratch)
-        else:
-            matmul_pair(rec, step, 2 * pair, 2 * pair + 1, scratch)
-
-
-@njit(nogil=True)
-def matmul_pair(rec, step, panel, other, scratch):
-    """Two panels times all rows, or one where `other` is past the last.
-
-    The panels stay in the cache while the rows pass over them, six at a time. Meanwhile the next
-    pair is asked for, its lines spread over the rows; where there is a single tile of rows it only
-    waits for the memory, and the processor's own prefetching serves it best.
-    """
+    """A chunk of panels times all rows. A panel stays in the cache while the rows pass."""
     mode = load_i64(rec + t.MODE)
-    groups, panel_bytes = load_i64(rec + t.NUM_GROUPS), load_i64(rec + t.PANEL_BYTES)
+    panels = load_i64(rec + t.NUM_PANELS)
+    if mode == t.GATE:
+        panels //= 2
+    per_chunk = load_i64(rec + t.PANELS_PER_CHUNK)
+    panel_bytes = load_i64(rec + t.PANEL_BYTES)
     w = load_i64(rec + t.W)
-    has_other = other < load_i64(rec + t.NUM_PANELS)
-    is_wide = has_other and load_i64(rec + t.NIBBLE_SCALE) == 0
-    next_panel = panel + (1 if mode == t.GATE else 2)
-    to_other = (other - panel) * panel_bytes
     total = num_rows(rec, step)
     num_tiles = (total + MAX_ROWS - 1) // MAX_ROWS
-    lines_per_group = panel_bytes // 64 // groups
-    num_ahead = np.int64(0)
-    if num_tiles > 1:
-        num_ahead = (lines_per_group + num_tiles - 1) // num_tiles
-    ahead = w + next_panel * panel_bytes
-    for index in range(num_tiles):
-        if index * num_ahead >= lines_per_group:
-            num_ahead = np.int64(0)
-        first = total * index // num_tiles
-        rows = total * (index + 1) // num_tiles - first
-        if is_wide and rows >= 3:
-            wide_panels(rec, first, rows, panel, other, scratch, ahead, ahead + to_other, num_ahead)
-        else:
-            matmul_panel(rec, first, rows, panel, scratch, ahead, num_ahead)
-            if has_other:
+    asked_bytes = load_i64(rec + t.NUM_GROUPS) * (64 * LINES_AHEAD)
+    has_adapters = load_i64(step + t.HAS_ADAPTERS) != 0 and load_i64(rec + t.LORA) != 0
+    for panel in range(chunk * per_chunk, min(panels, (chunk + 1) * per_chunk)):
+        here = w + panel * panel_bytes
+        for index in range(num_tiles):
+            first = total * index // num_tiles
+            rows = total * (index + 1) // num_tiles - first
+            # While rows pass over this panel the next one is asked for. A single tile of rows only
+            # waits for the memory, and the processor's own prefetching serves it best.
+            ahead = np.int64(0)
+            if num_tiles > 1 and index < TILES_THAT_ASK:
+                ahead = here + panel_bytes + index * asked_bytes
+            matmul_panel(rec, first, rows, panel, scratch, ahead)
+            scale_tile(rec, first, rows, panel, scratch)
+            if has_adapters:
+                add_adapters(rec, step, first, rows, panel, scratch, scratch)
+            if mode == t.GATE:
                 upper = scratch + 128
-                matmul_panel(rec, first, rows, other, upper, ahead + to_other, num_ahead)
-        ahead += num_ahead * 64 * groups
-        finish_panel(rec, step, first, rows, panel, scratch, scratch)
-        if has_other:
-            finish_panel(rec, step, first, rows, other, scratch + 128, scratch)
-        if mode == t.GATE:
-            gate_tile(rec, first, rows, panel, scratch)
-        else:
-            deliver_panel(rec, first, rows, panel, scratch)
-            if has_other:
-                deliver_panel(rec, first, rows, other, scratch + 128)
-
-
-@njit(nogil=True)
-def wide_panels(rec, first, rows, panel, other, tile, ahead, ahead_other, num_ahead):
-    """Raw sums of a tile of rows with two panels."""
-    groups = load_i64(rec + t.NUM_GROUPS)
-    ld, ld_scale = load_i64(rec + t.LD_XQ), 4 * groups
-    w, panel_bytes = load_i64(rec + t.W), load_i64(rec + t.PANEL_BYTES)
-    multiply_wide(
-        rows,
-        w + panel * panel_bytes,
-        w + other * panel_bytes,
-        load_i64(rec + t.XQ) + first * ld,
-        ld,
-        load_i64(rec + t.X_START) + first * ld_scale,
-        ld_scale,
-        load_i64(rec + t.X_SCALE) + first * ld_scale,
-        ld_scale,
-        groups,
-        tile,
-        LD_TILE,
-        ahead,
-        ahead_other,
-        num_ahead,
-    )
-
-
-@njit(nogil=True)
-def finish_panel(rec, step, first, rows, panel, tile, scratch):
-    """Sums to results: what the weight's own numbers make of them, and the adapters."""
-    scale_tile(rec, first, rows, panel, tile)
-    if load_i64(step + t.HAS_ADAPTERS) != 0 and load_i64(rec + t.LORA) != 0:
-        add_adapters(rec, step, first, rows, panel, tile, scratch)
-
-
-@njit(nogil=True)
-def deliver_panel(rec, first, rows, panel, tile):
-    mode = load_i64(rec + t.MODE)
-    if mode == t.ADD:
-        add_tile(rec, first, rows, panel, tile)
-    elif mode == t.LOGITS:
-        logits_tile(rec, first, rows, panel, tile)
-    else:
-        store_tile(rec, first, rows, panel, tile)
+                upper_ahead = ahead + panels * panel_bytes if ahead != 0 else ahead
+                matmul_panel(rec, first, rows, panel + panels, upper, upper_ahead)
+                scale_tile(rec, first, rows, panel + panels, upper)
+                if has_adapters:
+                    add_adapters(rec, step, first, rows, panel + panels, upper, scratch)
+                gate_tile(rec, first, rows, panel, scratch)
+            elif mode == t.ADD:
+                add_tile(rec, first, rows, panel, scratch)
+            elif mode == t.LOGITS:
+                logits_tile(rec, first, rows, panel, scratch)
+            else:
+                store_tile(rec, first, rows, panel, scratch)

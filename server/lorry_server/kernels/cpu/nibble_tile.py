@@ -25,7 +25,7 @@ GROUP_BYTES = 512  # of a panel
 def make_nibble_tile(num_rows: int) -> Any:
     """The tile for `num_rows` rows and 32 columns.
 
-    Arguments as of `tile.make_tile`, without `num_last`, and then `w_scale`, float32, and `w_zero`,
+    Arguments as of `tile.make_tile`, without `num_last` and `ahead`, and then `w_scale`, float32, and `w_zero`,
     int8, both `[groups, 32]`. `start` is -128 times the sum of a row's bytes, as there.
     """
 
@@ -42,17 +42,15 @@ def make_nibble_tile(num_rows: int) -> Any:
         num_groups: Any,
         y: Any,
         ldy: Any,
-        ahead: Any,
-        num_ahead: Any,
         w_scale: Any,
         w_zero: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emitter = _NibbleTile(context, builder, num_rows, w_scale=args[12], w_zero=args[13])
-            emitter.emit([*args[:8], None, *args[8:12]])
+            emitter = _NibbleTile(context, builder, num_rows, w_scale=args[10], w_zero=args[11])
+            emitter.emit([*args[:8], None, *args[8:10], args[0]], 0)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 14), codegen
+        return types.void(*[types.int64] * 12), codegen
 
     return tile
 
@@ -122,122 +120,18 @@ nibbles_1, nibbles_2, nibbles_3, nibbles_4, nibbles_5, nibbles_6 = (
 
 @njit(nogil=True)
 def multiply_nibbles(
-    rows,
-    w,
-    x,
-    ldx,
-    start,
-    ld_start,
-    scale,
-    ld_scale,
-    groups,
-    y,
-    ldy,
-    ahead,
-    num_ahead,
-    w_scale,
-    w_zero,
+    rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero
 ):
     """The tile of `rows` (1 to 6) rows and 32 columns."""
     if rows == 6:
-        nibbles_6(
-            w,
-            x,
-            ldx,
-            start,
-            ld_start,
-            scale,
-            ld_scale,
-            groups,
-            y,
-            ldy,
-            ahead,
-            num_ahead,
-            w_scale,
-            w_zero,
-        )
+        nibbles_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero)
     elif rows == 5:
-        nibbles_5(
-            w,
-            x,
-            ldx,
-            start,
-            ld_start,
-            scale,
-            ld_scale,
-            groups,
-            y,
-            ldy,
-            ahead,
-            num_ahead,
-            w_scale,
-            w_zero,
-        )
+        nibbles_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero)
     elif rows == 4:
-        nibbles_4(
-            w,
-            x,
-            ldx,
-            start,
-            ld_start,
-            scale,
-            ld_scale,
-            groups,
-            y,
-            ldy,
-            ahead,
-            num_ahead,
-            w_scale,
-            w_zero,
-        )
+        nibbles_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero)
     elif rows == 3:
-        nibbles_3(
-            w,
-            x,
-            ldx,
-            start,
-            ld_start,
-            scale,
-            ld_scale,
-            groups,
-            y,
-            ldy,
-            ahead,
-            num_ahead,
-            w_scale,
-            w_zero,
-        )
+        nibbles_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero)
     elif rows == 2:
-        nibbles_2(
-            w,
-            x,
-            ldx,
-            start,
-            ld_start,
-            scale,
-            ld_scale,
-            groups,
-            y,
-            ldy,
-            ahead,
-            num_ahead,
-            w_scale,
-            w_zero,
-        )
+        nibbles_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero)
     else:
-        nibbles_1(
-            w,
-            x,
-            ldx,
-            start,
-            ld_start,
-            scale,
-            ld_scale,
-            groups,
-            y,
-            ldy,
-            ahead,
-            num_ahead,
-            w_scale,
-            w_zero,
-        )
+        nibbles_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy, w_scale, w_zero)

@@ -10,7 +10,7 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.attention import attend_chunk
 from lorry_server.kernels.cpu.keys_and_values import keys_and_values_token
 from lorry_server.kernels.cpu.lora import rows_per_shrink_chunk, shrink_chunk
-from lorry_server.kernels.cpu.matmul import matmul_chunk, num_matmul_chunks
+from lorry_server.kernels.cpu.matmul import matmul_chunk
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
     argmax_row,
@@ -55,9 +55,7 @@ def num_chunks_of(rec, step):
     rows = num_rows_of(rec, step)
     if rows == 0:
         return np.int64(0)
-    if op == t.MATMUL:
-        return num_matmul_chunks(rec)
-    if op == t.FLOAT_MATMUL:
+    if op == t.MATMUL or op == t.FLOAT_MATMUL:
         panels = load_i64(rec + t.NUM_PANELS)
         if load_i64(rec + t.MODE) == t.GATE:
             panels //= 2

@@ -31,6 +31,9 @@ from lorry_server.kernels.cpu.simd import (
 
 V16I, V16F = ir.VectorType(I32, 16), ir.VectorType(F32, 16)
 STEPS = 8  # of 4 inputs in a group
+LINES_AHEAD = (
+    6  # of the next panel, with each group of this one: three tiles of rows ask for it all
+)
 
 
 def dot_vnni(
@@ -75,15 +78,15 @@ def dot_avx2(
     return builder.add(sums, pairs)
 
 
-def make_tile(num_rows: int, num_vectors: int, *, rows_unsigned: bool = False) -> Any:
+def make_tile(num_rows: int, num_vectors: int, *, num_ahead: int = 0) -> Any:
     """The tile for `num_rows` rows and `num_vectors` x 16 columns.
 
     Arguments of what is returned, all int64 and all addresses in bytes:
     `w` packed columns; `x`, `ldx` rows of bytes and their stride; `start`, `ld_start` int32 per row
     and group with which the sum of a group begins (the zero point's share); `scale`, `ld_scale`
     float32 per row and group; `num_groups`; `num_last` steps of 4 inputs in one more, shorter group
-    (0: there is none); `y`, `ldy` where float32 sums are left; `ahead` and `num_ahead`, what to
-    prefetch and how many lines of it with each group.
+    (0: there is none); `y`, `ldy` where float32 sums are left; `ahead`, of which `num_ahead` lines
+    are prefetched with each group.
     """
 
     @intrinsic
@@ -101,14 +104,13 @@ def make_tile(num_rows: int, num_vectors: int, *, rows_unsigned: bool = False) -
         y: Any,
         ldy: Any,
         ahead: Any,
-        num_ahead: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emitter = Tile(context, builder, num_rows, num_vectors, rows_unsigned=rows_unsigned)
-            emitter.emit(args)
+            emitter = Tile(context, builder, num_rows, num_vectors, rows_unsigned=False)
+            emitter.emit(args, num_ahead)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 13), codegen
+        return types.void(*[types.int64] * 12), codegen
 
     return tile
 
@@ -191,33 +193,20 @@ class Tile:
             new.append(self.b.fadd(total, product))
         return new
 
-    def prefetch_group(self, ahead: ir.Value, num_ahead: ir.Value, g: ir.Value) -> None:
-        """Ask for the lines that are asked for with group `g`: `num_ahead` of them."""
-        b = self.b
-        stride = b.mul(num_ahead, ir.Constant(I64, 64))
-        base = self.at(ahead, b.mul(g, stride))
-        end = b.add(base, stride)
-        before = b.block
-        loop, after = b.append_basic_block("ahead"), b.append_basic_block("ahead.end")
-        b.cbranch(b.icmp_signed(">", num_ahead, ir.Constant(I64, 0)), loop, after)
-        b.position_at_end(loop)
-        line = b.phi(I64)
-        line.add_incoming(base, before)
-        emit_prefetch(b, line)
-        following = self.at(line, 64)
-        line.add_incoming(following, loop)
-        b.cbranch(b.icmp_unsigned("<", following, end), loop, after)
-        b.position_at_end(after)
+    def prefetch_group(self, ahead: ir.Value, num_ahead: int, g: ir.Value) -> None:
+        """Ask for the lines that go with group `g`."""
+        base = self.at(ahead, self.b.mul(g, ir.Constant(I64, 64 * num_ahead)))
+        for line in range(num_ahead):
+            emit_prefetch(self.b, self.at(base, 64 * line))
 
     def element(self, row: ir.Value, g: ir.Value) -> ir.Value:
         """The address of element `g` of a row of 4-byte numbers."""
         return self.at(row, self.b.mul(g, ir.Constant(I64, 4)))
 
-    def emit(self, args: list[ir.Value | None]) -> None:
+    def emit(self, args: list[ir.Value | None], num_ahead: int) -> None:
         """The whole tile, for the arguments of `make_tile`; without `num_last` no shorter group."""
         b = self.b
-        w, x, ldx, start, ld_start, scale, ld_scale, num_groups, num_last, y, ldy = args[:11]
-        ahead, num_ahead = args[11:]
+        w, x, ldx, start, ld_start, scale, ld_scale, num_groups, num_last, y, ldy, ahead = args
         rows = range(self.rows)
         zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
         x_rows = [self.at(x, b.mul(ldx, ir.Constant(I64, m))) for m in rows]
@@ -324,42 +313,57 @@ narrow_1, narrow_2, narrow_3, narrow_4, narrow_5, narrow_6 = (
     make_tile(rows, 1) for rows in range(1, 7)
 )
 tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 = (make_tile(rows, 2) for rows in range(1, 7))
+ahead_3, ahead_4, ahead_5, ahead_6 = (
+    make_tile(rows, 2, num_ahead=LINES_AHEAD) for rows in range(3, 7)
+)
 
 
 @njit(nogil=True)
-def multiply(
-    rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead
-):
-    """The tile of `rows` (1 to 6) rows and 32 columns."""
-    if rows == 6:
-        tile_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
+def multiply(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead):
+    """The tile of `rows` (1 to 6) rows and 32 columns; `ahead` 0 asks for nothing ahead."""
+    if rows <= 2 or ahead == 0:
+        multiply_only(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy)
+    elif rows == 6:
+        ahead_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
     elif rows == 5:
-        tile_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
+        ahead_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
     elif rows == 4:
-        tile_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
-    elif rows == 3:
-        tile_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
-    elif rows == 2:
-        tile_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
+        ahead_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
     else:
-        tile_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead, num_ahead)
+        ahead_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, ahead)
+
+
+@njit(nogil=True)
+def multiply_only(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy):
+    if rows == 6:
+        tile_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, w)
+    elif rows == 5:
+        tile_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, w)
+    elif rows == 4:
+        tile_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, w)
+    elif rows == 3:
+        tile_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, w)
+    elif rows == 2:
+        tile_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, w)
+    else:
+        tile_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, last, y, ldy, w)
 
 
 @njit(nogil=True)
 def multiply_narrow(rows, w, x, ldx, start, ld_start, scale, ld_scale, groups, y, ldy):
     """The same with 16 columns."""
     if rows == 6:
-        narrow_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
+        narrow_6(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
     elif rows == 5:
-        narrow_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
+        narrow_5(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
     elif rows == 4:
-        narrow_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
+        narrow_4(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
     elif rows == 3:
-        narrow_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
+        narrow_3(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
     elif rows == 2:
-        narrow_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
+        narrow_2(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
     else:
-        narrow_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w, 0)
+        narrow_1(w, x, ldx, start, ld_start, scale, ld_scale, groups, 0, y, ldy, w)
 
 
 def uses_vnni() -> bool:

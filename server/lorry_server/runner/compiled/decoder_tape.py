@@ -287,9 +287,7 @@ class DecoderTape:
             self.tape.add(
                 f"{name}: shrink", self._arithmetic.shrink, rows_in.as_input() | lora, rows=rows
             )
-        # what a chunk counts: pairs of panels, or panels of floats (of gate and up, a panel of each)
-        is_paired = linear.element is None or fields[t.MODE] == t.GATE
-        pieces = (linear.num_panels + 1) // 2 if is_paired else linear.num_panels
+        panels = linear.num_panels // (2 if fields[t.MODE] == t.GATE else 1)
         self.tape.add(
             name,
             self._arithmetic.matmul,
@@ -301,7 +299,7 @@ class DecoderTape:
                 t.W: linear.w,
                 t.PANEL_BYTES: linear.panel_bytes,
                 t.NUM_PANELS: linear.num_panels,
-                t.PANELS_PER_CHUNK: max(1, pieces // CHUNKS_PER_MATMUL),
+                t.PANELS_PER_CHUNK: max(1, panels // CHUNKS_PER_MATMUL),
                 t.W_SCALE: linear.scale,
                 t.W_ZERO: linear.zero,
                 t.NIBBLE_SCALE: linear.nibbles.scale if linear.nibbles else None,
