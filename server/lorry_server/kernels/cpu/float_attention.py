@@ -14,7 +14,12 @@ from numba import njit
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.attention import is_visible
 from lorry_server.kernels.cpu.exp import exp, tanh
-from lorry_server.kernels.cpu.float_tile import MAX_ROWS, multiply_floats, multiply_mixed
+from lorry_server.kernels.cpu.float_tile import (
+    LINE_BYTES,
+    MAX_ROWS,
+    multiply_floats,
+    multiply_mixed,
+)
 from lorry_server.kernels.cpu.simd import (
     float_max,
     high_f64,
@@ -103,9 +108,9 @@ def make_scores(rec, step, head, table, q, rows, low, end, scores):
             store_f32x16(y + 4 * length * m, nothing)
             store_f32x16(y + 4 * length * m + 64, nothing)
         if is_bf16:
-            multiply_mixed(rows, a, b, 64, q, 4 * padded, padded // 2, y, 4 * length, a)
+            multiply_mixed(rows, a, b, LINE_BYTES, q, 4 * padded, padded // 2, y, 4 * length, a)
         else:
-            multiply_floats(rows, a, b, 64, q, 4 * padded, padded, y, 4 * length, a)
+            multiply_floats(rows, a, b, LINE_BYTES, q, 4 * padded, padded, y, 4 * length, a)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -15,7 +15,12 @@ from lorry_server.kernels.cpu.float_results import (
     float_logits_tile,
     store_float_tile,
 )
-from lorry_server.kernels.cpu.float_tile import MAX_ROWS, multiply_floats, multiply_pairs
+from lorry_server.kernels.cpu.float_tile import (
+    MAX_ROWS,
+    STEP_BYTES,
+    multiply_floats,
+    multiply_pairs,
+)
 from lorry_server.kernels.cpu.matmul import num_rows
 from lorry_server.kernels.cpu.simd import load_i64
 
@@ -30,9 +35,9 @@ def float_panel(rec, step, first, rows, panel, tile, ahead, has_adapters):
     x = load_i64(rec + t.XQ) + first * ld
     clear_tile(rows, tile)
     if load_i64(rec + t.ELEMENT) == t.BFLOAT16:
-        multiply_pairs(rows, w, w + 64, 128, x, ld, steps // 2, tile, LD_TILE, ahead)
+        multiply_pairs(rows, w, w + 64, STEP_BYTES, x, ld, steps // 2, tile, LD_TILE, ahead)
     else:
-        multiply_floats(rows, w, w + 64, 128, x, ld, steps, tile, LD_TILE, ahead)
+        multiply_floats(rows, w, w + 64, STEP_BYTES, x, ld, steps, tile, LD_TILE, ahead)
     add_bias(rec, rows, panel, tile)
     if has_adapters:
         add_float_adapters(rec, step, first, rows, panel, tile)

@@ -11,7 +11,12 @@ from numba import njit
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.bfloat16 import settle, store_elements
 from lorry_server.kernels.cpu.exp import gelu_tanh, silu, tanh
-from lorry_server.kernels.cpu.float_tile import MAX_ROWS, multiply_floats, multiply_pairs
+from lorry_server.kernels.cpu.float_tile import (
+    MAX_ROWS,
+    STEP_BYTES,
+    multiply_floats,
+    multiply_pairs,
+)
 from lorry_server.kernels.cpu.simd import (
     load_f32,
     load_f32x16,
@@ -22,7 +27,7 @@ from lorry_server.kernels.cpu.simd import (
     store_f32x16,
 )
 
-LD_TILE = 256  # bytes of scratch for a row: two panels of 32 floats
+LD_TILE = np.int64(256)  # bytes of scratch for a row: two panels of 32 floats
 
 
 @njit(nogil=True)
@@ -75,9 +80,13 @@ def add_float_adapters(rec, step, first, rows, panel, tile):
                 taken = exact_rows(end - row)
                 x_row, y_row = x + row * ld, tile + row * LD_TILE
                 if is_bf16:
-                    multiply_pairs(taken, b, b + 64, 128, x_row, ld, steps, y_row, LD_TILE, b)
+                    multiply_pairs(
+                        taken, b, b + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, b
+                    )
                 else:
-                    multiply_floats(taken, b, b + 64, 128, x_row, ld, steps, y_row, LD_TILE, b)
+                    multiply_floats(
+                        taken, b, b + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, b
+                    )
                 row += taken
             if rounds and rank > 0:
                 for k in range(m, end):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit
 from numba.core import types
@@ -25,6 +26,8 @@ from lorry_server.kernels.cpu.bfloat16 import (
 )
 from lorry_server.kernels.cpu.simd import F32, I32, I64, emit_prefetch, pointer, splat
 
+# Of numpy's type: numba compiles a function anew for each plain integer that it is called with.
+LINE_BYTES, STEP_BYTES = np.int64(64), np.int64(128)
 UNROLLED = 4
 MAX_ROWS = 6
 
