@@ -117,8 +117,8 @@ def build_runner(
             num_threads=num_threads,
             kv_dtype=kv_dtype,
         )
-    if choice.reason is not None:
-        progress(f"computing with torch, which is slower here: {choice.reason}")
+    why = f", which is slower here: {choice.reason}" if choice.reason is not None else ""
+    progress(f"computing with torch{why}")
     return ReferenceRunner(
         model,
         KVCache(

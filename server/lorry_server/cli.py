@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import socket
@@ -62,17 +63,19 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
     from lorry_server.build import build_server
     from lorry_server.http.app import create_app
     from lorry_server.http.connection_guard import guarded_protocol
+    from lorry_server.http.loop_lag import watch_loop_lag
     from lorry_server.http.settings import HttpSettings
     from lorry_server.metrics import Metrics
 
     built = build_server(config, progress=lambda line: print(f"lorry: {line}", file=sys.stderr))
     service = built.service
+    metrics = Metrics(service, model_name=service.info.model_id)
     app = create_app(
         service,
         tokenizer=built.tokenizer,
         chat_template=built.chat_template,
         settings=HttpSettings(served_model_name=service.info.model_id, api_keys=config.api_keys),
-        metrics=Metrics(service, model_name=service.info.model_id),
+        metrics=metrics,
     )
 
     class Server(uvicorn.Server):
@@ -91,9 +94,11 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             service.start(on_death=self._end)
             await super().startup(sockets)
+            self._lag_watch = asyncio.create_task(watch_loop_lag(metrics.loop_lag.observe))
             _announce(listener, started_s)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            self._lag_watch.cancel()
             await super().shutdown(sockets)
             await service.stop()
 

@@ -29,6 +29,8 @@ TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.
 REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 LENGTH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 
+LAG_BUCKETS_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1)
+
 BASE = ""  # the adapter label of requests for the base model
 
 
@@ -70,6 +72,9 @@ class Metrics:
         )
         self.completion_length = self._histogram(
             "vllm:request_generation_tokens", "Generated tokens of a sequence.", LENGTH_BUCKETS
+        )
+        self.loop_lag = self._histogram(
+            "lorry_event_loop_lag_seconds", "How late the event loop wakes a task.", LAG_BUCKETS_S
         )
         self.successes = Counter(
             "vllm:request_success",
