@@ -33,7 +33,8 @@ from lorry_server.runner.compiled.packed_linear import PackedLinear, pack_linear
 from lorry_server.runner.compiled.records import Field, Tape
 
 ACTIVATIONS: Mapping[str, int] = {"silu": t.SILU, "gelu_pytorch_tanh": t.GELU_TANH}
-CHUNKS_PER_MATMUL = 24  # enough for threads to even out, few enough to claim
+MIN_CHUNKS = 24  # of a matmul: enough for threads to even out
+MAX_CHUNK_BYTES = 128 << 10  # of weights: nobody waits long for the last chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +300,9 @@ class DecoderTape:
                 t.W: linear.w,
                 t.PANEL_BYTES: linear.panel_bytes,
                 t.NUM_PANELS: linear.num_panels,
-                t.PANELS_PER_CHUNK: max(1, panels // CHUNKS_PER_MATMUL),
+                t.PANELS_PER_CHUNK: max(
+                    1, min(panels // MIN_CHUNKS, MAX_CHUNK_BYTES // linear.panel_bytes)
+                ),
                 t.W_SCALE: linear.scale,
                 t.W_ZERO: linear.zero,
                 t.NIBBLE_SCALE: linear.nibbles.scale if linear.nibbles else None,
