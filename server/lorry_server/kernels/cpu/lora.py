@@ -13,9 +13,10 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.matmul import MAX_ROWS, num_rows
 from lorry_server.kernels.cpu.quantize import quantize_group
 from lorry_server.kernels.cpu.simd import load_f32x16, load_i32, load_i64, splat_f32
-from lorry_server.kernels.cpu.tile import multiply, multiply_narrow
+from lorry_server.kernels.cpu.tile import NOTHING, multiply, multiply_narrow
 
 ROWS_PER_CHUNK_OF_MANY = 6
+LD_SHRUNK = np.int64(128)  # bytes of scratch for a row: 32 ranks
 FEW_ROWS = 32  # up to so many, each row is a chunk of its own
 
 
@@ -61,11 +62,23 @@ def shrink_rows(rec, adapter, first, rows, scratch):
             is_narrow = rank - 32 * group <= 16
             if is_narrow:
                 multiply_narrow(
-                    rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, scratch, 128
+                    rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, scratch, LD_SHRUNK
                 )
             else:
                 multiply(
-                    rows, a, x, ld, start, ld_scale, scale, ld_scale, groups, 0, scratch, 128, 0
+                    rows,
+                    a,
+                    x,
+                    ld,
+                    start,
+                    ld_scale,
+                    scale,
+                    ld_scale,
+                    groups,
+                    NOTHING,
+                    scratch,
+                    LD_SHRUNK,
+                    NOTHING,
                 )
             a_scale = load_i64(part + t.LORA_A_SCALE) + 128 * group
             scale_a, scale_b = load_f32x16(a_scale), load_f32x16(a_scale + 64)

@@ -18,10 +18,11 @@ from lorry_server.kernels.cpu.simd import (
     splat_f32,
     store_f32x16,
 )
-from lorry_server.kernels.cpu.tile import LINES_AHEAD, STEPS, multiply
+from lorry_server.kernels.cpu.tile import LINES_AHEAD, NOTHING, STEPS, multiply
 
 MAX_ROWS = 6  # of a tile
-LD_TILE = 256  # bytes of scratch for a row: two panels of 32 floats
+LD_TILE = np.int64(256)  # bytes of scratch for a row: two panels of 32 floats
+LD_DELTA = np.int64(128)  # one panel
 TILES_THAT_ASK = -(-2 * STEPS // LINES_AHEAD)  # for all lines of the next panel
 DELTA = MAX_ROWS * LD_TILE  # where in the scratch an adapter's share is made
 
@@ -109,8 +110,8 @@ def add_adapters(rec, step, first, rows, panel, tile, scratch):
                     full,
                     last,
                     delta,
-                    128,
-                    0,
+                    LD_DELTA,
+                    NOTHING,
                 )
                 b_scale = load_i64(entry + t.LORA_B_SCALE) + 128 * panel
                 scale_a, scale_b = load_f32x16(b_scale), load_f32x16(b_scale + 64)
@@ -191,7 +192,9 @@ def matmul_panel(rec, first, rows, panel, tile, ahead):
     scale = load_i64(rec + t.X_SCALE) + first * ld_scale
     w_scale = load_i64(rec + t.NIBBLE_SCALE)
     if w_scale == 0:
-        multiply(rows, w, x, ld, start, ld_scale, scale, ld_scale, groups, 0, tile, LD_TILE, ahead)
+        multiply(
+            rows, w, x, ld, start, ld_scale, scale, ld_scale, groups, NOTHING, tile, LD_TILE, ahead
+        )
     else:
         w_scale += panel * groups * 128
         w_zero = load_i64(rec + t.NIBBLE_ZERO) + panel * groups * 32

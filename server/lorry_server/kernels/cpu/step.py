@@ -126,11 +126,11 @@ def list_items(step):
 
 
 @njit(nogil=True)
-def walk(step, epoch, scratch, is_first):
+def walk(step, epoch, scratch, thread):
     """Take part in a step until it is over."""
     tape, chunks = load_i64(step + t.TAPE), load_i64(step + t.NUM_CHUNKS)
     claimed, done = load_i64(step + t.CLAIMED), load_i64(step + t.DONE)
-    phase_cycles = load_i64(step + t.PHASE_CYCLES) if is_first else np.int64(0)
+    phase_cycles = load_i64(step + t.PHASE_CYCLES) if thread == 0 else np.int64(0)
     began = cycles() if phase_cycles != 0 else np.int64(0)
     for phase in range(load_i64(step + t.NUM_OPS)):
         rec = tape + phase * (t.WORDS * t.WORD_BYTES)
@@ -180,7 +180,7 @@ def run(step, thread):
     """
     scratch = load_i64(step + t.SCRATCH) + thread * load_i64(step + t.SCRATCH_BYTES)
     if thread == 0:
-        walk(step, begin(step), scratch, True)
+        walk(step, begin(step), scratch, thread)
         return
     semaphore = load_i64(step + t.SEMAPHORES) + (thread - 1) * t.SEMAPHORE_BYTES
     while True:
@@ -188,4 +188,4 @@ def run(step, thread):
             continue  # a signal woke it
         if load_shared(step + t.STOP) != 0:
             return
-        walk(step, load_shared(step + t.EPOCH), scratch, False)
+        walk(step, load_shared(step + t.EPOCH), scratch, thread)

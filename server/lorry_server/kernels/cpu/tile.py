@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit
 from numba.core import types
@@ -31,6 +32,7 @@ from lorry_server.kernels.cpu.simd import (
 
 V16I, V16F = ir.VectorType(I32, 16), ir.VectorType(F32, 16)
 STEPS = 8  # of 4 inputs in a group
+NOTHING = np.int64(0)  # a variable: numba compiles a function anew for every literal
 LINES_AHEAD = (
     6  # of the next panel, with each group of this one: three tiles of rows ask for it all
 )
