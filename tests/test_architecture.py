@@ -19,6 +19,7 @@ PACKAGES = {
 SERVER_RULES: dict[str, set[str]] = {
     "errors": set(),
     "log": set(),
+    "heap": set(),
     "config": {"errors", "lora.names"},
     "lora.names": set(),
     "lora.slots": set(),

@@ -16,6 +16,7 @@ import uvicorn
 
 from lorry_server.config import ServerConfig, read_config
 from lorry_server.errors import StartupError
+from lorry_server.heap import trim_heap
 from lorry_server.log import configure_logging
 
 logger = structlog.get_logger(__name__)
@@ -123,6 +124,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
     # stream for 0.2 s.
     gc.collect()
     gc.freeze()
+    trim_heap()
     server.run(sockets=[listener])
     return 0 if service.stats().is_healthy else 1
 

@@ -71,7 +71,7 @@ class CompiledRunner:
         arch = decoder.arch
         self._adapters = make_adapter_table(decoder, pool, arena, max_rows=max_tokens)
         cache = make_cache(
-            decoder, arena, dtype=kv_dtype, num_blocks=num_blocks, block_size=block_size
+            decoder, Arena(huge_pages=False), dtype=kv_dtype, num_blocks=num_blocks, block_size=block_size
         )
         sizes = Sizes(max_tokens, min(MAX_LOGITS_ROWS, max_tokens), max_model_len)
         self._tape = DecoderTape(decoder, cache, self._adapters, arena, sizes)
