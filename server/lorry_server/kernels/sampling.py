@@ -1,7 +1,7 @@
 """Reference of sampling: logits to token ids, each row by its own parameters.
 
-Order of operations, as vLLM's: penalties, bias, temperature, then the filters top-k, top-p, min-p
-and typical-p on the tempered distribution, then one draw. The draw is the Gumbel-max trick with
+Order of operations, as vLLM's: penalties, bias, temperature, then the filters (`kernels.filters`)
+top-k, top-p, min-p and typical-p on the tempered distribution, then one draw. The draw is the Gumbel-max trick with
 noise from a counter: it depends on (seed, position, token) alone, so a request gets the same
 tokens whatever else is in the batch.
 
@@ -37,8 +37,9 @@ def gumbel_noise(seeds_N: Tensor, positions_N: Tensor, *, vocab_size: int) -> Te
     """Standard Gumbel noise `[N, vocab_size]`, float32, a function of its arguments only."""
     row_N = _mix(_mix(seeds_N + _GOLDEN) + positions_N * _GOLDEN)
     tokens_V = torch.arange(1, vocab_size + 1, device=seeds_N.device) * _GOLDEN
-    bits_NV = _shift_right(_mix(row_N[:, None] + tokens_V), 11)
-    uniform_NV = (bits_NV.double() + 0.5) * 2.0**-53
+    # 52 bits and a half: one bit more would round to 1 now and then, and its noise is infinite
+    bits_NV = _shift_right(_mix(row_N[:, None] + tokens_V), 12)
+    uniform_NV = (bits_NV.double() + 0.5) * 2.0**-52
     return -torch.log(-torch.log(uniform_NV)).float()
 
 
@@ -67,7 +68,7 @@ def apply_penalties_(
         seen = torch.zeros(vocab_size, dtype=torch.bool, device=logits.device)
         seen[ids] = True
         factor = repetition_N[row]
-        penalised = torch.where(logits > 0, logits / factor, logits * factor)
+        penalised = torch.where(logits > 0, logits / factor.expand_as(logits), logits * factor)
         logits.copy_(torch.where(seen, penalised, logits))
         counts = torch.bincount(ids[int(prompt_lens_N[row]) :], minlength=vocab_size)
         logits -= frequency_N[row] * counts + presence_N[row] * (counts > 0)
@@ -82,52 +83,13 @@ def apply_bias_(logits_NV: Tensor, *, starts_N1: Tensor, ids: Tensor, values: Te
     logits_NV.index_put_((rows, ids.long()), values, accumulate=True)
 
 
-def filter_(
-    logits_NV: Tensor,
-    *,
-    top_k_N: Tensor,
-    top_p_N: Tensor,
-    min_p_N: Tensor,
-    typical_p_N: Tensor,
-) -> None:
-    """Set to -inf, in place, what the filters remove; at least one token of a row survives.
+def best_tokens(logits_NV: Tensor, *, num_top: int) -> Tensor:
+    """Ids of the `num_top` likeliest tokens of each row, likeliest first, of equals the lower id.
 
-    `top_k` 0, `top_p` 1, `min_p` 0 and `typical_p` 1 are off. Nucleus sampling is arXiv
-    1904.09751, min-p arXiv 2407.01082, typical sampling arXiv 2202.00666.
+    Logits are finite. They and the ids make one integer that orders so: what a library does with
+    equals is its own affair.
     """
-    vocab_size = logits_NV.shape[1]
-    sorted_NV, order_NV = logits_NV.sort(dim=-1, descending=True, stable=True)
-    rank_V = torch.arange(vocab_size, device=logits_NV.device)
-    limit_N = torch.where(top_k_N > 0, top_k_N.long(), vocab_size)
-    removed_NV = rank_V >= limit_N[:, None]
-    probs_NV = sorted_NV.masked_fill(removed_NV, -torch.inf).softmax(-1)
-    # A token stays while the mass before it has not reached top_p.
-    removed_NV |= (probs_NV.cumsum(-1) - probs_NV) >= top_p_N[:, None]
-    removed_NV |= probs_NV < min_p_N[:, None] * probs_NV[:, :1]
-    removed_NV[:, 0] = False
-    sorted_NV.masked_fill_(removed_NV, -torch.inf)
-    logits_NV.scatter_(1, order_NV, sorted_NV)
-    is_typical_N = typical_p_N < 1
-    if is_typical_N.any():
-        kept = _typical(logits_NV[is_typical_N], typical_p_N[is_typical_N])
-        logits_NV[is_typical_N] = kept
-
-
-def _typical(logits_NV: Tensor, typical_p_N: Tensor) -> Tensor:
-    logprobs_NV = logits_NV.log_softmax(-1)
-    probs_NV = logprobs_NV.exp()
-    entropy_N = -(probs_NV * logprobs_NV.clamp(min=-1e30)).sum(-1)
-    surprise_NV = (-logprobs_NV - entropy_N[:, None]).abs()
-    _, order_NV = surprise_NV.sort(dim=-1, stable=True)
-    mass_NV = probs_NV.gather(1, order_NV).cumsum(-1)
-    removed_NV = (mass_NV - probs_NV.gather(1, order_NV)) >= typical_p_N[:, None]
-    removed_NV[:, 0] = False
-    return logits_NV.masked_fill(
-        torch.zeros_like(removed_NV).scatter(1, order_NV, removed_NV), -torch.inf
-    )
-
-
-def top_logprobs(logprobs_NV: Tensor, *, num_top: int) -> tuple[Tensor, Tensor]:
-    """The `num_top` likeliest tokens of each row and their logprobs, likeliest first."""
-    values_NK, ids_NK = logprobs_NV.topk(num_top, dim=-1)
-    return ids_NK, values_NK
+    bits_NV = (logits_NV + 0.0).view(torch.int32)  # -0 is 0
+    keys_NV = torch.where(bits_NV < 0, bits_NV ^ 0x7FFFFFFF, bits_NV).long() << 32
+    keys_NV -= torch.arange(logits_NV.shape[1], device=logits_NV.device)
+    return keys_NV.topk(num_top, dim=-1).indices
