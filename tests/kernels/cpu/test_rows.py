@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lorry_server.kernels.affine_matmul import quantize_groups
 from lorry_server.kernels.cpu import tape as t
@@ -166,57 +164,3 @@ def test_embeddings_have_the_bits_of_the_reference(
     tape.compute(plan_of_rows(8, token_ids=ids_T.tolist()))
 
     assert same_bits(read_floats(x, 8), expected_TD)
-
-
-def argmax(logits_NV: Tensor, *, num_threads: int = 1) -> tuple[list[int], Tensor]:
-    """The compiled choice of every row, and its logit."""
-    num_rows = len(logits_NV)
-    tape = KernelTape()
-    logits = tape.floats(logits_NV)
-    ids, values = tape.arena.ints(num_rows), tape.arena.floats(num_rows)
-    fields: dict[int, Field] = {t.ARGMAX_X: logits.values, t.ARGMAX_LD_X: logits.stride}
-    fields |= {t.ARGMAX_SIZE: logits.size, t.ARGMAX_OUT: ids, t.ARGMAX_VALUE: values}
-    tape.add(t.ARGMAX, fields, rows=t.LOGITS_ROWS)
-    tape.compute(plan_of_rows(num_rows), rows=range(num_rows), num_threads=num_threads)
-    return ids.tolist(), torch.from_numpy(values.copy())
-
-
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 31, 100, 49152])
-def test_the_likeliest_token_is_the_references(size: int) -> None:
-    logits_NV = torch.randn(21, size, generator=torch.Generator().manual_seed(size)) - 50
-
-    ids, values_N = argmax(logits_NV, num_threads=2)
-
-    assert ids == logits_NV.argmax(dim=-1).tolist()
-    assert torch.equal(values_N, logits_NV.amax(dim=-1))
-
-
-@pytest.mark.parametrize("size", [20, 64, 100])
-def test_the_first_of_equals_is_chosen(size: int) -> None:
-    ties_NT = torch.tensor([[3, 17], [0, size - 1], [16, 19], [size - 2, size - 1]])
-    logits_NV = torch.full((4, size), -2.0).scatter_(1, ties_NT, 1.5)
-    logits_NV = torch.cat((logits_NV, torch.zeros(1, size)))
-
-    ids, _ = argmax(logits_NV)
-
-    assert ids == [*ties_NT[:, 0].tolist(), 0]
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("place", [0, 15, 16, 40, 99])
-def test_a_logit_that_is_not_finite_is_flagged_in_its_row_only(place: int, value: float) -> None:
-    logits_NV = torch.randn(3, 100, generator=torch.Generator().manual_seed(1))
-    logits_NV[1, place] = value
-
-    ids, values_N = argmax(logits_NV)
-
-    assert values_N.isfinite().tolist() == [True, False, True]
-    assert np.array(ids)[::2].tolist() == logits_NV.argmax(dim=-1)[::2].tolist()
-
-
-def test_rows_are_flagged_where_all_logits_are_nan() -> None:
-    logits_NV = F.pad(torch.full((2, 100), torch.nan), (0, 0, 0, 1))
-
-    _, values_N = argmax(logits_NV)
-
-    assert values_N.isfinite().tolist() == [False, False, True]

@@ -21,6 +21,7 @@ from tests.support.kernel_product import (
     results_of,
     unpadded,
 )
+from tests.support.kernel_sampling import add_sampling
 from tests.support.kernel_tape import (
     KernelTape,
     RunningTape,
@@ -29,6 +30,7 @@ from tests.support.kernel_tape import (
     read_floats,
     same_bits,
 )
+from tests.support.logits_plans import make_plan
 
 pytestmark = needs_kernels
 NUM_TOKENS = 17
@@ -144,20 +146,12 @@ def test_workers_that_wake_at_any_time_do_no_harm() -> None:
 
 def test_a_phase_without_rows_is_passed_over() -> None:
     tape = KernelTape()
-    logits = tape.floats(torch.zeros(1, 20))
-    ids, values = tape.arena.ints(1), tape.arena.floats(1)
-    ids[:] = 7
-    fields: dict[int, Field] = {
-        t.ARGMAX_X: logits.values,
-        t.ARGMAX_LD_X: logits.stride,
-        t.ARGMAX_SIZE: 20,
-    }
-    fields |= {t.ARGMAX_OUT: ids, t.ARGMAX_VALUE: values}
-    tape.add(t.ARGMAX, fields, rows=t.LOGITS_ROWS)
+    rows = add_sampling(tape, torch.zeros(1, 20))
+    rows.fill(make_plan(1, num_logprobs=0))
 
     tape.compute(plan_of_rows(3), rows=(), num_threads=2)
 
-    assert ids[0] == 7
+    assert rows.result().logprobs_N.tolist() == [0.0]
 
 
 def test_closing_ends_the_threads() -> None:

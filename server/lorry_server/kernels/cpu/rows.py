@@ -1,4 +1,4 @@
-"""Operations on single rows: embedding, norms, quantization, the likeliest token."""
+"""Operations on single rows: embedding, norms, quantization."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ from numba import njit
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.quantize import norm_row, quantize_row
 from lorry_server.kernels.cpu.simd import (
-    float_max,
-    high_f64,
     load_f32,
     load_f32x16,
     load_i32,
     load_i64,
     load_u8,
-    low_f64,
-    maximum,
     splat_f32,
     store_f32,
     store_f32x16,
-    store_i32,
-    sum_f64,
 )
 
 
@@ -96,28 +90,3 @@ def add_normed_row(rec, row, scratch):
         if factor != np.float32(1.0):
             normed = normed * splat_f32(factor)
         store_f32x16(x + 4 * k, load_f32x16(x + 4 * k) + normed)
-
-
-@njit(nogil=True)
-def argmax_row(rec, row):
-    """The first of the largest logits, and its value, which is NaN if any is NaN or infinite."""
-    x = load_i64(rec + t.ARGMAX_X) + row * load_i64(rec + t.ARGMAX_LD_X)
-    size = load_i64(rec + t.ARGMAX_SIZE)
-    whole = size // 16 * 16
-    zero = splat_f32(np.float32(0.0))
-    best, poison = splat_f32(np.float32(-np.inf)), zero
-    for k in range(0, whole, 16):
-        values = load_f32x16(x + 4 * k)
-        best = maximum(values, best)
-        poison = poison + values * zero
-    # a sum is NaN if any lane is; the largest lane would not be
-    largest = float_max(best)
-    spoilt = np.float32(sum_f64(low_f64(poison) + high_f64(poison)))
-    for k in range(whole, size):
-        largest = max(largest, load_f32(x + 4 * k))
-        spoilt += load_f32(x + 4 * k) * np.float32(0.0)
-    index = np.int64(0)
-    while index < size and load_f32(x + 4 * index) != largest:
-        index += 1
-    store_i32(load_i64(rec + t.ARGMAX_OUT) + 4 * row, np.int32(index))
-    store_f32(load_i64(rec + t.ARGMAX_VALUE) + 4 * row, largest + spoilt)

@@ -1,8 +1,9 @@
-"""The call from the walk over the tape into code that is compiled by itself: operations over floats.
+"""The call from the walk over the tape into code that is compiled by itself.
 
 What numba compiles into one function it optimizes as a whole, so a machine that serves quantized
-models would pay for code that it never runs. The second part is compiled and loaded only for models
-or caches of floats, and the step block has its address.
+models would pay for code that it never runs. The operations over floats are compiled and loaded
+only for models or caches of floats, and the step block has their address. Sampling is much code for
+one operation, whose record has its address.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lorry_server.kernels.cpu.simd import I64, pointer
 def call_second_part(
     typingctx: Any, function: Any, rec: Any, step: Any, index: Any, scratch: Any
 ) -> Any:
-    """Call the function at an address; see `float_step.run_float`."""
+    """Call the function at an address, such as that of `float_step.run_float`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [I64] * 4)

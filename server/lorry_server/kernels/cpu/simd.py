@@ -1,4 +1,4 @@
-"""Vector registers for numba: 16 floats, 16 integers, 8 doubles, and loads and stores by address.
+"""Vector registers for numba: 16 floats or integers, 8 doubles or words, loads and stores by address.
 
 numba has no type for a register, and LLVM finds the wide form of a loop only now and then. Here a
 register is a value like any other: `a + b`, `maximum(a, b)`, `load_f32x16(address)`. Each function is
@@ -40,6 +40,7 @@ class _RegisterModel(models.PrimitiveModel):
 f32x16 = Register("f32x16", F32, 16, types.float32)
 i32x16 = Register("i32x16", I32, 16, types.int32)
 f64x8 = Register("f64x8", F64, 8, types.float64)
+i64x8 = Register("i64x8", I64, 8, types.int64)
 
 
 def pointer(builder: ir.IRBuilder, address: ir.Value, pointee: ir.Type) -> ir.Value:
@@ -86,10 +87,12 @@ for _op, _float, _integer in (
     (operator.truediv, "fdiv", None),
     (operator.and_, None, "and_"),
     (operator.or_, None, "or_"),
+    (operator.xor, None, "xor"),
     (operator.lshift, None, "shl"),
+    (operator.rshift, None, "lshr"),  # zeros come in from above, not the sign
 ):
-    for _register in (f32x16, f64x8, i32x16):
-        _method = _integer if _register is i32x16 else _float
+    for _register in (f32x16, f64x8, i32x16, i64x8):
+        _method = _float if _register in (f32x16, f64x8) else _integer
         if _method is not None:
             _operator(_op, _register, _method)
 
@@ -131,6 +134,7 @@ def _splatter(register: Register) -> Any:
 
 load_f32x16, store_f32x16, splat_f32 = _loader(f32x16), _storer(f32x16), _splatter(f32x16)
 load_i32x16, store_i32x16, splat_i32 = _loader(i32x16), _storer(i32x16), _splatter(i32x16)
+load_i64x8, store_i64x8, splat_i64 = _loader(i64x8), _storer(i64x8), _splatter(i64x8)
 splat_f64 = _splatter(f64x8)
 
 
@@ -149,6 +153,8 @@ to_int = _convert(f32x16, i32x16, "fptosi")
 to_float = _convert(i32x16, f32x16, "sitofp")
 bits_of = _convert(f32x16, i32x16, "bitcast")
 from_bits = _convert(i32x16, f32x16, "bitcast")
+bits_of_f64 = _convert(f64x8, i64x8, "bitcast")
+f64_of_i64 = _convert(i64x8, f64x8, "sitofp")
 
 
 def _choose(register: Register, compare: str, order: str) -> Any:
@@ -210,6 +216,7 @@ def _reduce(register: Register, name: str, *, start: ir.Constant | None = None) 
 
 largest_int = _reduce(i32x16, "llvm.vector.reduce.smax.v16i32")
 sum_int = _reduce(i32x16, "llvm.vector.reduce.add.v16i32")
+sum_i64 = _reduce(i64x8, "llvm.vector.reduce.add.v8i64")
 float_max = _reduce(f32x16, "llvm.vector.reduce.fmax.v16f32")
 sum_f64 = _reduce(f64x8, "llvm.vector.reduce.fadd.v8f64", start=ir.Constant(F64, 0.0))
 sum_f32 = _reduce(f32x16, "llvm.vector.reduce.fadd.v16f32", start=ir.Constant(F32, 0.0))
@@ -278,6 +285,16 @@ def float_from_bits(typingctx: Any, bits: Any) -> Any:
         return builder.bitcast(args[0], F32)
 
     return types.float32(types.int32), codegen
+
+
+@intrinsic
+def float_bits(typingctx: Any, value: Any) -> Any:
+    """The bits of a float32 as a 32-bit integer."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], I32)
+
+    return types.int32(types.float32), codegen
 
 
 @intrinsic

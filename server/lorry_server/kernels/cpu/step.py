@@ -13,7 +13,6 @@ from lorry_server.kernels.cpu.lora import rows_per_shrink_chunk, shrink_chunk
 from lorry_server.kernels.cpu.matmul import matmul_chunk
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
-    argmax_row,
     embed_row,
     input_row,
     norm_and_quantize_row,
@@ -70,7 +69,7 @@ def num_chunks_of(rec, step):
         return (rows + per_chunk - 1) // per_chunk
     if op == t.FLOAT_SHRINK and load_i64(step + t.HAS_ADAPTERS) == 0:
         return np.int64(0)
-    per_chunk = rows_per_chunk(rows)
+    per_chunk = 1 if op == t.SAMPLE else rows_per_chunk(rows)
     return (rows + per_chunk - 1) // per_chunk
 
 
@@ -85,6 +84,8 @@ def run_chunk(rec, step, chunk, scratch):
         shrink_chunk(rec, step, chunk, scratch)
     elif op == t.FLOAT_MATMUL or op == t.FLOAT_ATTEND:
         call_second_part(load_i64(step + t.SECOND_PART), rec, step, chunk, scratch)
+    elif op == t.SAMPLE:
+        call_second_part(load_i64(rec + t.SAMPLE_CODE), rec, step, chunk, scratch)
     else:
         rows = num_rows_of(rec, step)
         per_chunk = rows_per_chunk(rows)
@@ -99,8 +100,6 @@ def run_chunk(rec, step, chunk, scratch):
                 embed_row(rec, step, row)
             elif op == t.ADD_NORMED:
                 add_normed_row(rec, row, scratch)
-            elif op == t.ARGMAX:
-                argmax_row(rec, row)
             else:
                 call_second_part(load_i64(step + t.SECOND_PART), rec, step, row, scratch)
 

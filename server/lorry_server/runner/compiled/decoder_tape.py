@@ -29,8 +29,10 @@ from lorry_server.runner.compiled.byte_cache import ByteCache
 from lorry_server.runner.compiled.elements import ELEMENT_BYTES, as_bits, bits_of
 from lorry_server.runner.compiled.float_adapter_table import FloatAdapterTable
 from lorry_server.runner.compiled.float_cache import FloatCache
+from lorry_server.runner.compiled.logits_rows import LogitsRows
 from lorry_server.runner.compiled.packed_linear import PackedLinear, pack_linear
 from lorry_server.runner.compiled.records import Field, Tape
+from lorry_server.runner.compiled.rungs import sampler_address
 
 ACTIVATIONS: Mapping[str, int] = {"silu": t.SILU, "gelu_pytorch_tanh": t.GELU_TANH}
 MIN_CHUNKS = 24  # of a matmul: enough for threads to even out
@@ -95,8 +97,7 @@ class DecoderTape:
             self.attended_in = rows(arena, num_rows=tokens, size=attended)
         self.gated_in = rows(arena, num_rows=tokens, size=arch.intermediate_size)
         self.logits = FloatRows(arena, num_rows=self._sizes.max_rows, size=arch.vocab_size)
-        self.token_ids = arena.ints(self._sizes.max_rows)
-        self.best_logits = arena.floats(self._sizes.max_rows)
+        self.logits_rows = LogitsRows(arena, max_rows=self._sizes.max_rows)
         queries = tokens * arch.num_heads
         self.q8 = arena.bytes((queries + 1) * padded(arch.head_dim) * self._cache.query_bytes)
         self.q8_scale = arena.floats(queries + 16)
@@ -262,14 +263,14 @@ class DecoderTape:
             rows=t.LOGITS_ROWS,
         )
         self.tape.add(
-            "argmax",
-            t.ARGMAX,
+            "sample",
+            t.SAMPLE,
             {
-                t.ARGMAX_X: self.logits.values,
-                t.ARGMAX_LD_X: self.logits.stride,
-                t.ARGMAX_SIZE: self.arch.vocab_size,
-                t.ARGMAX_OUT: self.token_ids,
-                t.ARGMAX_VALUE: self.best_logits,
+                t.SAMPLE_X: self.logits.values,
+                t.SAMPLE_LD_X: self.logits.stride,
+                t.SAMPLE_SIZE: self.arch.vocab_size,
+                t.SAMPLE_BLOCK: self.logits_rows.block,
+                t.SAMPLE_CODE: sampler_address(),
             },
             rows=t.LOGITS_ROWS,
         )

@@ -67,11 +67,19 @@ def load_kernels(
     if not is_loaded and not any(directory.rglob("*.nbi")):  # numba's index of what it compiled
         progress(f"compiling the kernels for this CPU ({rung}; half a minute, once)")
     with _kept_in(directory):
-        from lorry_server.kernels.cpu import step, tile
+        from lorry_server.kernels.cpu import sampling, step, tile  # noqa: F401 # compiled with it
     if tile.uses_vnni() != (rung == AVX512_VNNI):
         raise RuntimeError(f"this process has already loaded other kernels than {rung}")
     function: Callable[[int, int], None] = step.run
     return function
+
+
+def sampler_address() -> int:
+    """The address of the code of `SAMPLE` records, which `load_kernels` has loaded."""
+    from lorry_server.kernels.cpu.sampling import sample_row
+
+    address: int = sample_row.address
+    return address
 
 
 def load_float_kernels(rung: str, *, cache_dir: Path, progress: Callable[[str], None]) -> int:

@@ -18,16 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lorry_server.engine.plan import (
-    NON_FINITE,
-    OK,
-    SAMPLE,
-    LogitsPlan,
-    StepPlan,
-    StepResult,
-    concatenate_results,
-)
+from lorry_server.engine.plan import StepPlan, StepResult, concatenate_results
 from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.logits_block import scratch_bytes as sampling_bytes
 from lorry_server.kernels.cpu.memory import Arena, address
 from lorry_server.kernels.cpu.pack import padded
 from lorry_server.lora.pool import AdapterPool
@@ -37,7 +30,6 @@ from lorry_server.runner.compiled.cache import make_cache
 from lorry_server.runner.compiled.decoder_tape import DecoderTape, Sizes
 from lorry_server.runner.compiled.step_block import StepBlock
 from lorry_server.runner.compiled.workers import Workers
-from lorry_server.runner.sampler import sample
 
 MAX_LOGITS_ROWS = 64
 TILE_SCRATCH_BYTES = 16 << 10  # results of a tile and its neighbours'
@@ -125,10 +117,11 @@ class CompiledRunner:
         while True:
             logits_plan = plan.logits.slice(first, first + self._block.max_rows)
             self._block.fill_rows(logits_plan.rows_N)
+            self._tape.logits_rows.fill(logits_plan)
             # The first part brings the whole step with it, the others their logits only.
             self._walk(0 if first == 0 else self._tape.head)
             if len(logits_plan.rows_N):
-                parts.append(self._result(logits_plan))
+                parts.append(self._tape.logits_rows.result())
             first += self._block.max_rows
             if first >= num_rows:
                 return concatenate_results(parts) if len(parts) != 1 else parts[0]
@@ -142,30 +135,6 @@ class CompiledRunner:
         self._run(self._step, 0)
         self._seconds += time.perf_counter() - began
 
-    def _result(self, plan: LogitsPlan) -> StepResult:
-        num_rows = len(plan.rows_N)
-        if not _is_plain(plan):
-            return sample(torch.from_numpy(self._logits_NV[:num_rows]), plan)
-        is_finite_N = np.isfinite(self._tape.best_logits[:num_rows])
-        return StepResult(
-            token_ids_N=np.where(is_finite_N, self._tape.token_ids[:num_rows], np.int32(0)),
-            logprobs_N=np.zeros(num_rows, np.float32),
-            top_ids_NK=np.zeros((num_rows, 0), np.int32),
-            top_logprobs_NK=np.zeros((num_rows, 0), np.float32),
-            status_N=np.where(is_finite_N, OK, NON_FINITE).astype(np.int32),
-        )
-
-
-def _is_plain(plan: LogitsPlan) -> bool:
-    """Whether every row wants the likeliest token and nothing else."""
-    return not (
-        plan.temperature_N.any()
-        or len(plan.bias_ids)
-        or len(plan.history_ids)
-        or (plan.num_logprobs_N >= 0).any()
-        or (plan.targets_N != SAMPLE).any()
-    )
-
 
 def _scratch_bytes(decoder: Decoder, scores_length: int) -> int:
     """What one thread needs for the largest of its chunks."""
@@ -176,4 +145,10 @@ def _scratch_bytes(decoder: Decoder, scores_length: int) -> int:
     attention += 64 + 4 * rows * padded(arch.head_dim)
     row = 4 * padded(arch.hidden_size)
     head = 8 * padded(arch.head_dim)
-    return -(-(max(attention, row, head) + TILE_SCRATCH_BYTES) // 4096) * 4096
+    return (
+        -(
+            -(max(attention, row, head, sampling_bytes(arch.vocab_size)) + TILE_SCRATCH_BYTES)
+            // 4096
+        )
+        * 4096
+    )
