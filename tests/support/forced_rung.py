@@ -50,6 +50,9 @@ def make_request(index: int, adapter: str | None) -> Request:
         max_tokens=5,
         ignore_eos=True,
         temperature=0.8 if index % 3 == 2 else 0.0,
+        top_p=0.9 if index % 2 else 1.0,
+        typical_p=0.8 if index % 4 == 3 else 1.0,
+        repetition_penalty=1.2 if index % 5 == 4 else 1.0,
         seed=index,
         num_logprobs=2 if index % 4 == 1 else None,
     )
