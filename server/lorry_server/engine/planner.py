@@ -10,15 +10,22 @@ from array import array
 from collections.abc import Iterable
 from collections.abc import Sequence as Sequences
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lorry_server.engine.plan import SAMPLE, AdapterSegments, Int32, LogitsPlan, StepPlan
-from lorry_server.engine.sampling_columns import SamplingColumns
+from lorry_server.engine.sampling_columns import SamplingColumns, column_arrays
 from lorry_server.engine.scheduler import ScheduledSequence
 from lorry_server.engine.sequence import Sequence
 from lorry_server.lora.slots import AdapterSlots
+
+NO_SEGMENTS = AdapterSegments(
+    tokens_P=np.zeros(0, np.int32),
+    starts_G1=np.zeros(1, np.int32),
+    rows_G=np.zeros(0, np.int32),
+    ranks_G=np.zeros(0, np.int32),
+)
 
 
 def build_plan(
@@ -69,6 +76,8 @@ def _block_tables(tables: list[array[int]]) -> Int32:
 def _segments(
     scheduled: Sequences[ScheduledSequence], starts: list[int], slots: AdapterSlots
 ) -> AdapterSegments:
+    if all(item.sequence.request.adapter is None for item in scheduled):
+        return NO_SEGMENTS
     tokens_of: dict[str, list[int]] = {}  # adapters in order of their first sequence
     for index, item in enumerate(scheduled):
         adapter = item.sequence.request.adapter
@@ -141,35 +150,30 @@ class _LogitsRows:
         self._bias_starts.append(len(self._bias_ids))
 
     def to_plan(self) -> LogitsPlan:
-        rows = _transposed(self._rows, _LogitsRow)
-        columns = _transposed(self._columns, SamplingColumns)
+        rows = _LogitsRow(*(zip(*self._rows, strict=True) if self._rows else [()] * 5))
+        columns = column_arrays(tuple(self._columns))
         return LogitsPlan(
             rows_N=np.array(rows.row, np.int32),
             sequences_N=np.array(rows.sequence, np.int32),
             targets_N=np.array(rows.target, np.int32),
             positions_N=np.array(rows.position, np.int64),
-            seeds_N=np.array(columns.seed, np.int64),
-            temperature_N=np.array(columns.temperature, np.float32),
-            top_p_N=np.array(columns.top_p, np.float32),
-            top_k_N=np.array(columns.top_k, np.int32),
-            min_p_N=np.array(columns.min_p, np.float32),
-            typical_p_N=np.array(columns.typical_p, np.float32),
-            presence_penalty_N=np.array(columns.presence_penalty, np.float32),
-            frequency_penalty_N=np.array(columns.frequency_penalty, np.float32),
-            repetition_penalty_N=np.array(columns.repetition_penalty, np.float32),
+            seeds_N=columns["seed"],
+            temperature_N=columns["temperature"],
+            top_p_N=columns["top_p"],
+            top_k_N=columns["top_k"],
+            min_p_N=columns["min_p"],
+            typical_p_N=columns["typical_p"],
+            presence_penalty_N=columns["presence_penalty"],
+            frequency_penalty_N=columns["frequency_penalty"],
+            repetition_penalty_N=columns["repetition_penalty"],
             history_starts_N1=np.array(self._history_starts, np.int32),
             history_ids=np.array(self._history_ids, np.int32),
-            prompt_lens_N=np.array(columns.prompt_len, np.int32),
+            prompt_lens_N=columns["prompt_len"],
             bias_starts_N1=np.array(self._bias_starts, np.int32),
             bias_ids=np.array(self._bias_ids, np.int32),
             bias_values=np.array(self._bias_values, np.float32),
             num_logprobs_N=np.array(rows.num_logprobs, np.int32),
         )
-
-
-def _transposed(rows: list[Any], kind: type[Any]) -> Any:
-    """One `kind` of tuples, a tuple a field, from a list of `kind`."""
-    return kind(*(zip(*rows, strict=True) if rows else [()] * len(kind._fields)))
 
 
 def _logits_plan(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lorry_server.engine.request import SamplingParams
 
@@ -38,3 +41,24 @@ class SamplingColumns(NamedTuple):
             repetition_penalty=params.repetition_penalty,
             prompt_len=prompt_len,
         )
+
+
+_DTYPES = {
+    "seed": np.int64,
+    "top_k": np.int32,
+    "prompt_len": np.int32,
+}  # the others are float32
+
+
+@lru_cache(maxsize=8)
+def column_arrays(rows: tuple[SamplingColumns, ...]) -> dict[str, Any]:
+    """The columns as arrays `[N]`, by the names of `SamplingColumns`; not to be written to.
+
+    While the same sequences decode, step after step has the same rows, and making ten small arrays
+    costs more than looking them up: between two steps of a model nothing of Python is in the caches.
+    """
+    columns = zip(*rows, strict=True) if rows else [()] * len(SamplingColumns._fields)
+    arrays = {}
+    for name, column in zip(SamplingColumns._fields, columns, strict=True):
+        arrays[name] = np.array(column, _DTYPES.get(name, np.float32))
+    return arrays

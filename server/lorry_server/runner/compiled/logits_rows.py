@@ -56,6 +56,7 @@ class LogitsRows:
         self._point(b.OUT_TOKEN_IDS, self._token_ids_N)
         self._point(b.OUT_STATUS, self._status_N)
         self._point(b.OUT_LOGPROBS, self._logprobs_N)
+        self._filled: dict[str, npt.NDArray[np.generic]] = {}
         self._plan: LogitsPlan | None = None
         self._top_ids_NK: Int32 = np.zeros((0, 0), np.int32)
         self._top_logprobs_NK: Float32 = np.zeros((0, 0), np.float32)
@@ -66,7 +67,10 @@ class LogitsRows:
         self._plan = plan
         for name, column in self._columns:
             values = getattr(plan, name)
-            column[: len(values)] = values
+            # nobody writes to a plan, so the same array as last time is there already
+            if values is not self._filled.get(name):
+                column[: len(values)] = values
+                self._filled[name] = values
         for name, word in _LISTS.items():
             values = getattr(plan, name)
             if len(values):

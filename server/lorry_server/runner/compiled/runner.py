@@ -63,7 +63,11 @@ class CompiledRunner:
         arch = decoder.arch
         self._adapters = make_adapter_table(decoder, pool, arena, max_rows=max_tokens)
         cache = make_cache(
-            decoder, Arena(huge_pages=False), dtype=kv_dtype, num_blocks=num_blocks, block_size=block_size
+            decoder,
+            Arena(huge_pages=False),
+            dtype=kv_dtype,
+            num_blocks=num_blocks,
+            block_size=block_size,
         )
         sizes = Sizes(max_tokens, min(MAX_LOGITS_ROWS, max_tokens), max_model_len)
         self._tape = DecoderTape(decoder, cache, self._adapters, arena, sizes)
@@ -115,7 +119,9 @@ class CompiledRunner:
         parts = []
         first, num_rows = 0, len(plan.logits.rows_N)
         while True:
-            logits_plan = plan.logits.slice(first, first + self._block.max_rows)
+            logits_plan = plan.logits
+            if num_rows > self._block.max_rows:
+                logits_plan = plan.logits.slice(first, first + self._block.max_rows)
             self._block.fill_rows(logits_plan.rows_N)
             self._tape.logits_rows.fill(logits_plan)
             # The first part brings the whole step with it, the others their logits only.
