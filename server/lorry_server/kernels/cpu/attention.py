@@ -25,9 +25,10 @@ from lorry_server.kernels.cpu.attention_tiles import (
     value_tile_5,
     value_tile_6,
 )
-from lorry_server.kernels.cpu.exp import exp, tanh
-from lorry_server.kernels.cpu.quantize import largest_magnitude, magnitude_bits, nearest
+from lorry_server.kernels.cpu.exp import exp_of_nonpositive, tanh
+from lorry_server.kernels.cpu.quantize import largest_magnitude, shifted_nearest
 from lorry_server.kernels.cpu.simd import (
+    bits_of,
     float_max,
     high_f64,
     lanes,
@@ -116,7 +117,8 @@ def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
     total_low, total_high = splat_f64(0.0), splat_f64(0.0)
     for j in range(low, end, GROUP):
         at = scores + 4 * (j - low)
-        a, b = exp(load_f32x16(at) - largest), exp(load_f32x16(at + 64) - largest)
+        a = exp_of_nonpositive(load_f32x16(at) - largest)
+        b = exp_of_nonpositive(load_f32x16(at + 64) - largest)
         index_a = lanes() + splat_i32(np.int32(j))
         index_b = index_a + splat_i32(np.int32(16))
         is_edge = j < first or j + GROUP > end
@@ -130,10 +132,10 @@ def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
         if is_edge:
             a = is_visible(index_a, first, end, a, nothing)
             b = is_visible(index_b, first, end, b, nothing)
-        most = largest_magnitude(maximum_int(magnitude_bits(a), magnitude_bits(b)))
+        most = largest_magnitude(maximum_int(bits_of(a), bits_of(b)))  # none is negative
         inverse = splat_f32(np.float32(255.0) / most)
-        store_bytes(p + (j - low), nearest(a * inverse))
-        store_bytes(p + (j - low) + 16, nearest(b * inverse))
+        store_bytes(p + (j - low), shifted_nearest(a * inverse))
+        store_bytes(p + (j - low) + 16, shifted_nearest(b * inverse))
         store_f32(p_scale + (j - low) // 8, most / np.float32(255.0))
     return np.float32(sum_f64(total_low + total_high))
 

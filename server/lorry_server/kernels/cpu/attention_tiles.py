@@ -16,13 +16,15 @@ from numba.core.extending import intrinsic
 from lorry_server.kernels.cpu.simd import F32, I64, pointer, splat
 from lorry_server.kernels.cpu.tile import V16F, V16I, Tile
 
+UNROLLED = 8  # steps of a pass: heads are padded to multiples of 32 dimensions
+
 
 def make_score_tile(num_rows: int) -> Any:
     """Scores of `num_rows` queries with the 32 keys of a group.
 
     Arguments, int64: `keys_a`, `keys_b` the two runs; `q`, `ldq` query bytes; `start` int32 per row
     (-128 times its sum of bytes); `scale` float32 per row; `scale_a`, `scale_b` float32 per key;
-    `num_steps` of 4 dimensions; `y`, `ldy` 32 float32 per row.
+    `num_steps` of 4 dimensions, a multiple of 8; `y`, `ldy` 32 float32 per row.
     """
 
     @intrinsic
@@ -67,8 +69,11 @@ def _emit_scores(tile: Tile, args: list[ir.Value]) -> None:
     line = b.mul(k, ir.Constant(I64, 64))
     offset = b.mul(k, ir.Constant(I64, 4))
     xs = [tile.at(row, offset) for row in q_rows]
-    stepped = tile.step(list(sums), [tile.at(keys_a, line), tile.at(keys_b, line)], xs, 0)
-    k_next = b.add(k, ir.Constant(I64, 1))
+    runs = [tile.at(keys_a, line), tile.at(keys_b, line)]
+    stepped = list(sums)
+    for step in range(UNROLLED):
+        stepped = tile.step(stepped, [tile.at(run, 64 * step) for run in runs], xs, 4 * step)
+    k_next = b.add(k, ir.Constant(I64, UNROLLED))
     k.add_incoming(k_next, loop)
     for total, value in zip(sums, stepped, strict=True):
         total.add_incoming(value, loop)

@@ -21,7 +21,13 @@ ROUNDING_BITS = 0x4B400000
 
 @njit(nogil=True)
 def exp(x):
-    x = minimum(maximum(x, splat_f32(np.float32(-87.0))), splat_f32(np.float32(88.0)))
+    return exp_of_nonpositive(minimum(x, splat_f32(np.float32(88.0))))
+
+
+@njit(nogil=True)
+def exp_of_nonpositive(x):
+    """`exp` without the upper bound on x."""
+    x = maximum(x, splat_f32(np.float32(-87.0)))
     rounding = splat_f32(ROUNDING)
     shifted = x * splat_f32(np.float32(1.44269504088896341)) + rounding
     n = shifted - rounding

@@ -15,6 +15,7 @@ from lorry_server.kernels.cpu.simd import (
     load_i32,
     load_i64,
     load_u8,
+    prefetch,
     splat_f32,
     store_f32x16,
 )
@@ -72,8 +73,17 @@ def scale_tile(rec, first, rows, panel, tile):
 
 
 @njit(nogil=True)
-def add_adapters(rec, step, first, rows, panel, tile, scratch):
-    """Add to a tile of results what each row's adapter makes of the row (B times the shrunk row)."""
+def prefetch_bytes(address, num_bytes):
+    for line in range(0, num_bytes, 64):
+        prefetch(address + line)
+
+
+@njit(nogil=True)
+def add_adapters(rec, step, first, rows, panel, next_panel, tile, scratch):
+    """Add to a tile of results what each row's adapter makes of the row (B times the shrunk row).
+
+    Each adapter's B for `next_panel` is asked for: a step reads it once, and from memory.
+    """
     table = load_i64(rec + t.LORA)
     over_rows = load_i64(rec + t.ROWS) == t.LOGITS_ROWS
     adapters = load_i64(step + (t.ROW_ADAPTERS if over_rows else t.TOKEN_ADAPTERS)) + 4 * first
@@ -96,7 +106,9 @@ def add_adapters(rec, step, first, rows, panel, tile, scratch):
             if rank > 0:
                 num_steps = (rank + 3) // 4
                 full, last = num_steps // 8, num_steps % 8
-                b = load_i64(part + t.LORA_B) + panel * num_steps * 128
+                panel_bytes = num_steps * LD_DELTA
+                b = load_i64(part + t.LORA_B) + panel * panel_bytes
+                prefetch_bytes(b + (next_panel - panel) * panel_bytes, panel_bytes)
                 delta = scratch + DELTA
                 multiply(
                     end - m,
@@ -230,7 +242,10 @@ def matmul_chunk(rec, step, chunk, scratch):
     asked_bytes = load_i64(rec + t.NUM_GROUPS) * (64 * LINES_AHEAD)
     has_adapters = load_i64(step + t.HAS_ADAPTERS) != 0 and load_i64(rec + t.LORA) != 0
     for panel in range(chunk * per_chunk, min(panels, (chunk + 1) * per_chunk)):
-        here = w + panel * panel_bytes
+        # The next panel of this thread: of this chunk, or where its next chunk is likely to begin.
+        next_panel = panel + 1
+        if next_panel % per_chunk == 0:
+            next_panel += per_chunk * load_i64(step + t.NUM_WORKERS)
         for index in range(num_tiles):
             first = total * index // num_tiles
             rows = total * (index + 1) // num_tiles - first
@@ -238,18 +253,20 @@ def matmul_chunk(rec, step, chunk, scratch):
             # waits for the memory, and the processor's own prefetching serves it best.
             ahead = np.int64(0)
             if num_tiles > 1 and index < TILES_THAT_ASK:
-                ahead = here + panel_bytes + index * asked_bytes
+                ahead = w + next_panel * panel_bytes + index * asked_bytes
             matmul_panel(rec, first, rows, panel, scratch, ahead)
             scale_tile(rec, first, rows, panel, scratch)
             if has_adapters:
-                add_adapters(rec, step, first, rows, panel, scratch, scratch)
+                add_adapters(rec, step, first, rows, panel, next_panel, scratch, scratch)
             if mode == t.GATE:
                 upper = scratch + 128
                 upper_ahead = ahead + panels * panel_bytes if ahead != 0 else ahead
                 matmul_panel(rec, first, rows, panel + panels, upper, upper_ahead)
                 scale_tile(rec, first, rows, panel + panels, upper)
                 if has_adapters:
-                    add_adapters(rec, step, first, rows, panel + panels, upper, scratch)
+                    add_adapters(
+                        rec, step, first, rows, panel + panels, next_panel + panels, upper, scratch
+                    )
                 gate_tile(rec, first, rows, panel, scratch)
             elif mode == t.ADD:
                 add_tile(rec, first, rows, panel, scratch)

@@ -41,6 +41,12 @@ def largest_magnitude(bits):
 
 
 @njit(nogil=True)
+def shifted_nearest(x):
+    """Integers whose low bytes are those of `nearest(x)`: enough for `store_bytes`."""
+    return bits_of(x + splat_f32(ROUNDING))
+
+
+@njit(nogil=True)
 def nearest(x):
     """The nearest integers, ties to even, of |x| < 2**22."""
     return bits_of(x + splat_f32(ROUNDING)) - splat_i32(np.int32(ROUNDING_BITS))
