@@ -36,6 +36,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "runner.compiled": {
         "runner",
         "engine.plan",
+        "engine.thread_priority",
         "kernels.cpu",
         "layers",
         "lora",

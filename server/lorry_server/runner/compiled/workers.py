@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from lorry_server.engine.thread_priority import give_way
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import address
 
@@ -33,8 +34,8 @@ class Workers:
                 raise OSError(ctypes.get_errno(), "sem_init failed")
         self._threads = [
             threading.Thread(
-                target=run,
-                args=(address(step), index),
+                target=_work,
+                args=(run, address(step), index),
                 name=f"lorry-compute-{index}",
                 daemon=True,  # a process that ends without `stop` is not kept alive by them
             )
@@ -54,3 +55,8 @@ class Workers:
 
     def _semaphore(self, worker: int) -> ctypes.c_void_p:
         return ctypes.c_void_p(address(self._semaphores) + worker * t.SEMAPHORE_BYTES)
+
+
+def _work(run: Callable[[int, int], None], step: int, thread: int) -> None:
+    give_way()
+    run(step, thread)
