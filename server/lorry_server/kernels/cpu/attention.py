@@ -96,6 +96,21 @@ def is_visible(index, first, end, value, hidden):
 
 
 @njit(nogil=True, error_model="numpy")
+def store_weights(a, b, c, d, p, p_scale):
+    """The weights of two groups to bytes and a scale each; none is negative."""
+    most_ab = largest_magnitude(maximum_int(bits_of(a), bits_of(b)))
+    most_cd = largest_magnitude(maximum_int(bits_of(c), bits_of(d)))
+    inverse_ab = splat_f32(np.float32(255.0) / most_ab)
+    inverse_cd = splat_f32(np.float32(255.0) / most_cd)
+    store_bytes(p, shifted_nearest(a * inverse_ab))
+    store_bytes(p + 16, shifted_nearest(b * inverse_ab))
+    store_bytes(p + 32, shifted_nearest(c * inverse_cd))
+    store_bytes(p + 48, shifted_nearest(d * inverse_cd))
+    store_f32(p_scale, most_ab / np.float32(255.0))
+    store_f32(p_scale + 4, most_cd / np.float32(255.0))
+
+
+@njit(nogil=True, error_model="numpy")
 def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
     """Scores of tokens `low` on to weights in bytes and a scale per group; returns their sum.
 
@@ -115,28 +130,43 @@ def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
         best = maximum(values, best)
     largest = splat_f32(float_max(best))
     total_low, total_high = splat_f64(0.0), splat_f64(0.0)
-    for j in range(low, end, GROUP):
+    j = low
+    while j < end:
         at = scores + 4 * (j - low)
+        if j >= first and j + 2 * GROUP <= end:
+            # Two groups at once: one alone is a chain of operations that leaves the core waiting.
+            a = exp_of_nonpositive(load_f32x16(at) - largest)
+            b = exp_of_nonpositive(load_f32x16(at + 64) - largest)
+            c = exp_of_nonpositive(load_f32x16(at + 128) - largest)
+            d = exp_of_nonpositive(load_f32x16(at + 192) - largest)
+            total_low = total_low + ((low_f64(a) + low_f64(b)) + (low_f64(c) + low_f64(d)))
+            total_high = total_high + ((high_f64(a) + high_f64(b)) + (high_f64(c) + high_f64(d)))
+            of_group = value_scales + 4 * (j - low)
+            a = a * load_f32x16(of_group)
+            b = b * load_f32x16(of_group + 64)
+            c = c * load_f32x16(of_group + 128)
+            d = d * load_f32x16(of_group + 192)
+            store_weights(a, b, c, d, p + (j - low), p_scale + (j - low) // 8)
+            j += 2 * GROUP
+            continue
         a = exp_of_nonpositive(load_f32x16(at) - largest)
         b = exp_of_nonpositive(load_f32x16(at + 64) - largest)
         index_a = lanes() + splat_i32(np.int32(j))
         index_b = index_a + splat_i32(np.int32(16))
-        is_edge = j < first or j + GROUP > end
-        if is_edge:
-            a = is_visible(index_a, first, end, a, nothing)
-            b = is_visible(index_b, first, end, b, nothing)
+        a = is_visible(index_a, first, end, a, nothing)
+        b = is_visible(index_b, first, end, b, nothing)
         total_low = (total_low + low_f64(a)) + low_f64(b)
         total_high = (total_high + high_f64(a)) + high_f64(b)
         a = a * load_f32x16(value_scales + 4 * (j - low))
         b = b * load_f32x16(value_scales + 4 * (j - low) + 64)
-        if is_edge:
-            a = is_visible(index_a, first, end, a, nothing)
-            b = is_visible(index_b, first, end, b, nothing)
+        a = is_visible(index_a, first, end, a, nothing)
+        b = is_visible(index_b, first, end, b, nothing)
         most = largest_magnitude(maximum_int(bits_of(a), bits_of(b)))  # none is negative
         inverse = splat_f32(np.float32(255.0) / most)
         store_bytes(p + (j - low), shifted_nearest(a * inverse))
         store_bytes(p + (j - low) + 16, shifted_nearest(b * inverse))
         store_f32(p_scale + (j - low) // 8, most / np.float32(255.0))
+        j += GROUP
     return np.float32(sum_f64(total_low + total_high))
 
 

@@ -8,7 +8,7 @@ from numba import njit
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.exp import gelu_tanh, silu, tanh
 from lorry_server.kernels.cpu.nibble_tile import multiply_nibbles
-from lorry_server.kernels.cpu.quantize import quantize_group
+from lorry_server.kernels.cpu.quantize import quantize_group, quantize_two_groups
 from lorry_server.kernels.cpu.simd import (
     load_f32,
     load_f32x16,
@@ -174,6 +174,17 @@ def logits_tile(rec, first, rows, panel, tile):
             store_f32x16(target + half, logits)
 
 
+@njit(nogil=True, error_model="numpy")
+def gated(row, is_silu):
+    """activation(gate) * up of a row of a tile."""
+    a, b = load_f32x16(row), load_f32x16(row + 64)
+    if is_silu:
+        a, b = silu(a), silu(b)
+    else:
+        a, b = gelu_tanh(a), gelu_tanh(b)
+    return a * load_f32x16(row + 128), b * load_f32x16(row + 192)
+
+
 @njit(nogil=True)
 def gate_tile(rec, first, rows, panel, tile):
     """activation(gate) * up of 32 features, which make one group of the next matmul's input."""
@@ -181,14 +192,18 @@ def gate_tile(rec, first, rows, panel, tile):
     groups = load_i64(rec + t.OUT_GROUPS)
     scale, start = load_i64(rec + t.OUT_SCALE), load_i64(rec + t.OUT_START)
     is_silu = load_i64(rec + t.ACTIVATION) == t.SILU
-    for m in range(rows):
-        row = tile + m * LD_TILE
-        a, b = load_f32x16(row), load_f32x16(row + 64)
-        if is_silu:
-            a, b = silu(a), silu(b)
-        else:
-            a, b = gelu_tanh(a), gelu_tanh(b)
-        a, b = a * load_f32x16(row + 128), b * load_f32x16(row + 192)
+    m = 0
+    while (
+        m + 1 < rows
+    ):  # by two: one row alone is a chain of operations that leaves the core waiting
+        a, b = gated(tile + m * LD_TILE, is_silu)
+        c, d = gated(tile + (m + 1) * LD_TILE, is_silu)
+        at = 4 * (groups * (first + m) + panel)
+        here = xq + (first + m) * ld + 32 * panel
+        quantize_two_groups(a, b, c, d, here, ld, scale + at, start + at, 4 * groups)
+        m += 2
+    if m < rows:
+        a, b = gated(tile + m * LD_TILE, is_silu)
         at = 4 * (groups * (first + m) + panel)
         quantize_group(a, b, xq + (first + m) * ld + 32 * panel, scale + at, start + at)
 

@@ -65,6 +65,25 @@ def quantize_group(a, b, xq, scale, start):
 
 
 @njit(nogil=True, error_model="numpy")
+def quantize_two_groups(a, b, c, d, xq, ld, scale, start, ld_scale):
+    """`quantize_group` of a and b, and of c and d a row further on, side by side."""
+    most_ab = largest_magnitude(maximum_int(magnitude_bits(a), magnitude_bits(b)))
+    most_cd = largest_magnitude(maximum_int(magnitude_bits(c), magnitude_bits(d)))
+    inverse_ab = splat_f32(np.float32(127.0) / most_ab)
+    inverse_cd = splat_f32(np.float32(127.0) / most_cd)
+    a_int, b_int = nearest(a * inverse_ab), nearest(b * inverse_ab)
+    c_int, d_int = nearest(c * inverse_cd), nearest(d * inverse_cd)
+    store_bytes(xq, a_int)
+    store_bytes(xq + 16, b_int)
+    store_bytes(xq + ld, c_int)
+    store_bytes(xq + ld + 16, d_int)
+    store_f32(scale, most_ab / np.float32(127.0))
+    store_f32(scale + ld_scale, most_cd / np.float32(127.0))
+    store_i32(start, np.int32(-128) * sum_int(a_int + b_int))
+    store_i32(start + ld_scale, np.int32(-128) * sum_int(c_int + d_int))
+
+
+@njit(nogil=True, error_model="numpy")
 def quantize_row(x, num_groups, xq, scale, start):
     """A row to bytes, and for each group a scale and -128 times the sum of its bytes."""
     for g in range(num_groups):
