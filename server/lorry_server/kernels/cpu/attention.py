@@ -39,7 +39,7 @@ from lorry_server.kernels.cpu.simd import (
     low_f64,
     maximum,
     maximum_int,
-    prefetch,
+    prefetch_bytes,
     splat_f32,
     splat_f64,
     splat_i32,
@@ -171,12 +171,6 @@ def softmax_row(scores, value_scales, low, first, end, softcap, p, p_scale):
 
 
 @njit(nogil=True)
-def prefetch_run(address, num_bytes):
-    for line in range(0, num_bytes, 64):
-        prefetch(address + line)
-
-
-@njit(nogil=True)
 def list_runs(rec, step, head, table, low, end, scratch):
     """Where each run of 16 tokens lies (its first slot of the head), and the values' scales in order.
 
@@ -191,7 +185,7 @@ def list_runs(rec, step, head, table, low, end, scratch):
         if j < end:
             block = np.int64(load_i32(table + 4 * (j // block_size)))
             run = (block * heads + head) * block_size + j % block_size
-            prefetch_run(keys + run * padded, RUN * padded)
+            prefetch_bytes(keys + run * padded, RUN * padded)
         at = j - low
         store_i64(scratch + at // 2, run)
         store_f32x16(scales + 4 * at, load_f32x16(value_scales + 4 * run))
@@ -257,8 +251,8 @@ def attend_tile(rec, step, head, positions, first_token, q_row, begin, rows, low
         at = j - low
         run_a, run_b = load_i64(runs + at // 2), load_i64(runs + at // 2 + 8)
         if is_first:
-            prefetch_run(values + run_a * padded, RUN * padded)
-            prefetch_run(values + run_b * padded, RUN * padded)
+            prefetch_bytes(values + run_a * padded, RUN * padded)
+            prefetch_bytes(values + run_b * padded, RUN * padded)
         score(
             rows,
             keys + run_a * padded,

@@ -15,7 +15,7 @@ from lorry_server.kernels.cpu.simd import (
     load_i32,
     load_i64,
     load_u8,
-    prefetch,
+    prefetch_bytes,
     splat_f32,
     store_f32x16,
 )
@@ -70,12 +70,6 @@ def scale_tile(rec, first, rows, panel, tile):
             b = b + load_f32x16(bias + 128 * panel + 64)
         store_f32x16(row, a)
         store_f32x16(row + 64, b)
-
-
-@njit(nogil=True)
-def prefetch_bytes(address, num_bytes):
-    for line in range(0, num_bytes, 64):
-        prefetch(address + line)
 
 
 @njit(nogil=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, lower_builtin, register_model, type_callable
@@ -306,6 +307,13 @@ def prefetch(typingctx: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
+
+
+@njit(nogil=True)
+def prefetch_bytes(address, num_bytes):
+    """Ask for all cache lines of a piece of memory."""
+    for line in range(0, num_bytes, 64):
+        prefetch(address + line)
 
 
 def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:

@@ -10,7 +10,7 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.attention import attend_chunk
 from lorry_server.kernels.cpu.keys_and_values import keys_and_values_token
 from lorry_server.kernels.cpu.lora import rows_per_shrink_chunk, shrink_chunk
-from lorry_server.kernels.cpu.matmul import matmul_chunk
+from lorry_server.kernels.cpu.matmul import matmul_chunk, num_rows
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
     embed_row,
@@ -36,13 +36,6 @@ ROWS_PER_CHUNK = 4  # of the operations on single rows, in large steps
 
 
 @njit(nogil=True)
-def num_rows_of(rec, step):
-    return load_i64(
-        step + (t.NUM_ROWS if load_i64(rec + t.ROWS) == t.LOGITS_ROWS else t.NUM_TOKENS)
-    )
-
-
-@njit(nogil=True)
 def rows_per_chunk(rows):
     return 1 if rows < 16 else ROWS_PER_CHUNK
 
@@ -51,7 +44,7 @@ def rows_per_chunk(rows):
 def num_chunks_of(rec, step):
     """Into how many chunks an operation falls in this step."""
     op = load_i64(rec + t.OP)
-    rows = num_rows_of(rec, step)
+    rows = num_rows(rec, step)
     if rows == 0:
         return np.int64(0)
     if op == t.MATMUL or op == t.FLOAT_MATMUL:
@@ -87,7 +80,7 @@ def run_chunk(rec, step, chunk, scratch):
     elif op == t.SAMPLE:
         call_second_part(load_i64(rec + t.SAMPLE_CODE), rec, step, chunk, scratch)
     else:
-        rows = num_rows_of(rec, step)
+        rows = num_rows(rec, step)
         per_chunk = rows_per_chunk(rows)
         for row in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
             if op == t.NORM:

@@ -5,9 +5,6 @@ Shape legend: T tokens of the largest step, N logits rows computed at once, P pa
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena
 from lorry_server.kernels.cpu.pack import GROUP, padded
@@ -84,17 +81,3 @@ class FloatRows:
             t.NUM_GROUPS: self.padded // GROUP,
             t.ELEMENT: t.FLOAT32,
         }
-
-
-class ShrunkRows:
-    """What the A of each row's adapter made of it: for each slice, ranks up to `max_rank`."""
-
-    def __init__(self, arena: Arena, *, num_rows: int, max_rank: int, max_slices: int) -> None:
-        self.groups = padded(max_rank) // GROUP
-        self.bytes = arena.bytes(num_rows * max_slices * padded(max_rank))
-        self.scale = arena.floats(num_rows * max_slices * self.groups)
-        self.start = arena.ints(num_rows * max_slices * self.groups)
-
-
-def aligned_int32(arena: Arena, count: int) -> npt.NDArray[np.int32]:
-    return arena.ints(max(1, count))
