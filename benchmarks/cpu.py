@@ -17,6 +17,7 @@ from pathlib import Path
 from cpu_sections.bench import SECTIONS, Bench
 from cpu_sections.contestant import ContestantError
 from cpu_sections.report import Report, machine
+from cpu_sections.timer_floor import StolenTime
 
 from lorry_loadtest.local_server import ServerFailedError
 
@@ -38,11 +39,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, report, Path(folder))
         for section in options.only:
+            stolen = StolenTime()
             try:
                 bench.run(section)
             except FAILURES as exc:
                 report.progress(f"{section} failed: {type(exc).__name__}: {exc}")
                 failed.append(section)
+            report.disturbed(section, stolen.share())
     print(report.markdown())
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

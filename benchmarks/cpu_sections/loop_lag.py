@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 from cpu_sections.contestant import HttpContestant, Work
 from cpu_sections.report import Report, Row
 from cpu_sections.throughput import NEW_TOKENS, PROMPT_TOKENS
+from cpu_sections.timer_floor import sleep_lag_ms
 
 PROBE = Path(__file__).with_name("lag_probe.py")
 CHEAPEST_PATH = "/health/live"
 INTERVAL_MS = 10
 WANTED_P99_MS = 5.0
 IDLE_S = 2.0
+FLOOR_S = 10.0
 BUCKET = re.compile(r'^(?P<name>\w*loop_lag\w*)_bucket\{.*le="(?P<le>[^"]+)".*\} (?P<count>\S+)$')
 
 
@@ -32,6 +34,7 @@ def loop_lag(report: Report, ours: HttpContestant, *, concurrency: int, seconds:
     probe's own wait for a core: it is an upper bound of the loop's lag. Where the server counts
     its lag itself, that is reported too.
     """
+    floor_ms = sleep_lag_ms(FLOOR_S)
     idle_ms = _probe(ours.base_url, IDLE_S)
     before = _lag_buckets(ours.base_url)
     under_load_ms: list[float] = []
@@ -69,6 +72,13 @@ def loop_lag(report: Report, ours: HttpContestant, *, concurrency: int, seconds:
         ),
         Row("lag", "p50, p99, max of it beside the streams", None, _summary(under_load_ms)),
         Row("lag", "p50, p99, max of it beside nothing", None, _summary(idle_ms)),
+        Row(
+            "lag",
+            "p50, p99, max by which a bare sleep of 20 ms is late beside one spinning process a "
+            "core: the machine's own part",
+            None,
+            _summary(floor_ms),
+        ),
     )
     for name, counts in after.items():
         bound_s = _quantile(counts, before.get(name, {}), 0.99)
@@ -83,7 +93,15 @@ def loop_lag(report: Report, ours: HttpContestant, *, concurrency: int, seconds:
                     "at most 1.00",
                 )
             )
-    report.keep("lag", {"idle_ms": idle_ms, "under_load_ms": under_load_ms, "metrics": after})
+    report.keep(
+        "lag",
+        {
+            "floor_ms": floor_ms,
+            "idle_ms": idle_ms,
+            "under_load_ms": under_load_ms,
+            "metrics": after,
+        },
+    )
 
 
 def _probe(base_url: str, seconds: float) -> list[float]:

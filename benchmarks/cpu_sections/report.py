@@ -47,6 +47,19 @@ class Report:
         if self._out is not None:
             self._out.write_text(json.dumps(self._document(), indent=1) + "\n")
 
+    def disturbed(self, section: str, stolen_share: float | None) -> None:
+        """Note the share of the cores' time that the host gave to others during a section."""
+        if stolen_share is not None:
+            self.add(
+                Row(
+                    section,
+                    "share of the cores' time taken by the host",
+                    None,
+                    f"{stolen_share:.1%}",
+                )
+            )
+            self.keep(f"{section}_stolen_share", stolen_share)
+
     def markdown(self) -> str:
         lines = ["| ratio | wanted | what | ours | beside |", "|---|---|---|---|---|"]
         for row in self._rows:

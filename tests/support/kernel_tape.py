@@ -136,7 +136,7 @@ class RunningTape:
         """Compute a step. `rows` are its logits rows, `adapters` the number of each token's."""
         self.block.fill(plan, adapters)
         self.block.fill_rows(np.array(rows, np.int32))
-        kernels()(address(self.block.words), 0)
+        self.workers.compute_step()
 
     def close(self) -> None:
         self.workers.stop()

@@ -21,7 +21,6 @@ from lorry_server.engine.client import AdapterInfo, EngineInfo, EngineStats, Req
 from lorry_server.engine.engine import Engine, StepFailed
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.request import Request
-from lorry_server.engine.thread_priority import give_way
 from lorry_server.engine.token_stream import TokenStream
 from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
 
@@ -193,7 +192,6 @@ class EngineService:
     # -- the engine's thread
 
     def _run(self) -> None:
-        give_way()
         failures = 0
         try:
             while True:

@@ -113,9 +113,9 @@ def test_a_worker_that_sleeps_through_a_step_is_not_waited_for() -> None:
     product = Product()
 
     with product.tape.started(num_threads=3) as running:
-        running.block.set(t.NUM_WORKERS, 0)  # none is woken
+        running.block.set(t.NUM_WORKERS, 1)  # the others are not woken
         is_made_alone = product.compute(running)
-        running.block.set(t.NUM_WORKERS, 2)
+        running.block.set(t.NUM_WORKERS, 3)
         is_made_together = product.compute(running)
 
     assert is_made_alone
@@ -159,7 +159,7 @@ def test_closing_ends_the_threads() -> None:
     before = set(threading.enumerate())
 
     with product.tape.started(num_threads=4) as running:
-        assert len(set(threading.enumerate()) - before) == 3
+        assert len(set(threading.enumerate()) - before) == 4
         running.step(product.plan)
 
     assert set(threading.enumerate()) == before

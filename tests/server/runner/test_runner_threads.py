@@ -26,7 +26,7 @@ def test_closing_a_runner_ends_its_threads(tmp_path: Path) -> None:
     runner.compiled.close()
     runner.compiled.close()
 
-    assert len(started) == 2
+    assert len(started) == 3
     assert not any(thread.is_alive() for thread in started)
 
 
@@ -39,5 +39,5 @@ def test_threads_do_not_outlive_a_runner_that_is_forgotten(tmp_path: Path) -> No
     del engine, runner
     gc.collect()
 
-    assert len(started) == 2
+    assert len(started) == 3
     assert not any(thread.is_alive() for thread in started)

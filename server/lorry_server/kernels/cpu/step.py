@@ -1,4 +1,4 @@
-"""`run`: every thread walks the tape, claiming chunks; the one function that Python calls."""
+"""`run`: every worker walks the tape, claiming chunks; the one function that Python calls."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from lorry_server.kernels.cpu.threads import (
     claim,
     cycles,
     load_shared,
+    replace_shared,
     sem_post,
     sem_wait,
     store_shared,
@@ -118,11 +119,11 @@ def list_items(step):
 
 
 @njit(nogil=True)
-def walk(step, epoch, scratch, thread):
+def walk(step, epoch, scratch, worker):
     """Take part in a step until it is over."""
     tape, chunks = load_i64(step + t.TAPE), load_i64(step + t.NUM_CHUNKS)
     claimed, done = load_i64(step + t.CLAIMED), load_i64(step + t.DONE)
-    phase_cycles = load_i64(step + t.PHASE_CYCLES) if thread == 0 else np.int64(0)
+    phase_cycles = load_i64(step + t.PHASE_CYCLES) if worker == 0 else np.int64(0)
     began = cycles() if phase_cycles != 0 else np.int64(0)
     for phase in range(load_i64(step + t.NUM_OPS)):
         rec = tape + phase * (t.WORDS * t.WORD_BYTES)
@@ -143,11 +144,14 @@ def walk(step, epoch, scratch, thread):
             now = cycles()
             store_i64(phase_cycles + 8 * phase, load_i64(phase_cycles + 8 * phase) + now - began)
             began = now
+    # The first worker at the end has seen every chunk done.
+    if replace_shared(step + t.FINISHED, epoch - 1, epoch):
+        sem_post(load_i64(step + t.CALLER))
 
 
 @njit(nogil=True)
 def begin(step):
-    """Lay out the step's chunks and wake the workers; returns the number of the step."""
+    """Lay out the step's chunks and wake the workers."""
     list_items(step)
     epoch = load_i64(step + t.EPOCH) + 1
     tape, chunks = load_i64(step + t.TAPE), load_i64(step + t.NUM_CHUNKS)
@@ -161,23 +165,25 @@ def begin(step):
     semaphores = load_i64(step + t.SEMAPHORES)
     for worker in range(load_i64(step + t.NUM_WORKERS)):
         sem_post(semaphores + worker * t.SEMAPHORE_BYTES)
-    return epoch
 
 
 @njit(types.void(types.int64, types.int64), nogil=True, cache=True)
-def run(step, thread):
-    """Thread 0 runs one step and returns; any other takes part in all until the block says to stop.
+def run(step, worker):
+    """A worker, numbered from 0, takes part in all steps until the block says to stop.
 
-    `step` is the address of a step block.
+    With NO_WORKER, have the workers compute one step and sleep until it is over. `step` is
+    the address of a step block.
     """
-    scratch = load_i64(step + t.SCRATCH) + thread * load_i64(step + t.SCRATCH_BYTES)
-    if thread == 0:
-        walk(step, begin(step), scratch, thread)
+    if worker == t.NO_WORKER:
+        begin(step)
+        while sem_wait(load_i64(step + t.CALLER)) != 0:
+            continue  # a signal woke it
         return
-    semaphore = load_i64(step + t.SEMAPHORES) + (thread - 1) * t.SEMAPHORE_BYTES
+    scratch = load_i64(step + t.SCRATCH) + worker * load_i64(step + t.SCRATCH_BYTES)
+    semaphore = load_i64(step + t.SEMAPHORES) + worker * t.SEMAPHORE_BYTES
     while True:
         if sem_wait(semaphore) != 0:
-            continue  # a signal woke it
+            continue
         if load_shared(step + t.STOP) != 0:
             return
-        walk(step, load_shared(step + t.EPOCH), scratch, thread)
+        walk(step, load_shared(step + t.EPOCH), scratch, worker)

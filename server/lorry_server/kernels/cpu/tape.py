@@ -1,6 +1,6 @@
 """The step as data: one record for each operation, and one block of what changes from step to step.
 
-A model is written out once as a tape of records (`runner.compiled.tape`), and `step.run_step` walks it.
+A model is written out once as a tape of records (`runner.compiled.tape`), and `step.run` walks it.
 So the compiled code is the same for every model, and is compiled once for a machine. A record and
 the step block are rows of 8-byte words: an integer or an address, or a float32 in a word's low half.
 """
@@ -87,7 +87,10 @@ PHASE_CYCLES = (
     232  # int64 sums of the time stamp counter for each operation of the tape, or 0: not measured
 )
 SECOND_PART = 240  # the address of the code for operations over floats, or 0
-STEP_WORDS = 32
+FINISHED = 248  # the number of the last step that is over
+CALLER = 256  # the address of the semaphore on which who asked for the step waits
+NO_WORKER = -1  # in place of a worker's number: who asks for a step
+STEP_WORDS = 33
 
 ITEM_BYTES = 24  # sequence, first token of the step, number of tokens
 QUERIES_PER_ITEM = 16

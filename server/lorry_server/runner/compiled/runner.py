@@ -89,12 +89,10 @@ class CompiledRunner:
             scores_length=scores_length,
         )
         self._block.set(t.SECOND_PART, float_kernels)
-        self._step = address(self._block.words)
         stride = self._tape.logits.padded
         self._logits_NV = self._tape.logits.values.reshape(-1, stride)[:, : arch.vocab_size]
-        self._run = kernels
-        workers = Workers(self._block.words, num_threads=num_threads, run=kernels)
-        self._end_workers = weakref.finalize(self, workers.stop)
+        self._workers = Workers(self._block.words, num_threads=num_threads, run=kernels)
+        self._end_workers = weakref.finalize(self, self._workers.stop)
 
     def close(self) -> None:
         """End the worker threads; they end as well when nothing refers to the runner any more."""
@@ -138,7 +136,7 @@ class CompiledRunner:
         self._block.set(t.NUM_OPS, self._num_ops - first_op)
         self._block.set(t.PHASE_CYCLES, address(self._cycles) + t.WORD_BYTES * first_op)
         began = time.perf_counter()
-        self._run(self._step, 0)
+        self._workers.compute_step()
         self._seconds += time.perf_counter() - began
 
 

@@ -1,4 +1,8 @@
-"""`Workers`: the threads that compute steps together with the engine's own."""
+"""`Workers`: the threads that compute steps.
+
+The thread that asks for a step only sleeps meanwhile. It runs Python and holds the interpreter's lock,
+for which the event loop may be waiting, so it must not be among those that give way.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from lorry_server.kernels.cpu.memory import address
 
 
 class Workers:
-    """Threads 1 to `num_threads - 1`, asleep in the kernel until a step begins.
+    """`num_threads` threads, asleep in the kernel until a step begins.
 
-    They hold no lock of the interpreter while they compute or sleep. `run(step, thread)` is the
+    They hold no lock of the interpreter while they compute or sleep. `run(step, worker)` is the
     compiled function.
     """
 
@@ -25,12 +29,15 @@ class Workers:
         self, step: npt.NDArray[np.int64], *, num_threads: int, run: Callable[[int, int], None]
     ) -> None:
         self._step = step
+        self._run = run
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._semaphores = np.zeros((num_threads, t.SEMAPHORE_BYTES), np.uint8)
-        step[t.SEMAPHORES // t.WORD_BYTES] = address(self._semaphores)
-        step[t.NUM_WORKERS // t.WORD_BYTES] = num_threads - 1
-        for worker in range(num_threads - 1):
-            if self._libc.sem_init(self._semaphore(worker), 0, 0) != 0:
+        # One for each worker, and the last for who waits for them.
+        self._semaphores = np.zeros((num_threads + 1, t.SEMAPHORE_BYTES), np.uint8)
+        step[t.SEMAPHORES // t.WORD_BYTES] = self._semaphore(0)
+        step[t.CALLER // t.WORD_BYTES] = self._semaphore(num_threads)
+        step[t.NUM_WORKERS // t.WORD_BYTES] = num_threads
+        for place in range(num_threads + 1):
+            if self._libc.sem_init(ctypes.c_void_p(self._semaphore(place)), 0, 0) != 0:
                 raise OSError(ctypes.get_errno(), "sem_init failed")
         self._threads = [
             threading.Thread(
@@ -39,24 +46,28 @@ class Workers:
                 name=f"lorry-compute-{index}",
                 daemon=True,  # a process that ends without `stop` is not kept alive by them
             )
-            for index in range(1, num_threads)
+            for index in range(num_threads)
         ]
         for thread in self._threads:
             thread.start()
+
+    def compute_step(self) -> None:
+        """Have the step computed that the block describes; the calling thread sleeps meanwhile."""
+        self._run(address(self._step), t.NO_WORKER)
 
     def stop(self) -> None:
         """End the threads; no step may be running."""
         self._step[t.STOP // t.WORD_BYTES] = 1
         for worker in range(len(self._threads)):
-            self._libc.sem_post(self._semaphore(worker))
+            self._libc.sem_post(ctypes.c_void_p(self._semaphore(worker)))
         for thread in self._threads:
             thread.join()
         self._threads = []
 
-    def _semaphore(self, worker: int) -> ctypes.c_void_p:
-        return ctypes.c_void_p(address(self._semaphores) + worker * t.SEMAPHORE_BYTES)
+    def _semaphore(self, place: int) -> int:
+        return address(self._semaphores) + place * t.SEMAPHORE_BYTES
 
 
-def _work(run: Callable[[int, int], None], step: int, thread: int) -> None:
+def _work(run: Callable[[int, int], None], step: int, worker: int) -> None:
     give_way()
-    run(step, thread)
+    run(step, worker)
