@@ -49,6 +49,16 @@ class CompletionConnection(asyncio.Protocol):
 
         Raises RuntimeError for any answer but a whole stream, with what the server said.
         """
+        is_reused = self._transport is not None and not self._transport.is_closing()
+        timing = await self._exchange(body)
+        if timing is None and is_reused:
+            timing = await self._exchange(body)  # it was closed while the request was on its way
+        if timing is None:
+            raise RuntimeError("the server closed the connection without an answer")
+        return timing
+
+    async def _exchange(self, body: dict[str, Any]) -> StreamTiming | None:
+        """One request; None if the connection was closed before a byte of the answer."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             await loop.create_connection(lambda: self, self._host, self._port)
@@ -66,6 +76,8 @@ class CompletionConnection(asyncio.Protocol):
         self._transport.write(head.encode() + encoded)
         await self._answer
         ended_s = time.perf_counter()
+        if not self._received:
+            return None
         num_tokens = read_answer(bytes(self._received))
         if self._first_event_s is None:
             raise RuntimeError("the answer holds no event")

@@ -1,0 +1,67 @@
+"""`/v1/adapters`: what an adapter is, where it lies, and how it came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class LoadTimes(Struct, frozen=True):
+    """Milliseconds of each phase of the last load."""
+
+    fetch: float
+    read: float
+    check: float
+    prepare: float
+
+
+class AdapterCard(Struct, frozen=True):
+    """One name. `digest` identifies the version that it stands for now.
+
+    `state` is "ready", "loading", "failed" or "known" (its source is, it was not loaded yet);
+    `tier` is "device", "host" or "disk", the fastest that holds it. `error` says why the last load
+    failed.
+    """
+
+    id: str
+    source: str
+    state: str
+    object: str = "adapter"
+    digest: str | None = None
+    tier: str | None = None
+    pinned: bool = False
+    num_bytes: int | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    target_modules: list[str] = []
+    features: list[str] = []
+    requests_in_flight: int = 0
+    load_ms: LoadTimes | None = None
+    unmatched_tensors: list[str] = []
+    doctor: dict[str, Any] | None = None
+    contract: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class AdapterList(Struct, frozen=True):
+    data: list[AdapterCard]
+    object: str = "list"
+
+
+class PutAdapter(Struct, frozen=True, forbid_unknown_fields=True):
+    """Load `source` under the name in the path, in place of what has the name now.
+
+    With `preload` false it is loaded when the first request asks for it. A `pinned` adapter is
+    not taken out of memory to make room.
+    """
+
+    source: str
+    pinned: bool = False
+    preload: bool = True
+
+
+class DeletedAdapter(Struct, frozen=True):
+    id: str
+    object: str = "adapter"
+    deleted: bool = True
