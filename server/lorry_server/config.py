@@ -121,7 +121,10 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
     ):
         if value is not None and not low <= value <= high:
             wrong(flag, value, f"it must be between {low} and {high}")
-    num_bytes = {"--adapter-memory": given.adapter_memory, "--kv-cache-memory": given.kv_cache_memory}
+    num_bytes = {
+        "--adapter-memory": given.adapter_memory,
+        "--kv-cache-memory": given.kv_cache_memory,
+    }
     parsed: dict[str, int | None] = {}
     for flag, text in num_bytes.items():
         parsed[flag] = None if text is None else _parse_bytes(text)
