@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 from lorry_server.engine.sequence import Flow
-
-
-class AdapterResidency(Protocol):
-    """Pins adapters on the device, as far as they fit (`lora.residency.Residency`)."""
-
-    def acquire(self, digest: str) -> bool: ...
-    def release(self, digest: str) -> None: ...
+from lorry_server.lora.residency import Residency
 
 
 @dataclass(slots=True)
@@ -33,7 +26,7 @@ class AdapterRoom:
     beside the adapters that are held; that can change only when one of them is held no longer.
     """
 
-    def __init__(self, residency: AdapterResidency) -> None:
+    def __init__(self, residency: Residency) -> None:
         self._residency = residency
         self._tenancies: dict[str, _Tenancy] = {}
         self._refused: set[Flow] = set()

@@ -1,4 +1,4 @@
-"""In what order waiting flows are looked at: `Fifo`, and `FairByAdapter` by tokens served.
+"""In what order flows are looked at that wait: `Fifo`, and `FairByAdapter` by tokens served.
 
 `FairByAdapter` counts what each flow was served, in virtual token counters (Sheng et al., "Fairness
 in Serving Large Language Models", OSDI 2024, arXiv 2401.00588), and looks first at the flow that
@@ -17,6 +17,9 @@ from lorry_server.engine.sequence import Flow, Sequence
 # weights and context, prompt tokens share one. Providers' prices have about the same ratio.
 PROMPT_TOKEN_COST = 1.0
 OUTPUT_TOKEN_COST = 2.0
+
+# In full steps' worth of tokens: how long somebody waits before age counts, and how often it does.
+AGEING_STEPS = 64
 
 # Flows that are gone and had more than their share are remembered until the others have caught up.
 # More than these at once would be an attack on memory; then the longest gone are let off.
@@ -132,6 +135,7 @@ class FairByAdapter:
         self._floor = 0.0  # what nobody who arrives has less than
         self._num_admissions = 0
         self._last_admitted: Flow = None
+        self._eldest: Sequence | None = None  # who was last said to go first for its age
         self._last_aged = 0  # when somebody was admitted for age
 
     @property
@@ -179,7 +183,7 @@ class FairByAdapter:
         self._num_admissions += 1
         self._accounts[sequence.flow].last_admission = self._num_admissions
         self._last_admitted = sequence.flow
-        if now - sequence.waiting_since >= self._ageing_tokens:
+        if sequence is self._eldest:
             self._last_aged = now
 
     def rank(self, head: Sequence) -> Rank:
@@ -187,10 +191,12 @@ class FairByAdapter:
         return (account.service, account.last_admission, head.order)
 
     def longest_waiting(self, heads: Collection[Sequence], now: int) -> Sequence | None:
-        if now - self._last_aged < self._ageing_tokens or not heads:
-            return None
-        oldest = min(heads, key=lambda head: head.order)
-        return oldest if now - oldest.waiting_since >= self._ageing_tokens else None
+        self._eldest = None
+        if heads and now - self._last_aged >= self._ageing_tokens:
+            oldest = min(heads, key=lambda head: (head.waiting_since, head.order))
+            if now - oldest.waiting_since >= self._ageing_tokens:
+                self._eldest = oldest
+        return self._eldest
 
     def service(self, flow: Flow) -> float:
         account = self._accounts.get(flow)
@@ -223,3 +229,11 @@ class FairByAdapter:
         flow = sequence.flow
         self._accounts[flow].service += cost / self._weights.get(flow, 1.0)
         sequence.num_paid_tokens = end
+
+
+def make_policy(scheduling: str, *, full_step: int) -> SchedulingPolicy:
+    """The policy called "fair" or "fifo"; `full_step` is what a step computes at most, in tokens."""
+    if scheduling == "fifo":
+        return Fifo()
+    assert scheduling == "fair"
+    return FairByAdapter(ageing_tokens=AGEING_STEPS * full_step)
