@@ -129,9 +129,9 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
             wrong("--adapter", text, str(exc))
     weights = []
     for text in given.adapter_weight:
-        name, separator, number = text.rpartition("=")
+        name, _, number = text.rpartition("=")
         weight = _parse_weight(number)
-        if not separator or weight is None:
+        if not name or weight is None:
             wanted = f"write it as name=weight, a number from {MIN_WEIGHT} to {MAX_WEIGHT}"
             wrong("--adapter-weight", text, wanted)
         weights.append(AdapterWeight(name, weight))

@@ -107,6 +107,7 @@ class _Account:
     """Of one accepted flow."""
 
     service: float  # cost of the tokens that it was served, over its weight
+    weight: float
     last_admission: int = 0  # counted over all flows; 0: none since the flow came
 
 
@@ -151,12 +152,17 @@ class FairByAdapter:
         self._newcomers[flow] = None
 
     def settle(self, running: Iterable[Sequence], waiting: Collection[Flow]) -> None:
+        accounts = self._accounts
         for sequence in running:
-            if sequence.num_computed_tokens > sequence.num_paid_tokens:
-                self._pay(sequence, sequence.num_computed_tokens)
+            first, end = sequence.num_paid_tokens, sequence.num_computed_tokens
+            if first < sequence.num_prompt_tokens:
+                self._pay(sequence, end)
+            elif first < end:  # as `_pay`, for all that decode
+                account = accounts[sequence.flow]
+                account.service += OUTPUT_TOKEN_COST * (end - first) / account.weight
+                sequence.num_paid_tokens = end
         if not self._newcomers:
             return
-        accounts = self._accounts
         services = [accounts[flow].service for flow in waiting if flow not in self._newcomers]
         # Where nobody else waits, the last one who did had waited for as long as its service says.
         least = min(services) if services else self.service(self._last_admitted)
@@ -165,21 +171,19 @@ class FairByAdapter:
             account = accounts.get(flow)
             if account is None:
                 debt = self._debts.pop(flow, 0.0)
-                accounts[flow] = _Account(max(debt, self._floor))
+                accounts[flow] = _Account(max(debt, self._floor), self._weights.get(flow, 1.0))
             else:
                 account.service = max(account.service, self._floor)
         self._newcomers.clear()
 
     def charge(self, sequence: Sequence) -> None:
-        if sequence.num_computed_tokens > sequence.num_paid_tokens:
-            self._pay(sequence, sequence.num_computed_tokens)
+        self._pay(sequence, sequence.num_computed_tokens)
 
     def admit(self, sequence: Sequence, *, num_tokens: int, now: int) -> None:
         first = sequence.num_computed_tokens  # what the prefix cache gave
         sequence.num_paid_tokens = max(sequence.num_paid_tokens, first)
         # Paid at once, so that the flow's next in line does not pass for as poor as this one.
-        if first + num_tokens > sequence.num_paid_tokens:
-            self._pay(sequence, first + num_tokens)
+        self._pay(sequence, first + num_tokens)
         self._num_admissions += 1
         self._accounts[sequence.flow].last_admission = self._num_admissions
         self._last_admitted = sequence.flow
@@ -219,15 +223,19 @@ class FairByAdapter:
             self._weights.pop(flow, None)
         else:
             self._weights[flow] = weight
+        if flow in self._accounts:
+            self._accounts[flow].weight = weight
 
     def _pay(self, sequence: Sequence, end: int) -> None:
-        """Charge the tokens from the first unpaid one to `end`."""
+        """Charge the tokens from the first unpaid one to `end`, if any are between them."""
         first = sequence.num_paid_tokens
+        if end <= first:
+            return
         num_outputs = end - max(first, min(end, sequence.num_prompt_tokens))
         num_prompt = end - first - num_outputs
         cost = PROMPT_TOKEN_COST * num_prompt + OUTPUT_TOKEN_COST * num_outputs
-        flow = sequence.flow
-        self._accounts[flow].service += cost / self._weights.get(flow, 1.0)
+        account = self._accounts[sequence.flow]
+        account.service += cost / account.weight
         sequence.num_paid_tokens = end
 
 

@@ -14,7 +14,8 @@ from lorry_server.engine.fairness import (
     Fifo,
     make_policy,
 )
-from lorry_server.engine.sequence import Flow
+from lorry_server.engine.request import Request, SamplingParams
+from lorry_server.engine.sequence import Flow, Sequence
 from tests.support.scheduled import ScheduledServer
 
 NUM_BLOCKS, BLOCK_SIZE = 64, 4
@@ -31,8 +32,8 @@ def service_at_once(prompt: int) -> float:
 
 
 def keep_busy(server: ScheduledServer, flow: Flow, *, prompt: int, outputs: int) -> None:
-    """Have two requests of `flow` wait, whatever was admitted."""
-    while sum(sequence.flow == flow for sequence in server.scheduler.waiting) < 2:
+    """Have more requests of `flow` wait than a step can admit."""
+    while sum(sequence.flow == flow for sequence in server.scheduler.waiting) < 5:
         server.add(flow, prompt=prompt, outputs=outputs)
 
 
@@ -50,20 +51,20 @@ def gap_after(server: ScheduledServer, num_steps: int) -> float:
 def test_two_flows_that_always_want_more_differ_by_a_constant_however_unlike_they_are() -> None:
     bound = 2 * service_at_once(prompt=20)
 
-    assert gap_after(ScheduledServer(fair()), 4000) <= bound
-    assert gap_after(ScheduledServer(Fifo()), 4000) > 10 * bound
+    assert gap_after(ScheduledServer(fair()), 1500) <= bound
+    assert gap_after(ScheduledServer(Fifo()), 1500) > 2 * bound
 
 
 def test_a_flow_of_weight_three_gets_three_times_as_much() -> None:
     server = ScheduledServer(fair())
     server.scheduler.set_weight("short", 3.0)
-    gap_after(server, 4000)
+    gap_after(server, 1500)
 
     assert server.served["short"] / server.served["long"] == pytest.approx(3.0, rel=0.05)
 
     server.scheduler.set_weight("short", 1.0)
     before = server.served.copy()
-    gap_after(server, 4000)
+    gap_after(server, 1500)
     shares = server.served - before
 
     assert shares["short"] / shares["long"] == pytest.approx(1.0, rel=0.05)
@@ -187,7 +188,7 @@ def fresh_flows_until_admitted(policy: FairByAdapter) -> int | None:
     server = ScheduledServer(policy, max_num_seqs=2)
     for _ in range(6):
         server.add("owing", prompt=8, outputs=40)
-    for number in range(1500):
+    for number in range(600):
         server.add(f"fresh {number}", prompt=8, outputs=2)
         server.step()
         waits = [server.now - server.arrived_at[s.order] for s in server.admitted[2:]]
@@ -223,7 +224,7 @@ def test_age_counts_once_in_a_while_so_that_a_backlog_takes_no_share() -> None:
 def test_flows_that_are_gone_leave_next_to_nothing_behind() -> None:
     policy = fair()
     server = ScheduledServer(policy, max_num_seqs=8)
-    for number in range(3000):
+    for number in range(1000):
         server.add(f"adapter {number}", prompt=4, outputs=1 + number % 7)
         server.step()
         accepted = {s.flow for s in (*server.scheduler.waiting, *server.scheduler.running)}
@@ -236,11 +237,14 @@ def test_flows_that_are_gone_leave_next_to_nothing_behind() -> None:
 
 def test_more_debtors_than_are_remembered_are_let_off_the_longest_gone_first() -> None:
     policy = fair()
-    server = ScheduledServer(policy, num_blocks=4 * MAX_DEBTORS, max_num_seqs=8)
-    server.add("patient", prompt=1, outputs=3 * MAX_DEBTORS)
+    policy.arrive("stuck")
     for number in range(MAX_DEBTORS + 10):
-        server.add(f"greedy {number}", prompt=15, outputs=1)
-        server.step()
+        flow = f"greedy {number}"
+        request = Request(flow, (1, 2, 3), SamplingParams(max_tokens=1), adapter=flow)
+        policy.arrive(flow)
+        policy.settle([], ["stuck", flow])
+        policy.admit(Sequence(request, order=number, block_size=4), num_tokens=3, now=0)
+        policy.forget(flow)
 
     assert policy.num_debtors == MAX_DEBTORS
     assert policy.service("greedy 0") == 0.0

@@ -53,9 +53,9 @@ def test_one_without_room_for_its_adapter_lets_all_others_pass(scheduling: str) 
 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_one_whose_blocks_do_not_fit_lets_others_pass_but_not_for_ever(scheduling: str) -> None:
-    server = ScheduledServer(policy(scheduling), num_blocks=20, max_num_seqs=8)
-    server.add("a", prompt=40, outputs=30)
-    server.run(4)
+    server = ScheduledServer(policy(scheduling), num_blocks=40, max_num_seqs=8)
+    server.add("a", prompt=140, outputs=16)
+    server.run(9)
     large = server.add("b", prompt=64, outputs=2)
     passed_at = server.now
     while large.order not in server.admitted_at:
@@ -66,7 +66,6 @@ def test_one_whose_blocks_do_not_fit_lets_others_pass_but_not_for_ever(schedulin
 
     assert past, "others may pass"
     assert max(server.admitted_at[s.order] for s in past) <= passed_at + PATIENCE + FULL_STEP
-    assert server.scheduler.counters.num_preemptions == 0
 
 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
@@ -124,10 +123,11 @@ def test_an_adapter_that_just_got_in_keeps_its_place_for_a_while() -> None:
         server.add(flow, outputs=900)
     turns: list[tuple[str | None, int]] = []
     for _ in range(1500):
+        before = server.now
         server.step()
         flow = server.scheduler.running[0].flow
         if not turns or turns[-1][0] != flow:
-            turns.append((flow, server.now))
+            turns.append((flow, before))
 
     lengths = [after - before for (_, before), (_, after) in zip(turns, turns[1:], strict=False)]
     assert len(lengths) >= 4
