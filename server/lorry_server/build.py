@@ -14,6 +14,7 @@ from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.client import AdapterInfo, EngineInfo
 from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
+from lorry_server.engine.fairness import make_policy
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
 from lorry_server.errors import AdapterError, StartupError
@@ -93,6 +94,7 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=config.prefix_caching,
+        policy=make_policy(config.scheduling, full_step=max_num_batched_tokens),
         drafter=Drafter(max_draft_tokens=config.speculate, max_model_len=max_model_len)
         if config.speculate
         else None,
@@ -129,6 +131,11 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     }
     for prepared in prepared_of.values():
         engine.offer_adapter(prepared)
+    digest_of = {info.model_id: None} | {name: a.digest for name, a in adapters.items()}
+    for weight in config.adapter_weights:
+        if weight.name not in digest_of:
+            raise StartupError(f"--adapter-weight {weight.name}=...: there is no such adapter")
+        scheduler.set_weight(digest_of[weight.name], weight.weight)
     infos = [
         _adapter_info(name, adapter, prepared_of[adapter.digest])
         for name, adapter in adapters.items()

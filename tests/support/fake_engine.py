@@ -92,6 +92,7 @@ class FakeEngine:
         self.refusal: Exception | None = None  # what submit() raises
         self.fail_after: int | None = None  # tokens until a sequence ends with an error
         self.end_after: int | None = None  # tokens until the engine itself aborts it
+        self.weights: dict[str | None, float] = {}
         self.current_stats = EngineStats()
 
     @property
@@ -124,6 +125,9 @@ class FakeEngine:
 
     def withdraw_adapter(self, digest: str) -> None:
         self.offered.pop(digest, None)
+
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        self.weights[digest] = weight
 
     def stats(self) -> EngineStats:
         return self.current_stats
