@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.engine.client import EngineClient
 from lorry_server.errors import LorryServerError
 from lorry_server.http.errors import error_response, handle_error, route_error
@@ -33,6 +34,7 @@ CLIENT_CLOSED_REQUEST = 499
 def create_app(
     engine: EngineClient,
     *,
+    library: AdapterLibrary,
     tokenizer: Tokenizer,
     chat_template: ChatTemplate | None,
     settings: HttpSettings,
@@ -44,6 +46,7 @@ def create_app(
     """
     serving = Serving(
         engine=engine,
+        library=library,
         tokenizer=tokenizer,
         chat_template=chat_template,
         settings=settings,
@@ -69,8 +72,12 @@ def create_app(
 
 def middleware(settings: HttpSettings) -> list[Middleware]:
     layers = [Middleware(RequestLogMiddleware)]
-    if settings.api_keys:
-        layers.append(Middleware(ApiKeyMiddleware, api_keys=settings.api_keys))
+    if settings.api_keys or settings.admin_keys:
+        layers.append(
+            Middleware(
+                ApiKeyMiddleware, api_keys=settings.api_keys, admin_keys=settings.admin_keys
+            )
+        )
     layers.append(
         Middleware(
             BodyLimitMiddleware,
