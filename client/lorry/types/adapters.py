@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+# Bounds of the texts, so that an error can show them.
+MAX_NAME_CHARS = 512
+MAX_SOURCE_CHARS = 4096
+
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
+Source = Annotated[str, Meta(max_length=MAX_SOURCE_CHARS)]
 
 
 class LoadTimes(Struct, frozen=True):
@@ -58,7 +65,7 @@ class PutAdapter(Struct, frozen=True, forbid_unknown_fields=True):
     not taken out of memory to make room.
     """
 
-    source: str
+    source: Source
     pinned: bool = False
     preload: bool = True
 
@@ -72,8 +79,8 @@ class DeletedAdapter(Struct, frozen=True):
 class LoadLoraAdapter(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of vLLM's `/v1/load_lora_adapter`. Without `load_inplace` the name must be new."""
 
-    lora_name: str = ""
-    lora_path: str = ""
+    lora_name: Name = ""
+    lora_path: Source = ""
     load_inplace: bool = False
     is_3d_lora_weight: bool = False
 
@@ -81,5 +88,5 @@ class LoadLoraAdapter(Struct, frozen=True, forbid_unknown_fields=True):
 class UnloadLoraAdapter(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of vLLM's `/v1/unload_lora_adapter`."""
 
-    lora_name: str = ""
+    lora_name: Name = ""
     lora_int_id: int | None = None

@@ -187,6 +187,14 @@ class AdapterLibrary:
             return None
         return None if entry is None else self._info(entry, version)
 
+    @property
+    def num_ready(self) -> int:
+        """Names whose version is in memory."""
+        return sum(
+            entry.current is not None and entry.current.prepared is not None
+            for entry in self._names
+        )
+
     def names_of(self, digest: str) -> tuple[str, ...]:
         """Names that stand for a version now; for a composition or an old version none."""
         return tuple(

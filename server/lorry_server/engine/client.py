@@ -67,6 +67,11 @@ class EngineStats:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0  # draft tokens that spared a step
     corrupted_requests: int = 0
+    adapter_hits: int = 0  # sequences that found their adapter resident
+    adapter_attaches: int = 0
+    adapter_evictions: int = 0
+    resident_adapters: tuple[str, ...] = ()  # digests
+    resident_adapter_bytes: int = 0
     running_adapters: tuple[str, ...] = ()  # names
     waiting_adapters: tuple[str, ...] = ()
     is_healthy: bool = True

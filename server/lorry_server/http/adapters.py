@@ -70,9 +70,9 @@ class AdaptersEndpoint:
 
 def check_source(source: str, *, param: str) -> None:
     """Refuse what no path and no URL is, before anything is started for it."""
-    if not source or len(source) > 4096 or not source.isprintable():
+    if not source or not source.isprintable():
         raise RequestError(
-            f"`{param}` must be a path or a URL of 1 to 4096 printable characters. "
+            f"`{param}` must be a path or a URL of printable characters. "
             f"Given: {shown(source)}",
             param=param,
             code="invalid_value",
