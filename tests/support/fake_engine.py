@@ -43,6 +43,7 @@ def fake_info(**changes: object) -> EngineInfo:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 256,
         "max_queued_requests": 8,
+        "adapter_budget_bytes": 1 << 20,
     }
     return EngineInfo(**(facts | changes))  # type: ignore[arg-type]  # values of many types
 
@@ -77,6 +78,7 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[str, TokenStream] = {}
         self._changed = asyncio.Event()
+        self.offered: dict[str, PreparedAdapter] = {}  # and not withdrawn
         self.submitted: list[Request] = []
         self.aborted: list[str] = []
         self.refusal: Exception | None = None  # what submit() raises
@@ -109,6 +111,12 @@ class FakeEngine:
             streams.append(stream)
         self._note_change()
         return streams
+
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        self.offered[prepared.digest] = prepared
+
+    def withdraw_adapter(self, digest: str) -> None:
+        self.offered.pop(digest, None)
 
     def stats(self) -> EngineStats:
         return self.current_stats
