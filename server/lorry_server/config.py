@@ -48,6 +48,7 @@ class ServerConfig:
     host: str
     port: int
     api_keys: tuple[str, ...]
+    admin_keys: tuple[str, ...]
     no_auth: bool
     device: str
     threads: int | None
@@ -57,6 +58,10 @@ class ServerConfig:
     adapters: tuple[AdapterSpec, ...]
     allow_partial_adapters: bool
     adapter_memory_bytes: int | None
+    adapter_host_memory_bytes: int | None
+    adapter_load_workers: int
+    adapter_load_timeout_s: float
+    adapter_failure_memory_s: float
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int | None
@@ -118,23 +123,28 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         ("--max-queued-requests", given.max_queued_requests, 0, 10**6),
         ("--speculate", given.speculate, 0, 16),
         ("--drain-timeout", given.drain_timeout, 0, 86400),
+        ("--adapter-load-workers", given.adapter_load_workers, 1, 64),
+        ("--adapter-load-timeout", given.adapter_load_timeout, 0.001, 86400),
+        ("--adapter-failure-memory", given.adapter_failure_memory, 0, 86400),
     ):
         if value is not None and not low <= value <= high:
             wrong(flag, value, f"it must be between {low} and {high}")
-    num_bytes = {"--adapter-memory": given.adapter_memory, "--kv-cache-memory": given.kv_cache_memory}
+    num_bytes = {"--adapter-memory": given.adapter_memory, "--adapter-host-memory": given.adapter_host_memory, "--kv-cache-memory": given.kv_cache_memory}
     parsed: dict[str, int | None] = {}
     for flag, text in num_bytes.items():
         parsed[flag] = None if text is None else _parse_bytes(text)
         if text is not None and parsed[flag] is None:
             wrong(flag, text, "write bytes, or 512MiB, 2GiB, 1.5GB")
-    if any(not key for key in given.api_key):
-        wrong("--api-key", "", "a key must not be empty")
+    for flag, keys in (("--api-key", given.api_key), ("--admin-key", given.admin_key)):
+        if any(not key for key in keys):
+            wrong(flag, "", "a key must not be empty")
     return ServerConfig(
         model=given.model,
         served_model_name=given.served_model_name,
         host=given.host,
         port=given.port,
         api_keys=tuple(given.api_key),
+        admin_keys=tuple(given.admin_key),
         no_auth=given.no_auth,
         device=given.device,
         threads=given.threads,
@@ -144,6 +154,10 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         adapters=tuple(adapters),
         allow_partial_adapters=given.allow_partial_adapters,
         adapter_memory_bytes=parsed["--adapter-memory"],
+        adapter_host_memory_bytes=parsed["--adapter-host-memory"],
+        adapter_load_workers=given.adapter_load_workers,
+        adapter_load_timeout_s=given.adapter_load_timeout,
+        adapter_failure_memory_s=given.adapter_failure_memory,
         max_model_len=given.max_model_len,
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
@@ -193,6 +207,14 @@ def _parser() -> configargparse.ArgumentParser:
         metavar="KEY",
         help="a key that clients must send as a bearer token; may be given more than once",
     )
+    add(
+        "--admin-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that may load and unload adapters, and everything else; without one any "
+        "--api-key may; may be given more than once",
+    )
     add("--no-auth", action="store_true", help="allow an open address without any key")
     add("--device", choices=DEVICES, default="auto", help="where the model runs")
     add(
@@ -236,6 +258,33 @@ def _parser() -> configargparse.ArgumentParser:
         metavar="BYTES",
         help="device memory of the adapters in use, such as 512MiB (default: a quarter of the free "
         "memory, at most 2GiB); the least recently used make room",
+    )
+    add(
+        "--adapter-host-memory",
+        metavar="BYTES",
+        help="memory of all adapters that are ready to be used, such as 4GiB (default: twice "
+        "--adapter-memory); the least recently used are loaded again when they are asked for",
+    )
+    add(
+        "--adapter-load-workers",
+        type=int,
+        default=4,
+        metavar="N",
+        help="adapters that are read and prepared at once; fetching is not counted",
+    )
+    add(
+        "--adapter-load-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds that a request waits for its adapter to be loaded",
+    )
+    add(
+        "--adapter-failure-memory",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds until an adapter that failed to load is tried again",
     )
     add("--max-model-len", type=int, metavar="N", help="tokens of prompt and completion together")
     add("--max-num-seqs", type=int, default=64, metavar="N", help="sequences computed together")
