@@ -124,8 +124,8 @@ class AdapterLoader:
         with self._places.one():
             watch.skip()
             adapters = [self._read(path) for path in paths]
-            for adapter, (source, digest) in zip(adapters, parts, strict=True):
-                check_digest(adapter.digest, digest, source=source)
+            for adapter, (source, wanted) in zip(adapters, parts, strict=True):
+                check_digest(adapter.digest, wanted, source=source)
             composed = self.composer.compose(recipe, adapters)
             assert composed.digest == digest, "a composition is found again by its recipe's digest"
             watch.lap("read")
