@@ -20,8 +20,20 @@ SERVER_RULES: dict[str, set[str]] = {
     "errors": set(),
     "log": set(),
     "heap": set(),
-    "config": {"errors", "lora.names"},
+    "config": {"errors", "lora.names", "adapters.sources.source_url"},
     "lora.names": set(),
+    "lora.adapter_files": set(),
+    "lora.regular_file": {"errors"},
+    "adapters": {"adapters", "lora", "engine", "errors"},
+    "adapters.source": {"errors"},
+    "adapters.sources": {
+        "adapters.source",
+        "lora.adapter_files",
+        "lora.names",
+        "lora.regular_file",
+        "errors",
+    },
+    "adapters.sources.source_url": set(),
     "lora.slots": set(),
     "metrics": {"engine", "errors"},
     "engine": {"engine", "errors", "lora.slots"},
@@ -69,10 +81,12 @@ ONLY_IN: dict[str, set[str]] = {
     "jinja2": {"text"},
     "prometheus_client": {"metrics"},
     "configargparse": {"config"},
+    "fsspec": {"adapters"},
+    "huggingface_hub": {"adapters", "model"},
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.slots"}
+NO_TORCH_IN_LORA = {"lora.names", "lora.slots", "lora.adapter_files", "lora.regular_file"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

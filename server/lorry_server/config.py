@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import configargparse
 
+from lorry_server.adapters.sources.source_url import is_url, parse_prefix
 from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
@@ -56,6 +57,10 @@ class ServerConfig:
     quantization: str
     adapters: tuple[AdapterSpec, ...]
     allow_partial_adapters: bool
+    adapter_roots: tuple[str, ...]  # absolute folders and URLs
+    adapter_sources: tuple[str, ...]  # beginnings of URLs
+    max_adapter_bytes: int
+    adapter_disk_cache_bytes: int
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int | None
@@ -120,11 +125,26 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
     ):
         if value is not None and not low <= value <= high:
             wrong(flag, value, f"it must be between {low} and {high}")
+
+    def read_bytes(flag: str, text: str) -> int:
+        num_bytes = _parse_bytes(text)
+        if num_bytes is None:
+            wrong(flag, text, "write bytes, or 512MiB, 2GiB, 1.5GB")
+        return num_bytes
+
+    def read_prefix(flag: str, text: str) -> str:
+        try:
+            return str(parse_prefix(text))
+        except ValueError as exc:
+            wrong(flag, text, str(exc))
+
+    for text in given.adapter_source:
+        if not is_url(text):
+            wrong("--adapter-source", text, "write a URL such as s3://bucket/adapters/, or give a "
+                  "folder to --adapter-root")
     kv_cache_memory_bytes = None
     if given.kv_cache_memory is not None:
-        kv_cache_memory_bytes = _parse_bytes(given.kv_cache_memory)
-        if kv_cache_memory_bytes is None:
-            wrong("--kv-cache-memory", given.kv_cache_memory, "write bytes, or 512MiB, 2GiB, 1.5GB")
+        kv_cache_memory_bytes = read_bytes("--kv-cache-memory", given.kv_cache_memory)
     if any(not key for key in given.api_key):
         wrong("--api-key", "", "a key must not be empty")
     return ServerConfig(
@@ -141,6 +161,17 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         quantization=given.quantization,
         adapters=tuple(adapters),
         allow_partial_adapters=given.allow_partial_adapters,
+        adapter_roots=tuple(
+            read_prefix("--adapter-root", text)
+            if is_url(text)
+            else str(Path(text).expanduser().absolute())
+            for text in given.adapter_root
+        ),
+        adapter_sources=tuple(
+            read_prefix("--adapter-source", text) for text in given.adapter_source
+        ),
+        max_adapter_bytes=read_bytes("--max-adapter-bytes", given.max_adapter_bytes),
+        adapter_disk_cache_bytes=read_bytes("--adapter-disk-cache", given.adapter_disk_cache),
         max_model_len=given.max_model_len,
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
@@ -228,6 +259,34 @@ def _parser() -> configargparse.ArgumentParser:
         action="store_true",
         help="serve an adapter even if some of its tensors match no layer of the model",
     )
+    add(
+        "--adapter-root",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder, or a URL such as s3://bucket/adapters/, below which a name that nobody "
+        "loaded is looked for when a request asks for it; may be given more than once",
+    )
+    add(
+        "--adapter-source",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="adapters may be loaded from below it, such as hf://org/, https://host/path/ or "
+        "file:///data/; may be given more than once (default: from nowhere)",
+    )
+    add(
+        "--max-adapter-bytes",
+        default="2GiB",
+        metavar="BYTES",
+        help="largest adapter that is read or fetched",
+    )
+    add(
+        "--adapter-disk-cache",
+        default="10GiB",
+        metavar="BYTES",
+        help="disk space of fetched adapters; those not used for longest are removed",
+    )
     add("--max-model-len", type=int, metavar="N", help="tokens of prompt and completion together")
     add("--max-num-seqs", type=int, default=64, metavar="N", help="sequences computed together")
     add(
@@ -283,7 +342,7 @@ def _parser() -> configargparse.ArgumentParser:
         "--cache-dir",
         default=str(default_cache_dir()),
         metavar="DIR",
-        help="where converted models are kept",
+        help="where converted models and fetched adapters are kept",
     )
     add("--log-level", choices=LOG_LEVELS, default="info", help="least severe level that is logged")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines")
