@@ -8,7 +8,8 @@ short.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import (
@@ -108,7 +109,12 @@ class AdapterMetrics:
             if name == OTHER:  # an adapter of this name shares its series with the rest
                 continue
             self._series.pop(name, None)
-            for metric in (self._requests, self._prompt_tokens, self._generation_tokens, self._ttft):
+            for metric in (
+                self._requests,
+                self._prompt_tokens,
+                self._generation_tokens,
+                self._ttft,
+            ):
                 metric.remove(self._model_name, name)
 
 
@@ -164,7 +170,7 @@ class LibraryCollector(Collector):
             "lorry_adapter_hits",
             "Requests for adapters, by the fastest tier that had the adapter.",
             "tier",
-            dict(counters.hits),
+            counters.hits,
         )
         yield self._counter(
             "lorry_adapter_evictions",
@@ -187,7 +193,7 @@ class LibraryCollector(Collector):
         yield self._in_use(stats.running_adapters, stats.waiting_adapters)
 
     def _counter(
-        self, name: str, documentation: str, label: str, values: dict[str, int]
+        self, name: str, documentation: str, label: str, values: Mapping[Any, int]
     ) -> CounterMetricFamily:
         family = CounterMetricFamily(name, documentation, labels=("model_name", label))
         for key, value in values.items():

@@ -18,8 +18,8 @@ from lorry_server.metrics import Metrics
 from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 from tests.support.chat_templates import CHATML
-from tests.support.fake_library import fake_library
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_library import fake_library
 from tests.support.small_tokenizers import byte_level_tokenizer
 
 EOS = 2  # <|im_end|>

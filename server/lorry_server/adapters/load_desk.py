@@ -269,4 +269,3 @@ class LoadDesk:
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
-

@@ -72,8 +72,7 @@ def check_source(source: str, *, param: str) -> None:
     """Refuse what no path and no URL is, before anything is started for it."""
     if not source or not source.isprintable():
         raise RequestError(
-            f"`{param}` must be a path or a URL of printable characters. "
-            f"Given: {shown(source)}",
+            f"`{param}` must be a path or a URL of printable characters. Given: {shown(source)}",
             param=param,
             code="invalid_value",
         )

@@ -46,7 +46,9 @@ class KeyRing:
         return scheme.lower() == b"bearer" and any(matches)
 
 
-def for_admins(endpoint: Endpoint, *, admin_keys: Sequence[str], api_keys: Sequence[str]) -> Endpoint:
+def for_admins(
+    endpoint: Endpoint, *, admin_keys: Sequence[str], api_keys: Sequence[str]
+) -> Endpoint:
     """`endpoint` for those with one of `admin_keys`; who has no key at all is told that first."""
     admins, users = KeyRing(admin_keys), KeyRing(api_keys)
 

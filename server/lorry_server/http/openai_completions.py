@@ -61,9 +61,7 @@ class CompletionsEndpoint:
 
 
 def check_completion_fields(wanted: CompletionRequest) -> None:
-    check_best_of(
-        num_sequences(wanted), num_choices=wanted.n or 1, is_streamed=bool(wanted.stream)
-    )
+    check_best_of(num_sequences(wanted), num_choices=wanted.n or 1, is_streamed=bool(wanted.stream))
     if wanted.stream_options is not None and not wanted.stream:
         raise RequestError(
             "`stream_options` is only for `stream: true`",

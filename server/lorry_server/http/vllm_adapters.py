@@ -77,7 +77,9 @@ class VllmAdaptersEndpoint:
             raise unsupported("lora_int_id")
         name = wanted.lora_name
         if not name:
-            return refusal("'lora_name' needs to be provided to unload a LoRA adapter.", INVALID_INPUT)
+            return refusal(
+                "'lora_name' needs to be provided to unload a LoRA adapter.", INVALID_INPUT
+            )
         try:
             self.serving.library.unload(name)
         except NotFoundError:

@@ -233,7 +233,9 @@ async def load_another(library, adapters) -> str:
     return (await library.acquire("other")).digest
 
 
-@pytest.mark.parametrize("name", ["tiny", "..", "a//b", "/etc", "a b", "", "x" * 300, "a\nb", "%2e"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "..", "a//b", "/etc", "a b", "", "x" * 300, "a\nb", "%2e"]
+)
 async def test_a_name_that_may_not_be_is_refused_before_anything_is_fetched(name):
     adapters = FakeAdapters()
     library = fake_library(FakeEngine(), adapters)
