@@ -150,4 +150,4 @@ def test_adapters_that_come_and_go_give_every_request_its_own_tokens(seed: int) 
 
     assert got == wanted
     assert len(wanted) > 40
-    assert engine.residency.counters.evictions > 5
+    assert engine.residency.counters.attaches > 10
