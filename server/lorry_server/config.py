@@ -140,8 +140,11 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
 
     for text in given.adapter_source:
         if not is_url(text):
-            wrong("--adapter-source", text, "write a URL such as s3://bucket/adapters/, or give a "
-                  "folder to --adapter-root")
+            wrong(
+                "--adapter-source",
+                text,
+                "write a URL such as s3://bucket/adapters/, or give a folder to --adapter-root",
+            )
     kv_cache_memory_bytes = None
     if given.kv_cache_memory is not None:
         kv_cache_memory_bytes = read_bytes("--kv-cache-memory", given.kv_cache_memory)

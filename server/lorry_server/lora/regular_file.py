@@ -43,9 +43,7 @@ def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
         with open(file_fd, "rb") as opened:
             num_bytes = os.fstat(file_fd).st_size
             if num_bytes > max_bytes:
-                raise AdapterError(
-                    f"{str(path)!r} has {num_bytes} bytes; {max_bytes} are allowed"
-                )
+                raise AdapterError(f"{str(path)!r} has {num_bytes} bytes; {max_bytes} are allowed")
             content = opened.read(num_bytes + 1)  # one more, to see whether it grows
     except NotRegularError as exc:
         raise AdapterError(f"{str(path)!r} is {exc}, not a regular file") from exc
@@ -112,4 +110,3 @@ def explain_os_error(error: OSError) -> str:
     if error.errno in _LINK_ERRORS:
         return "lies behind a symbolic link or in something that is no folder"
     return f"cannot be read: {os.strerror(error.errno) if error.errno else type(error).__name__}"
-

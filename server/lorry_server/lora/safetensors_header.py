@@ -171,9 +171,7 @@ def _tensor(name: str, entry: object, data_start: int) -> TensorInfo:
     if not _are_counts(shape):
         _refuse(f"tensor {_shown(name)} has a shape that is not a list of sizes")
     if len(shape) > MAX_DIMENSIONS:
-        _refuse(
-            f"tensor {_shown(name)} has {len(shape)} dimensions; {MAX_DIMENSIONS} are allowed"
-        )
+        _refuse(f"tensor {_shown(name)} has {len(shape)} dimensions; {MAX_DIMENSIONS} are allowed")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _refuse(f"tensor {_shown(name)} has data_offsets that are not a start and an end after it")
     wanted, given = math.prod(shape) * DTYPE_BYTES[dtype], offsets[1] - offsets[0]

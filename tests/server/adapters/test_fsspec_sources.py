@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from lorry_server.adapters.source import AdapterSourceError
 from lorry_server.adapters.sources.configured import ConfiguredSources
@@ -21,10 +22,10 @@ class FakeS3(MemoryFileSystem):  # type: ignore[misc]
     """What s3fs is to its users, with one bucket in memory and etags that a test sets."""
 
     protocol = "s3"
-    objects: dict[str, bytes] = {}
-    etags: dict[str, str] = {}
-    denied: set[str] = set()
-    made_with: list[dict[str, Any]] = []
+    objects: ClassVar[dict[str, bytes]]
+    etags: ClassVar[dict[str, str]]
+    denied: ClassVar[set[str]]
+    made_with: ClassVar[list[dict[str, Any]]]
 
     def __init__(self, **options: Any) -> None:
         self.made_with.append(options)
@@ -47,15 +48,14 @@ class FakeS3(MemoryFileSystem):  # type: ignore[misc]
 
 @pytest.fixture
 def s3() -> Iterator[type[FakeS3]]:
-    before = fsspec.registry.get("s3")
-    fsspec.register_implementation("s3", FakeS3, clobber=True)
+    before = _registry.get("s3")
+    _registry["s3"] = FakeS3
     FakeS3.objects = {f"/bucket/adapters/sql/{n}": c for n, c in adapter_files().items()}
     FakeS3.etags, FakeS3.denied, FakeS3.made_with = {}, set(), []
     yield FakeS3
-    if before is None:
-        del fsspec.registry._registry["s3"]  # else nobody would find s3fs in this process
-    else:
-        fsspec.register_implementation("s3", before, clobber=True)
+    del _registry["s3"]
+    if before is not None:
+        _registry["s3"] = before
 
 
 @pytest.fixture
@@ -110,9 +110,7 @@ def test_s3_is_asked_with_time_limits_and_without_a_listing_cache(
     assert options["config_kwargs"] == {"connect_timeout": 10, "read_timeout": 30}
 
 
-def test_an_object_is_fetched_again_when_its_etag_changes(
-    s3: type[FakeS3], tmp_path: Path
-) -> None:
+def test_an_object_is_fetched_again_when_its_etag_changes(s3: type[FakeS3], tmp_path: Path) -> None:
     sources = sources_for(tmp_path, prefixes=("s3://bucket/",))
     source = "s3://bucket/adapters/sql"
     first = sources.fetch(source, cancelled=never)
@@ -127,11 +125,11 @@ def test_a_denied_object_is_named_and_the_librarys_text_is_not_shown(
     s3: type[FakeS3], tmp_path: Path
 ) -> None:
     s3.denied.add(f"/bucket/adapters/sql/{SIDECAR_FILE}")
-    message = refusal(
-        sources_for(tmp_path, prefixes=("s3://bucket/",)), "s3://bucket/adapters/sql"
-    )
+    message = refusal(sources_for(tmp_path, prefixes=("s3://bucket/",)), "s3://bucket/adapters/sql")
 
-    assert f"cannot fetch {SIDECAR_FILE} at 's3://bucket/adapters/sql': access was denied" in message
+    assert (
+        f"cannot fetch {SIDECAR_FILE} at 's3://bucket/adapters/sql': access was denied" in message
+    )
     assert "signature" not in message
 
 

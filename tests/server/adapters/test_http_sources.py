@@ -68,9 +68,7 @@ def test_an_adapter_is_fetched_whole_and_only_its_files_are(
     }
 
 
-def test_a_sidecar_may_be_missing(
-    server: FileServer, sources: ConfiguredSources, sql: str
-) -> None:
+def test_a_sidecar_may_be_missing(server: FileServer, sources: ConfiguredSources, sql: str) -> None:
     del server.files[f"/adapters/sql/{SIDECAR_FILE}"]
 
     assert set(read_files(sources.fetch(sql, cancelled=never))) == {CONFIG_FILE, WEIGHTS_FILE}
@@ -128,7 +126,7 @@ def test_one_who_leaves_does_not_end_the_download_of_the_others(
 ) -> None:
     weights(server).gate.clear()
     has_left = threading.Event()
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(3) as threads:
         first = threads.submit(sources.fetch, sql, cancelled=has_left.is_set)
         while num_downloads(server) == 0:
             time.sleep(0.005)
@@ -218,9 +216,7 @@ def test_a_chunked_answer_that_is_cut_is_not_taken_for_whole(
     assert "the connection ended before the file did" in refusal(sources, sql)
 
 
-def test_a_server_that_stalls_is_given_up(
-    server: FileServer, tmp_path: Path, sql: str
-) -> None:
+def test_a_server_that_stalls_is_given_up(server: FileServer, tmp_path: Path, sql: str) -> None:
     weights(server).stall_after = 50
     sources = sources_for(tmp_path, prefixes=(server.url,), patience=Patience(stall_s=0.2))
 
@@ -370,9 +366,7 @@ def test_what_is_not_allowed_is_not_asked_for(
 
 def test_a_remote_root_has_names(server: FileServer, tmp_path: Path) -> None:
     times = [0.0]
-    sources = sources_for(
-        tmp_path, roots=(f"{server.url}/adapters",), clock=lambda: times[0]
-    )
+    sources = sources_for(tmp_path, roots=(f"{server.url}/adapters",), clock=lambda: times[0])
 
     assert sources.find("sql") == f"{server.url}/adapters/sql"
     assert sources.find("law") is None

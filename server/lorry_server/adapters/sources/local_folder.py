@@ -90,7 +90,9 @@ class LocalFolder:
             raise self._unreadable("", exc) from exc
         except ValueError as exc:  # a NUL in it
             raise AdapterSourceError(f"{self._source!r} is not a path") from exc
-        if self._roots is None or any(real.is_relative_to(_real_root(root)) for root in self._roots):
+        if self._roots is None or any(
+            real.is_relative_to(_real_root(root)) for root in self._roots
+        ):
             return real
         raise AdapterSourceError(
             f"{self._source!r} is or holds a symbolic link that leads out of the folders which "
@@ -144,6 +146,8 @@ def find_below(root: Path, name: str) -> str | None:
         if folder.is_symlink() and not folder.resolve(strict=True).is_relative_to(_real_root(root)):
             return str(folder)  # to be refused with its reason
         os.stat(folder / CONFIG_FILE, follow_symlinks=False)
+    except PermissionError:
+        return str(folder)  # likewise
     except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise the latter for a loop of links
         return None
     return str(folder)

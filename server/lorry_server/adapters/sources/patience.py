@@ -32,9 +32,7 @@ class FetchCancelledError(AdapterSourceError):
 class Patience:
     """May be used by many threads. `stall_s` is how long nothing may come before it is given up."""
 
-    def __init__(
-        self, *, stall_s: float = STALL_S, max_left_behind: int = MAX_LEFT_BEHIND
-    ) -> None:
+    def __init__(self, *, stall_s: float = STALL_S, max_left_behind: int = MAX_LEFT_BEHIND) -> None:
         self._stall_s = stall_s
         self._max_left_behind = max_left_behind
         self._lock = threading.Lock()
@@ -49,7 +47,11 @@ class Patience:
         return next(self.iterate(answer, what=what, cancelled=cancelled))
 
     def iterate(
-        self, produce: Callable[[], Generator[T, None, None]], *, what: str, cancelled: Callable[[], bool]
+        self,
+        produce: Callable[[], Generator[T, None, None]],
+        *,
+        what: str,
+        cancelled: Callable[[], bool],
     ) -> Generator[T, None, None]:
         """Yield what `produce()` yields, which runs on another thread and may be a few items ahead.
 

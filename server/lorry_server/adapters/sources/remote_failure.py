@@ -16,7 +16,12 @@ DENIED_STATUSES = (401, 403)
 
 _DENIED = {"PermissionError", "NoCredentialsError", "PartialCredentialsError"}
 _LATE = {"TimeoutError", "FSTimeoutError", "ReadTimeoutError", "ConnectTimeoutError"}
-_CUT = {"ClientPayloadError", "IncompleteReadError", "RemoteProtocolError", "ResponseStreamingError"}
+_CUT = {
+    "ClientPayloadError",
+    "IncompleteReadError",
+    "RemoteProtocolError",
+    "ResponseStreamingError",
+}
 _UNREACHABLE = {
     "ConnectionError",
     "ClientConnectionError",
