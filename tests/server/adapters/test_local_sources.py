@@ -14,7 +14,7 @@ from lorry_server.adapters.source import AdapterSourceError
 from lorry_server.adapters.sources import local_folder
 from lorry_server.adapters.sources.configured import ConfiguredSources
 from lorry_server.adapters.sources.patience import FetchCancelledError
-from lorry_server.errors import AdapterError
+from lorry_server.errors import AdapterError, StartupError
 from lorry_server.lora.adapter_files import CONFIG_FILE, PICKLE_FILE, SIDECAR_FILE, WEIGHTS_FILE
 from lorry_server.lora.regular_file import open_folder, read_regular_file
 from tests.support.plain_adapters import (
@@ -143,6 +143,12 @@ def test_a_link_that_stays_below_the_root_leads_to_the_folder(
 
     assert sources.find("current") == str(root / "current")
     assert sources.fetch(str(root / "current"), cancelled=never) == root / "sql"
+
+
+@pytest.mark.parametrize("url", ["", "file://"])
+def test_a_root_that_is_not_there_stops_the_start(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StartupError, match=r"none', which is no folder"):
+        sources_for(tmp_path / "cache", roots=(f"{url}{tmp_path}/none",))
 
 
 def test_a_root_that_is_a_link_is_where_it_leads(tmp_path: Path, root: Path) -> None:

@@ -32,6 +32,7 @@ from lorry_server.adapters.sources.place import (
 )
 from lorry_server.adapters.sources.remote_folder import FileSystems, RemoteFolder
 from lorry_server.adapters.sources.source_url import SourceUrl, is_url, parse_prefix, parse_url
+from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
 ATTEMPTS = 2  # at reading files that do not change meanwhile
@@ -60,6 +61,7 @@ class ConfiguredSources:
     """May be used by many threads. Remote adapters are kept in `cache_dir`.
 
     `hub` stands in for the module huggingface_hub, which is else imported when it is needed.
+    Raises StartupError for a root that is not there, ValueError for a URL that is not one.
     """
 
     def __init__(
@@ -79,6 +81,11 @@ class ConfiguredSources:
         self._roots = [
             parse_prefix(text) if is_url(text) else _absolute(text) for text in allowed.roots
         ]
+        for folder in self._folders:
+            if not folder.is_dir():
+                raise StartupError(
+                    f"adapters are to be read below {str(folder)!r}, which is no folder"
+                )
         self._named = frozenset(allowed.named)
         self._max_bytes = allowed.max_adapter_bytes
         self._hub = hub
