@@ -34,9 +34,10 @@ SERVER_RULES: dict[str, set[str]] = {
         "errors",
     },
     "adapters.sources.source_url": set(),
-    "lora.slots": set(),
+    "lora.prepared": {"lora.adapter"},  # for its types only
+    "lora.residency": {"lora.prepared"},
     "metrics": {"engine", "errors"},
-    "engine": {"engine", "errors", "lora.slots"},
+    "engine": {"engine", "errors", "lora.prepared", "lora.residency"},
     "text": {"text", "errors"},
     "http": {"http", "engine", "text", "errors", "metrics"},
     "kernels": {"engine.plan", "kernels"},
@@ -86,7 +87,13 @@ ONLY_IN: dict[str, set[str]] = {
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.slots", "lora.adapter_files", "lora.regular_file"}
+NO_TORCH_IN_LORA = {
+    "lora.names",
+    "lora.prepared",
+    "lora.residency",
+    "lora.adapter_files",
+    "lora.regular_file",
+}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

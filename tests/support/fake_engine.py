@@ -14,6 +14,7 @@ from lorry_server.engine.outputs import (
 )
 from lorry_server.engine.request import Request
 from lorry_server.engine.token_stream import TokenStream
+from lorry_server.lora.prepared import PreparedAdapter
 
 TIMINGS = SequenceTimings(
     queue_ms=1.5,
@@ -42,6 +43,7 @@ def fake_info(**changes: object) -> EngineInfo:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 256,
         "max_queued_requests": 8,
+        "adapter_budget_bytes": 1 << 20,
     }
     return EngineInfo(**(facts | changes))  # type: ignore[arg-type]  # values of many types
 
@@ -84,11 +86,13 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[str, TokenStream] = {}
         self._changed = asyncio.Event()
+        self.offered: dict[str, PreparedAdapter] = {}  # and not withdrawn
         self.submitted: list[Request] = []
         self.aborted: list[str] = []
         self.refusal: Exception | None = None  # what submit() raises
         self.fail_after: int | None = None  # tokens until a sequence ends with an error
         self.end_after: int | None = None  # tokens until the engine itself aborts it
+        self.weights: dict[str | None, float] = {}
         self.current_stats = EngineStats()
 
     @property
@@ -115,6 +119,15 @@ class FakeEngine:
             streams.append(stream)
         self._note_change()
         return streams
+
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        self.offered[prepared.digest] = prepared
+
+    def withdraw_adapter(self, digest: str) -> None:
+        self.offered.pop(digest, None)
+
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        self.weights[digest] = weight
 
     def stats(self) -> EngineStats:
         return self.current_stats
