@@ -120,6 +120,17 @@ def test_a_path_outside_of_the_roots_is_refused_with_the_flag_that_allows_it(
         assert f"--adapter-root '{secret.parent}'" in message
 
 
+@pytest.mark.parametrize("part", ["n" * 300, "x/" * 3000, "a\nb", "a\0b", "\udcff", "\u202e"])
+def test_a_path_that_no_folder_can_have_is_refused_in_a_short_sentence(
+    sources: ConfiguredSources, root: Path, part: str
+) -> None:
+    message = refusal(sources, f"{root}/{part}")
+
+    assert "is not a path that this server reads" in message or "File name too long" in message
+    assert len(message) < 600
+    assert message.isprintable()
+
+
 @pytest.mark.parametrize("path", ["../secret", "sql/../../secret", "sql/../sql"])
 def test_a_path_with_dots_is_refused_wherever_it_leads(
     sources: ConfiguredSources, root: Path, secret: Path, path: str
@@ -207,6 +218,16 @@ def test_files_that_are_links_below_the_root_are_copied(
     write_files(root / "sql", adapter_files(seed=5))
     changed = sources.fetch(str(linked), cancelled=never)
     assert read_files(changed) == adapter_files(seed=5)
+
+
+def test_a_path_whose_bytes_are_no_text_may_be_named(tmp_path: Path, secret: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for name in adapter_files():
+        (folder / name).symlink_to(secret / name)
+    sources = sources_for(tmp_path / "cache", named=(str(folder),))
+
+    assert read_files(sources.fetch(str(folder), cancelled=never)) == adapter_files(seed=9)
 
 
 def test_what_the_operator_named_may_lie_anywhere_and_be_links(

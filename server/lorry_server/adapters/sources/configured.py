@@ -360,7 +360,8 @@ def _absolute(text: str) -> Path:
 
 
 def _key(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    # a path that the operator named may hold bytes that are no text
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _shown(source: str) -> str:
