@@ -76,6 +76,7 @@ class AdapterLibrary:
             failures=FailureMemory(settings.failure_memory_s, clock=clock),
             counters=self.counters,
             give_up_s=settings.give_up_s,
+            weights=settings.weights,
         )
 
     # -- leases

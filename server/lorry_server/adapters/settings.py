@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lorry_server.adapters.load_threads import MAX_THREADS
 from lorry_server.adapters.names import KEPT_VERSIONS
@@ -16,7 +17,7 @@ class LibrarySettings:
     """`load_timeout_s` is how long a request waits for its adapter; the load may take longer.
 
     `host_memory_bytes` is for prepared adapters, None without a limit. A load that failed is not
-    tried again for `failure_memory_s`.
+    tried again for `failure_memory_s`. `weights` are the shares of names that have not the usual one.
     """
 
     load_timeout_s: float = 60.0
@@ -24,6 +25,7 @@ class LibrarySettings:
     host_memory_bytes: int | None = None
     kept_versions: int = KEPT_VERSIONS
     max_loads: int = MAX_THREADS
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def give_up_s(self) -> float:
