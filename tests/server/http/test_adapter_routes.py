@@ -27,7 +27,7 @@ def app_with(adapters: FakeAdapters, engine: FakeEngine | None = None, **options
 
 
 async def until_ready(client: httpx.AsyncClient, url: str) -> None:
-    while (await client.get(url)).json()["state"] != "ready":
+    while (await client.get(url)).json()["state"] != "ready":  # noqa: ASYNC110
         await asyncio.sleep(0.001)  # for the thread that loads it
 
 
