@@ -67,7 +67,9 @@ class AdapterLibrary:
         self._settings = settings
         self._reserved = reserved
         self._loader = loader
-        self._names = NameTable(self.shelf, kept_versions=settings.kept_versions)
+        self._names = NameTable(
+            self.shelf, kept_versions=settings.kept_versions, weights=settings.weights
+        )
         self._desk = LoadDesk(
             loader,
             self.shelf,
@@ -76,7 +78,6 @@ class AdapterLibrary:
             failures=FailureMemory(settings.failure_memory_s, clock=clock),
             counters=self.counters,
             give_up_s=settings.give_up_s,
-            weights=settings.weights,
         )
 
     # -- leases

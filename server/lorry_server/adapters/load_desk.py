@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -41,7 +41,6 @@ class LoadDesk:
         failures: FailureMemory,
         counters: LibraryCounters,
         give_up_s: float,
-        weights: Mapping[str, float],
     ) -> None:
         self._loader = loader
         self._shelf = shelf
@@ -50,7 +49,6 @@ class LoadDesk:
         self._failures = failures
         self._counters = counters
         self._give_up_s = give_up_s
-        self._weights = weights
         self._loads: dict[str, SharedLoad] = {}  # which whoever comes now waits for
         self._running: set[SharedLoad] = set()  # those, and older ones that were overtaken
         self._last_number = 0
@@ -224,8 +222,6 @@ class LoadDesk:
                 entry.was_found = False
             is_pinned = load.is_pinned if load.is_asked else entry.is_pinned
             self._names.move(entry, version, is_pinned=is_pinned)
-            if entry.name in self._weights:
-                self._shelf.weigh(version, self._weights[entry.name])
         return version
 
     def _fail(self, load: SharedLoad, error: Exception) -> None:

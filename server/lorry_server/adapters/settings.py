@@ -17,15 +17,15 @@ class LibrarySettings:
     """`load_timeout_s` is how long a request waits for its adapter; the load may take longer.
 
     `host_memory_bytes` is for prepared adapters, None without a limit. A load that failed is not
-    tried again for `failure_memory_s`. `weights` are the shares of names that have not the usual one.
+    tried again for `failure_memory_s`. `weights` are the shares of names, 1 where it has none.
     """
 
     load_timeout_s: float = 60.0
     failure_memory_s: float = 10.0
     host_memory_bytes: int | None = None
     kept_versions: int = KEPT_VERSIONS
-    max_loads: int = MAX_THREADS
     weights: Mapping[str, float] = field(default_factory=dict)
+    max_loads: int = MAX_THREADS
 
     @property
     def give_up_s(self) -> float:

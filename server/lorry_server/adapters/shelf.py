@@ -16,7 +16,7 @@ RETRY_AFTER_S = 1.0
 
 
 class AdapterEngine(Protocol):
-    """What the shelf tells an engine; all return at once."""
+    """What the shelf tells an engine; both return at once."""
 
     def offer_adapter(self, prepared: PreparedAdapter) -> None:
         """From now on requests may name its digest."""
@@ -26,8 +26,8 @@ class AdapterEngine(Protocol):
         """No request that comes after this names the digest."""
         ...
 
-    def set_adapter_weight(self, digest: str, weight: float) -> None:
-        """Give an adapter `weight` times the usual share; 1.0 takes that back."""
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """Give an adapter a share other than 1."""
         ...
 
 
@@ -42,7 +42,7 @@ class Version:
     num_leases: int = 0  # requests that run on it
     num_names: int = 0  # names that stand for it, or did and remember it
     num_pins: int = 0  # pinned names that stand for it
-    weight: float = 1.0  # of its share of the engine's time
+    weight: float = 1.0  # its share of the engine's time where others wait too
 
     @property
     def digest(self) -> str:
@@ -104,8 +104,8 @@ class VersionShelf:
             self._held.move_to_end(version.digest)
 
     def weigh(self, version: Version, weight: float) -> None:
-        """Give a version its share, until it is forgotten."""
-        if version.weight != weight:
+        """Give a version `weight` times the share of others."""
+        if weight != version.weight:
             version.weight = weight
             self._engine.set_adapter_weight(version.digest, weight)
 
@@ -159,5 +159,5 @@ class VersionShelf:
             del self._held[version.digest]
             self._engine.withdraw_adapter(version.digest)
         if version.num_names == 0:
-            self._versions.pop(version.digest, None)
             self.weigh(version, 1.0)
+            self._versions.pop(version.digest, None)
