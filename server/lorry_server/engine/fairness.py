@@ -168,12 +168,12 @@ class FairByAdapter:
         least = min(services) if services else self.service(self._last_admitted)
         self._floor = max(self._floor, least)
         for flow in self._newcomers:
-            account = accounts.get(flow)
-            if account is None:
+            known = accounts.get(flow)
+            if known is None:
                 debt = self._debts.pop(flow, 0.0)
                 accounts[flow] = _Account(max(debt, self._floor), self._weights.get(flow, 1.0))
             else:
-                account.service = max(account.service, self._floor)
+                known.service = max(known.service, self._floor)
         self._newcomers.clear()
 
     def charge(self, sequence: Sequence) -> None:
