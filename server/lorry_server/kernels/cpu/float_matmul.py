@@ -12,8 +12,6 @@ from lorry_server.kernels.cpu.float_results import (
     add_float_tile,
     clear_tile,
     float_gate_tile,
-    float_logits_tile,
-    store_float_tile,
 )
 from lorry_server.kernels.cpu.float_tile import (
     MAX_ROWS,
@@ -21,7 +19,7 @@ from lorry_server.kernels.cpu.float_tile import (
     multiply_floats,
     multiply_pairs,
 )
-from lorry_server.kernels.cpu.matmul import num_rows
+from lorry_server.kernels.cpu.matmul import logits_tile, num_rows, store_tile
 from lorry_server.kernels.cpu.simd import load_i64
 
 AHEAD_BYTES = 2048  # of weights, where one tile takes all rows
@@ -75,6 +73,6 @@ def float_matmul_chunk(rec, step, chunk, scratch):
             elif mode == t.ADD:
                 add_float_tile(rec, first, rows, panel, scratch)
             elif mode == t.LOGITS:
-                float_logits_tile(rec, first, rows, panel, scratch)
+                logits_tile(rec, first, rows, panel, scratch)
             else:
-                store_float_tile(rec, first, rows, panel, scratch)
+                store_tile(rec, first, rows, panel, scratch)
