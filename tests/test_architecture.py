@@ -22,9 +22,10 @@ SERVER_RULES: dict[str, set[str]] = {
     "heap": set(),
     "config": {"errors", "lora.names"},
     "lora.names": set(),
-    "lora.slots": set(),
+    "lora.prepared": {"lora.adapter"},  # for its types only
+    "lora.residency": {"lora.prepared"},
     "metrics": {"engine", "errors"},
-    "engine": {"engine", "errors", "lora.slots"},
+    "engine": {"engine", "errors", "lora.prepared", "lora.residency"},
     "text": {"text", "errors"},
     "http": {"http", "engine", "text", "errors", "metrics"},
     "kernels": {"engine.plan", "kernels"},
@@ -72,7 +73,7 @@ ONLY_IN: dict[str, set[str]] = {
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.slots"}
+NO_TORCH_IN_LORA = {"lora.names", "lora.prepared", "lora.residency"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

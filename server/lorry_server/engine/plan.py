@@ -32,14 +32,13 @@ class AdapterSegments:
     """Runs of the step's tokens that use the same adapter; base-only tokens are in none.
 
     `tokens_P` lists token indices sorted by adapter, stable; segment g is
-    `tokens_P[starts_G1[g] : starts_G1[g + 1]]` and uses rows
-    `rows_G[g] : rows_G[g] + ranks_G[g]` of the adapter pools.
+    `tokens_P[starts_G1[g] : starts_G1[g + 1]]` and uses the adapter that is attached in slot
+    `slots_G[g]`.
     """
 
     tokens_P: Int32
     starts_G1: Int32
-    rows_G: Int32
-    ranks_G: Int32
+    slots_G: Int32
 
 
 @dataclass(frozen=True, slots=True)

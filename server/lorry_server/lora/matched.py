@@ -9,7 +9,7 @@ Shape legend: R ranks, I input and O output features, V vocabulary, D hidden siz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -61,3 +61,8 @@ class MatchedAdapter:
     by_linear: Mapping[str, tuple[MatchedSlice, ...]]
     embedding: MatchedEmbedding | None
     unmatched: tuple[str, ...]
+
+    def pairs(self) -> Iterator[LoraWeights]:
+        """The updates B A of all slices."""
+        for slices in self.by_linear.values():
+            yield from (one.weights for one in slices if one.weights is not None)

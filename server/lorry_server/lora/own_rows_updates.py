@@ -74,12 +74,28 @@ def own_rows_update(
     dtype: torch.dtype,
 ) -> OwnRowsUpdate:
     """An update in host memory of its own; `bias_O` is the base's bias of the slice."""
-    rows_KI, columns_K = own_rows.rows_KI, own_rows.ids_K
-    kind: type[Int8Weight | UnquantizedWeight] = Int8Weight if is_quantized else UnquantizedWeight
-    weight = kind(
+    columns_K, rows_KI = own_rows.ids_K, own_rows.rows_KI
+    if bias_O is not None and columns_K is not None:
+        bias_O = bias_O[columns_K]
+    weight = int8_rows(rows_KI) if is_quantized else _float_rows(rows_KI, dtype)
+    return OwnRowsUpdate(part, columns_K, weight, bias_O)
+
+
+def int8_rows(rows_KI: Tensor) -> Int8Weight:
+    """Rows of an adapter's own on a quantized linear."""
+    weight = Int8Weight(
+        len(rows_KI),
+        in_features=rows_KI.shape[1],
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    weight.load_rows_(0, rows_KI)
+    return weight
+
+
+def _float_rows(rows_KI: Tensor, dtype: torch.dtype) -> UnquantizedWeight:
+    weight = UnquantizedWeight(
         len(rows_KI), in_features=rows_KI.shape[1], dtype=dtype, device=torch.device("cpu")
     )
     weight.load_rows_(0, rows_KI)
-    if bias_O is not None and columns_K is not None:
-        bias_O = bias_O[columns_K]
-    return OwnRowsUpdate(part, columns_K, weight, bias_O)
+    return weight

@@ -47,6 +47,7 @@ async def running_service(
         max_num_seqs=8,
         max_num_batched_tokens=16,
         max_queued_requests=max_queued_requests,
+        adapter_budget_bytes=4,
     )
     adapter = AdapterInfo("sql", "digest", "/adapters/sql", 4, 8.0, ("q_proj",), 100)
     service = EngineService(engine, info, [adapter])

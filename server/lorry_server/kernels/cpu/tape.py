@@ -44,15 +44,12 @@ W_SCALE, W_ZERO, BIAS, MODE = 88, 96, 104, 112
 Y, LD_Y, FACTOR, SOFTCAP = 120, 128, 136, 144
 ACTIVATION = 152
 OUT_XQ, OUT_LD_XQ, OUT_SCALE, OUT_START, OUT_GROUPS = 160, 168, 176, 184, 192
-LORA, LORA_XQ, LORA_LD_XQ, LORA_SCALE, LORA_START, LORA_GROUPS, PANEL_SLICE = (
-    200,
-    208,
-    216,
-    224,
-    232,
-    240,
-    248,
-)
+# LORA: the entry of slot 0; LORA_SLOT_BYTES: from slot to slot; LORA_IS_ACTIVE: the address of a word
+# that says whether an adapter of the step targets the linear; SHRUNK: a block that says where shrunk
+# rows lie.
+LORA, LORA_SLOT_BYTES, LORA_IS_ACTIVE, SHRUNK, PANEL_SLICE = 200, 208, 216, 224, 248
+SHRUNK_XQ, SHRUNK_SCALE, SHRUNK_START, SHRUNK_GROUPS = range(0, 32, 8)
+SHRUNK_WORDS = 4
 NIBBLE_SCALE, NIBBLE_ZERO = 264, 272  # int4: of each panel's groups; 0 where weights are bytes
 STORE, ADD, GATE, LOGITS = range(4)
 SILU, GELU_TANH = range(2)
@@ -62,9 +59,9 @@ SILU, GELU_TANH = range(2)
 ELEMENT, ROUNDS = 280, 288
 FLOAT32, BFLOAT16 = range(2)
 
-# SHRINK reads LORA*, XQ* and NUM_SLICES. A table entry has, for each slice: rank, A, A's scales, B;
-# then the scales of B, and what the results are multiplied with and what is added then (or 0), which
-# all slices share.
+# SHRINK reads LORA*, SHRUNK, XQ* and NUM_SLICES. An entry has, for each slice: rank, A, A's scales,
+# B; then the scales of B, and what results are multiplied with and what is added to them then (or 0),
+# which all slices share.
 NUM_SLICES = 256
 MAX_SLICES = 3
 SLICE_WORDS = 4
@@ -74,9 +71,9 @@ LORA_RESULT_SCALE, LORA_RESULT_SHIFT = LORA_B_SCALE + 8, LORA_B_SCALE + 16
 LORA_ENTRY_BYTES = LORA_B_SCALE + 4 * WORD_BYTES
 
 # OWN_ROWS: rows of the head that adapters bring themselves. It reads XQ*, Y, LD_Y, FACTOR and SOFTCAP as
-# the head's MATMUL does, and a table with an entry for each adapter: panels, the packed rows, their
-# scales, the ids of their columns (or 0: all, in order), and how many these are. OWN_PANELS is the most
-# panels that one of them has.
+# the head's MATMUL does, and a table with an entry for each slot: panels, the packed rows, their
+# scales, the ids of their columns (or 0: all, in order), and how many these are. OWN_PANELS is the
+# address of a word: the most panels of an adapter of the step.
 OWN_TABLE, OWN_PANELS = 296, 304
 OWN_NUM_PANELS, OWN_W, OWN_SCALE, OWN_IDS, OWN_NUM_IDS = range(0, 40, 8)
 OWN_ENTRY_BYTES = 40
