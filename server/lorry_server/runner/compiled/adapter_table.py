@@ -92,7 +92,7 @@ class AdapterTable:
         self._packer = packer
         self._dtype = dtype
         self._matcher = AdapterMatcher(linears, embedding=embedding, base=base)
-        self.own_rows = OwnRowsTable(max_slots=max_slots)
+        self.own_rows = OwnRowsTable(arena, max_slots=max_slots)
         self.embeddings = EmbeddingTable(arena, embedding, max_tokens=max_rows)
         self._numbers = {linear.name: number for number, linear in enumerate(linears)}
         self._packed: dict[str, PackedLinear] = {}

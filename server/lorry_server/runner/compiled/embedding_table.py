@@ -72,4 +72,6 @@ class EmbeddingTable:
         if added_PD is not None:
             self._added_TD[tokens_P] = added_PD.numpy()
             row_bytes = self._added_TD.strides[0]
-            self._changes_T3[tokens_P, ADDED] = address(self._added_TD) + tokens_P * row_bytes
+            self._changes_T3[tokens_P, ADDED] = address(self._added_TD) + row_bytes * tokens_P.astype(
+                np.int64
+            )

@@ -34,8 +34,7 @@ def own_entry(own_rows: OwnRows, memory: AdapterMemory) -> Entry:
 class OwnRowsTable:
     """Entries of all slots, zeros where an adapter has no such rows."""
 
-    def __init__(self, *, max_slots: int) -> None:
-        arena = Arena(huge_pages=False)
+    def __init__(self, arena: Arena, *, max_slots: int) -> None:
         self._entries = arena.words(max_slots * OWN_WORDS).reshape(max_slots, OWN_WORDS)
         self._most_panels = arena.words(1)
 
