@@ -18,7 +18,7 @@ from lorry_server.engine.scheduler import Scheduler
 from lorry_server.lora.adapter import Adapter, read_adapter
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.lora.prepared import DeviceAdapters, PreparedAdapter
-from lorry_server.lora.residency import Residency
+from lorry_server.lora.residency import MAX_SLOTS, Residency
 from lorry_server.model.decoder import Decoder
 from lorry_server.model.load import load_model
 from lorry_server.runner.compiled.arithmetic import computes_floats
@@ -114,10 +114,12 @@ def make_twin_engine(
     num_threads: int = 2,
     rung: str | None = None,
     adapter_budget: int | None = None,
+    adapter_slots: int = MAX_SLOTS,
 ) -> tuple[Engine, TwinRunner, dict[str, str]]:
     """The engine, its runner, and the adapters' digests by name.
 
-    All adapters are resident at once, unless `adapter_budget` says how many bytes may be.
+    All adapters are resident at once, unless `adapter_budget` says how many bytes may be or
+    `adapter_slots` how many of them.
     """
     read = {name: read_adapter(path) for name, path in (adapters or {}).items()}
     max_model_len = num_blocks * block_size
@@ -155,7 +157,7 @@ def make_twin_engine(
         adapter_budget = sum(one.num_bytes for one in prepared)
     scheduler = Scheduler(
         BlockPool(num_blocks),
-        Residency(runner.adapters, budget_bytes=adapter_budget),
+        Residency(runner.adapters, budget_bytes=adapter_budget, max_slots=adapter_slots),
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,

@@ -17,7 +17,7 @@ from lorry_server.lora.prepared import PreparedAdapter
 
 
 class ModelRunner(Protocol):
-    """Computes steps on a device. It owns the KV cache and keeps nothing else between steps."""
+    """Computes steps on a device. Between them it keeps the KV cache and the attached adapters."""
 
     def run(self, plan: StepPlan) -> StepResult: ...
 

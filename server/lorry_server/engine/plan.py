@@ -2,7 +2,8 @@
 
 Both are plain numpy, so the same plan serves the torch reference, compiled CPU code, CUDA graphs
 and a runner in another process. Nobody writes to a plan once it is made. A runner keeps no state
-about requests but the KV cache: all it needs for a step is in the plan.
+about requests but the KV cache: all it needs for a step is in the plan, and in the adapters that are
+attached to the slots that the plan names.
 
 Shape legend: T tokens of the step, S sequences of the step, M blocks of the longest sequence,
 G adapter segments, P tokens that use an adapter, N logits rows, K most alternatives asked for.

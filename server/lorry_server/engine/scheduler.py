@@ -164,15 +164,12 @@ class Scheduler:
         self.counters.num_preemptions += 1
 
     def _admit_waiting(self, scheduled: list[ScheduledSequence], budget: int) -> int:
-        index = 0
         without_room: set[str] = set()  # adapters for which there is none beside those in use
-        while (
-            index < len(self.waiting) and budget > 0 and len(self.running) < self._max_num_seqs
-        ):
-            sequence = self.waiting[index]
+        for sequence in tuple(self.waiting):
+            if budget == 0 or len(self.running) == self._max_num_seqs:
+                break
             adapter = sequence.request.adapter
             if adapter in without_room:
-                index += 1
                 continue
             cached_blocks = self._cached_prefix(sequence)
             num_cached_tokens = len(cached_blocks) * self._block_size
@@ -187,7 +184,7 @@ class Scheduler:
             if adapter is not None and not self.residency.acquire(adapter):
                 without_room.add(adapter)
                 continue
-            del self.waiting[index]
+            self.waiting.remove(sequence)
             self.pool.share(cached_blocks)
             sequence.block_table = array("i", cached_blocks + self.pool.allocate(num_missing))
             sequence.num_computed_tokens = num_cached_tokens
