@@ -31,6 +31,8 @@ class AdapterMemory:
 
     def lay(self) -> npt.NDArray[np.uint8]:
         """All arrays in memory of their own, which is free when nothing refers to it."""
+        if not self._arrays:
+            return np.zeros(0, np.uint8)  # an adapter of the embedding alone
         memory = own_memory(self.num_bytes)
         for start, array in self._arrays:
             memory[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
