@@ -44,10 +44,14 @@ class Adapter:
     num_bytes: int
     modules: Mapping[str, LoraWeights]  # of linear modules
     embedding: Mapping[str, LoraWeights] = field(default_factory=dict)  # inputs are token ids
-    replaced: Mapping[str, Tensor] = field(default_factory=dict)  # tensors that stand in the base's place
+    replaced: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # tensors that stand in the base's place
     base_copies: Mapping[str, Tensor] = field(default_factory=dict)  # of the base, or in its place
     token_rows: Mapping[str, TokenRows] = field(default_factory=dict)  # single rows of a module
-    initialization: str | None = None  # what the base weights lost when training began: see `lora.initial_weights`
+    initialization: str | None = (
+        None  # what the base weights lost when training began: see `lora.initial_weights`
+    )
     features: tuple[str, ...] = ()  # beyond plain LoRA: "dora", "rslora", "lm_head", ...
 
     @property

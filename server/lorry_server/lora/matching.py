@@ -178,9 +178,7 @@ class _Match:
                 self._weight(place.name), weights.a_RI, b_DR, weights.magnitude_O
             )
             b_DR = b_DR * scale_D[:, None]
-        return MatchedEmbedding(
-            own_rows, scale_D, weights.a_RI.T.contiguous(), b_DR.T.contiguous()
-        )
+        return MatchedEmbedding(own_rows, scale_D, weights.a_RI.T.contiguous(), b_DR.T.contiguous())
 
     def _own_rows(self, name: str, *, num_rows: int, size: int) -> OwnRows | None:
         whole = self._adapter.replaced.get(f"{name}.weight")
@@ -248,7 +246,9 @@ class _Match:
         try:
             return self._model.base.read(name)
         except KeyError:
-            raise self._error(f"needs {name!r}, which the base's checkpoint does not have") from None
+            raise self._error(
+                f"needs {name!r}, which the base's checkpoint does not have"
+            ) from None
 
     def _check_shape(self, name: str, lora: LoraWeights, *, wanted: tuple[int, int]) -> None:
         given = (lora.b_OR.shape[0], lora.a_RI.shape[1])

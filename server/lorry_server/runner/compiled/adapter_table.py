@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from lorry_server.engine.plan import AdapterSegments, Int32
+from lorry_server.errors import AdapterError
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
-from lorry_server.errors import AdapterError
 from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
 from lorry_server.lora.adapter import Adapter
@@ -172,9 +172,7 @@ class AdapterTable:
         self.embeddings.detach(slot)
         self._active_slots = []
 
-    def slots_of_tokens(
-        self, segments: AdapterSegments, token_ids_T: Int32
-    ) -> Int32 | None:
+    def slots_of_tokens(self, segments: AdapterSegments, token_ids_T: Int32) -> Int32 | None:
         """The slot of each token of the next step, -1 for none; None if no token has one.
 
         Has the next step pass over the linears that none of its adapters targets, and find what
