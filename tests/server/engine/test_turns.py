@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -134,7 +135,7 @@ def test_an_adapter_that_just_got_in_keeps_its_place_for_a_while() -> None:
         if not turns or turns[-1][0] != flow:
             turns.append((flow, before))
 
-    lengths = [after - before for (_, before), (_, after) in zip(turns, turns[1:], strict=False)]
+    lengths = [after - before for (_, before), (_, after) in pairwise(turns)]
     assert len(lengths) >= 4
     assert min(lengths) >= TENURE
     assert max(lengths) <= TENURE + DRAIN + PATIENCE + FULL_STEP
