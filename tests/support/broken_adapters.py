@@ -238,8 +238,9 @@ class RunsCode:
 def huge_rank(values: dict[str, np.ndarray], shape: Shape) -> dict[str, np.ndarray]:
     rank = 4096
     return {
-        name: np.ones((rank, shape.hidden_size) if "lora_A" in name else (shape.hidden_size, rank))
-        .astype(np.float32)
+        name: np.ones(
+            (rank, shape.hidden_size) if "lora_A" in name else (shape.hidden_size, rank)
+        ).astype(np.float32)
         for name in values
     }
 
@@ -330,9 +331,7 @@ BROKEN: dict[str, Broken] = {
     ),
     "rank pattern is a list": Broken(config(rank_pattern=["q_proj"]), "rank_pattern"),
     "rank pattern has 400 digits": Broken(config(rank_pattern={"q_proj": 10**400}), "rank_pattern"),
-    "alpha pattern is NaN": Broken(
-        config(alpha_pattern={"q_proj": float("nan")}), "alpha_pattern"
-    ),
+    "alpha pattern is NaN": Broken(config(alpha_pattern={"q_proj": float("nan")}), "alpha_pattern"),
     # the file of weights
     "no weights": Broken(no_weights, "adapter_model.safetensors"),
     "weights are a named pipe": Broken(weights_are_a_pipe, "adapter_model.safetensors"),
@@ -407,9 +406,7 @@ BROKEN: dict[str, Broken] = {
     "a tensor of another method": Broken(tensors(stranger), "ia3_l"),
     # the model
     "another width": Broken(tensors(wider), "another shape"),
-    "another architecture": Broken(
-        renamed("model.layers.", "transformer.h."), "match no layer"
-    ),
+    "another architecture": Broken(renamed("model.layers.", "transformer.h."), "match no layer"),
     "layers under another prefix": Broken(
         renamed("base_model.model.model.", "base_model.model.model.language_model."),
         "'model.language_model.layers'",
@@ -430,7 +427,7 @@ BROKEN: dict[str, Broken] = {
     "contract is a list": Broken(contract([]), "lorry.json"),
     "contract is huge": Broken(contract({"description": "x" * (300 << 10)}), "larger than"),
     "contract is nested deeply": Broken(
-        contract('{"a":' * NESTED + "1" + "}" * NESTED), "not valid JSON"
+        contract('{"a":' * 40_000 + "1" + "}" * 40_000), "not valid JSON"
     ),
     "contract with an unknown field": Broken(contract({"sytem_prompt": "x"}), "`sytem_prompt`"),
     "contract with a key twice": Broken(
@@ -471,5 +468,7 @@ BROKEN: dict[str, Broken] = {
     "template elsewhere": Broken(
         contract({"chat_template": {"file": "../../../etc/passwd"}}), "a file beside it"
     ),
-    "template is missing": Broken(contract({"chat_template": {"file": "gone.jinja"}}), "gone.jinja"),
+    "template is missing": Broken(
+        contract({"chat_template": {"file": "gone.jinja"}}), "gone.jinja"
+    ),
 }

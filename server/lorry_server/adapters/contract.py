@@ -100,7 +100,9 @@ def read_contract(folder: Path, *, tokens: Mapping[str, str] | None = None) -> C
     if raw is None:
         return None
     try:
-        loaded = json.loads(raw, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        loaded = json.loads(
+            raw, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
+        )
         written = msgspec.convert(loaded, AdapterContract)
     except msgspec.ValidationError as exc:
         raise AdapterError(f"{str(file)!r}: {exc}") from exc
@@ -130,9 +132,13 @@ def _check(written: AdapterContract, file: Path) -> None:
     stop = written.stop or []
     if len(stop) > MAX_STOP_STRINGS:
         refuse("stop", f"may hold at most {MAX_STOP_STRINGS} strings, not {len(stop)}")
-    texts = {"description": [written.description], "system_prompt": [written.system_prompt]}
-    for name, values in {**texts, "stop": stop}.items():
-        if any(_HALF_SURROGATE.search(text) for text in values if text is not None):
+    texts = {
+        "description": [written.description or ""],
+        "system_prompt": [written.system_prompt or ""],
+        "stop": stop,
+    }
+    for name, values in texts.items():
+        if any(_HALF_SURROGATE.search(text) for text in values):
             refuse(name, "holds half a surrogate pair, which is no text")
     if any(not 1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stop):
         refuse("stop", f"strings have 1 to {MAX_STOP_BYTES} bytes")
@@ -162,7 +168,9 @@ def _template_file(written: TemplateFile, contract_file: Path) -> str:
     file = contract_file.parent / written.file
     # Names a file of the folder itself: neither elsewhere, nor through a link to elsewhere.
     if _FILE_NAME.fullmatch(written.file) is None or file.is_symlink():
-        raise AdapterError(f"{where} must be the name of a file beside it, not {written.file!r:.80}")
+        raise AdapterError(
+            f"{where} must be the name of a file beside it, not {written.file!r:.80}"
+        )
     raw = _read_bounded(file, MAX_TEMPLATE_BYTES)
     if raw is None:
         raise AdapterError(f"{where}: there is no {written.file!r}")

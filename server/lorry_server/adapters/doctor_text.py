@@ -58,7 +58,9 @@ def _base_lines(base: BaseModel) -> Iterator[str]:
         yield _row("", "the adapter records no fingerprint of its base")
     else:
         same = base.same_shape and base.same_weights
-        yield _row("", "the base that it was trained on" if same else "not the base of its training")
+        yield _row(
+            "", "the base that it was trained on" if same else "not the base of its training"
+        )
 
 
 def _misfit_lines(report: DoctorReport) -> Iterator[str]:
@@ -100,7 +102,9 @@ def _row(name: str, text: str) -> str:
 
 def printable(text: str) -> str:
     """`text` with a mark for whatever a terminal would obey: names are a stranger's."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
 
 
 def _range(numbers: Range) -> str:

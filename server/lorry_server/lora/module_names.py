@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-_NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<stack>layers|h|blocks?)\.(?P<index>\d{1,6})\.(?P<rest>.+)")
+_NUMBERED = re.compile(
+    r"(?P<prefix>.*?)(?P<stack>layers|h|blocks?)\.(?P<index>\d{1,6})\.(?P<rest>.+)"
+)
 _SIMILAR = 0.6  # difflib's measure
 
 

@@ -5,6 +5,7 @@ Shape legend: R rank rows, I input and O output features.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,4 +55,4 @@ def _norm(weights: LoraWeights) -> float:
     a_gram_RR = weights.a_RI @ weights.a_RI.T
     b_gram_RR = weights.b_OR.T @ weights.b_OR
     square = float(torch.sum(a_gram_RR.double() * b_gram_RR.double()))
-    return max(square, 0.0) ** 0.5
+    return math.sqrt(max(square, 0.0))

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-import jinja2.sandbox
+import jinja2.exceptions
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -39,7 +39,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if result_size(operator, left, right) > MAX_RESULT_SIZE:
-            raise jinja2.sandbox.SecurityError(f"the result of {operator!r} would be too large")
+            raise jinja2.exceptions.SecurityError(f"the result of {operator!r} would be too large")
         return super().call_binop(context, operator, left, right)
 
 

@@ -125,7 +125,7 @@ def test_a_value_that_no_request_could_have_is_refused_by_name(
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_numbers_that_json_does_not_have_are_refused(tmp_path: Path, number: str) -> None:
-    (tmp_path / "lorry.json").write_text('{"sampling": {"temperature": %s}}' % number)
+    (tmp_path / "lorry.json").write_text(f'{{"sampling": {{"temperature": {number}}}}}')
 
     with pytest.raises(AdapterError, match="not a number of JSON"):
         read_contract(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,9 +331,7 @@ def wide_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(
-        json.dumps(
-            {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-        )
+        json.dumps({"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"})
     )
     return folder
 
@@ -343,9 +342,12 @@ def test_a_real_models_adapter_is_examined_in_a_tenth_of_a_second(wide_adapter: 
     )
     adapter = read_adapter(wide_adapter)
 
-    # The fastest of a few: what else the machine does is not the doctor's time.
-    reports = [examine(adapter, model) for _ in range(5)]
+    reports, times_s = [], []
+    for _ in range(3):
+        started_s = time.thread_time()  # what else the machine does is not the doctor's time
+        reports.append(examine(adapter, model))
+        times_s.append(time.thread_time() - started_s)
 
     assert {report.verdict for report in reports} == {"ok"}
-    assert min(report.wall_ms for report in reports) < 100
+    assert min(times_s) < 0.1
     assert reports[0].parity == reports[1].parity
