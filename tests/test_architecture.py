@@ -22,21 +22,23 @@ SERVER_RULES: dict[str, set[str]] = {
     "heap": set(),
     "config": {"errors", "lora.names"},
     "lora.names": set(),
-    "lora.slots": set(),
+    "lora.prepared": {"lora.adapter"},  # for its types only
+    "lora.residency": {"lora.prepared"},
     "metrics": {"engine", "errors"},
-    "engine": {"engine", "errors", "lora.slots"},
+    "engine": {"engine", "errors", "lora.prepared", "lora.residency"},
     "text": {"text", "errors"},
     "http": {"http", "engine", "text", "errors", "metrics"},
     "kernels": {"engine.plan", "kernels"},
     "quantization": {"quantization", "kernels", "errors"},
     "layers": {"layers", "quantization", "kernels"},
     "model": {"model", "layers", "quantization", "kernels", "errors"},
-    "lora": {"lora", "layers.linear", "quantization.int8", "kernels", "errors"},
+    "lora": {"lora", "layers.embedding", "layers.linear", "quantization", "kernels", "errors"},
     "runner": {"runner", "engine.plan", "kernels", "lora.pool", "model.causal_model"},
     "runner.compiled": {
         "runner",
         "engine.plan",
         "engine.thread_priority",
+        "errors",
         "kernels.cpu",
         "layers",
         "lora",
@@ -72,7 +74,7 @@ ONLY_IN: dict[str, set[str]] = {
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.slots"}
+NO_TORCH_IN_LORA = {"lora.names", "lora.prepared", "lora.residency"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
