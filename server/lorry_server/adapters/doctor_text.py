@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from lorry_server.lora.doctor_report import BaseModel, DoctorReport, Range
 from lorry_server.lora.parity import EXPLAINED, Parity
+from lorry_server.lora.update_norms import UpdateNorms
 
 WIDTH = 100
 MAX_UNMATCHED = 5
@@ -23,7 +24,7 @@ def _lines(report: DoctorReport, path: str) -> Iterator[str]:
     yield _row("digest", report.digest)
     yield _row(
         "size",
-        f"{report.num_modules} modules, {report.num_parameters:,} numbers, "
+        f"{report.num_modules} modules or tensors, {report.num_parameters:,} numbers, "
         f"{_bytes(report.num_bytes)}",
     )
     yield _row("features", ", ".join(report.features) or "plain LoRA")
@@ -31,15 +32,12 @@ def _lines(report: DoctorReport, path: str) -> Iterator[str]:
     yield ""
     for index, group in enumerate(report.modules):
         yield _row("modules" if index == 0 else "", str(group))
-    yield _row("rank", _range(report.rank))
+    if report.rank is not None:
+        yield _row("rank", _range(report.rank))
     if report.scaling is not None:
         yield _row("scaling", _range(report.scaling))
-    norms = report.update_norms
-    yield _row(
-        "norms",
-        f"||s B A|| from {norms.smallest:.3g} ({norms.smallest_module}) to {norms.largest:.3g} "
-        f"({norms.largest_module}), median {norms.median:.3g}, {norms.num_zero} zero",
-    )
+    if report.update_norms is not None:
+        yield _row("norms", _norms(report.update_norms))
     yield _row("parity", "not measured" if report.parity is None else _parity(report.parity))
     yield from _misfit_lines(report)
     yield ""
@@ -67,14 +65,24 @@ def _misfit_lines(report: DoctorReport) -> Iterator[str]:
     for wrong in report.wrong_shapes[:MAX_UNMATCHED]:
         yield _row(
             "shape",
-            f"{wrong.module}: {wrong.given[0]} x {wrong.given[1]}, the layer is "
-            f"{wrong.wanted[0]} x {wrong.wanted[1]}",
+            f"{wrong.module}: {_shape(wrong.given)}, the model's is {_shape(wrong.wanted)}",
         )
     for one in report.unmatched[:MAX_UNMATCHED]:
         yield _row("unmatched", f"{one.module} (nearest: {one.nearest or 'none'})")
     more = report.num_unmatched - MAX_UNMATCHED
     if more > 0:
         yield _row("", f"and {more} more")
+
+
+def _norms(norms: UpdateNorms) -> str:
+    return (
+        f"||s B A|| from {norms.smallest:.3g} ({norms.smallest_module}) to {norms.largest:.3g} "
+        f"({norms.largest_module}), median {norms.median:.3g}, {norms.num_zero} zero"
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _parity(parity: Parity) -> str:

@@ -7,6 +7,7 @@ whether what would be served equals what a merged layer would answer.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +23,10 @@ from lorry_server.lora.doctor_report import (
     DoctorReport,
     Finding,
     Range,
-    WrongShape,
 )
+from lorry_server.lora.misfits import Misfits, find_misfits
 from lorry_server.lora.model_facts import ModelFacts
-from lorry_server.lora.module_names import LayerNames, Unmatched, group_modules
+from lorry_server.lora.module_names import Unmatched, group_modules
 from lorry_server.lora.parity import EXPLAINED, Parity, measure_parity
 from lorry_server.lora.raw_adapter import RawAdapter
 from lorry_server.lora.update_norms import UpdateNorms, summarize, update_norms
@@ -47,41 +48,40 @@ def examine(
     started_s = time.perf_counter()
     findings: list[Finding] = []
     raw = _read_again(adapter, findings)
-    norms = update_norms(adapter.modules)
-    unmatched, wrong_shapes = _misfits(adapter, model)
+    lora = {**adapter.modules, **adapter.embedding}
+    norms = update_norms(lora)
+    misfits = find_misfits(adapter, model)
     base = _base(adapter, raw, model)
-    scalings = _scalings(adapter, raw)
-    summary = summarize(norms)
-    findings += _about_fit(adapter, model, unmatched, wrong_shapes, allow_partial=allow_partial)
+    scalings = {module: weights.scaling for module, weights in lora.items()}
+    summary = summarize(norms) if norms else None
+    findings += _about_fit(adapter, model, misfits, allow_partial=allow_partial)
     findings += _about_base(base)
     if raw is not None:
         findings += _about_config(adapter, raw)
-    findings += _about_updates(summary, num_modules=len(norms), scalings=scalings)
+    if summary is not None:
+        findings += _about_updates(summary, num_modules=len(norms), scalings=scalings)
     parity = None
-    if raw is not None and not wrong_shapes:
+    if raw is not None and not misfits.wrong_shapes:
         parity = _parity(adapter, raw, model, norms, findings)
     severities = {finding.severity for finding in findings}
     return DoctorReport(
         verdict=REFUSE if REFUSE in severities else WARN if WARN in severities else OK,
         findings=tuple(findings),
         digest=adapter.digest,
-        features=_features(raw),
+        features=adapter.features,
         num_tensors=len(raw.tensors) if raw is not None else None,
-        num_modules=len(adapter.modules),
-        num_parameters=sum(w.a_RI.numel() + w.b_OR.numel() for w in adapter.modules.values()),
+        num_modules=len(adapter.names),
+        num_parameters=sum(_num_parameters(adapter)),
         num_bytes=adapter.num_bytes,
-        rank=_range(weights.rank for weights in adapter.modules.values()),
-        scaling=_range(scalings.values()) if scalings else None,
+        rank=_range(weights.rank for weights in lora.values()),
+        scaling=_range(scalings.values()),
         modules=group_modules(
-            {
-                module: (weights.rank, scalings.get(module))
-                for module, weights in adapter.modules.items()
-            }
+            {module: (weights.rank, scalings[module]) for module, weights in lora.items()}
         ),
-        num_unmatched=len(unmatched),
-        unmatched=unmatched[:MAX_NAMES],
-        num_wrong_shapes=len(wrong_shapes),
-        wrong_shapes=wrong_shapes[:MAX_NAMES],
+        num_unmatched=len(misfits.unmatched),
+        unmatched=misfits.unmatched[:MAX_NAMES],
+        num_wrong_shapes=len(misfits.wrong_shapes),
+        wrong_shapes=misfits.wrong_shapes[:MAX_NAMES],
         update_norms=summary,
         base=base,
         parity=parity,
@@ -97,39 +97,23 @@ def _read_again(adapter: Adapter, findings: list[Finding]) -> RawAdapter | None:
         return None
 
 
-def _misfits(
-    adapter: Adapter, model: ModelFacts | None
-) -> tuple[tuple[Unmatched, ...], tuple[WrongShape, ...]]:
-    if model is None:
-        return (), ()
-    names = LayerNames(model.layers)
-    unmatched = tuple(names.explain(name) for name in adapter.modules if name not in model.layers)
-    wrong_shapes = []
-    for module, weights in adapter.modules.items():
-        layer = model.layers.get(module)
-        given = (weights.b_OR.shape[0], weights.a_RI.shape[1])
-        if layer is not None and layer.shape != given:
-            wrong_shapes.append(WrongShape(module, given=given, wanted=layer.shape))
-    return unmatched, tuple(wrong_shapes)
-
-
 def _about_fit(
     adapter: Adapter,
     model: ModelFacts | None,
-    unmatched: tuple[Unmatched, ...],
-    wrong_shapes: tuple[WrongShape, ...],
+    misfits: Misfits,
     *,
     allow_partial: bool,
 ) -> Iterator[Finding]:
     if model is None:
         return
-    total = len(adapter.modules)
+    total = len(adapter.names)
+    unmatched, wrong_shapes = misfits.unmatched, misfits.wrong_shapes
     if wrong_shapes:
         first = wrong_shapes[0]
         yield Finding(
             REFUSE,
             "wrong_shapes",
-            f"{len(wrong_shapes)} of its {total} modules are for layers of another shape than "
+            f"{len(wrong_shapes)} of its {total} parts are for layers of another shape than "
             f"{model.model_id}'s: {first.module!r} is {_shape(first.given)} and the layer is "
             f"{_shape(first.wanted)}. It was trained on another model.",
         )
@@ -142,7 +126,7 @@ def _about_fit(
         yield Finding(
             WARN if allow_partial and not is_none else REFUSE,
             "unmatched_modules",
-            f"{len(alike)} of its {total} modules match no layer of {model.model_id}: {hint}, for "
+            f"{len(alike)} of its {total} parts match no layer of {model.model_id}: {hint}, for "
             f"example {alike[0].module!r}{nearest}.",
         )
     if is_none:
@@ -198,23 +182,25 @@ def _about_base(base: BaseModel) -> Iterator[Finding]:
 
 def _about_config(adapter: Adapter, raw: RawAdapter) -> Iterator[Finding]:
     others = [
-        (module, rank, weights.rank)
+        (module, declared, weights.scaling)
         for module, weights in adapter.modules.items()
-        if (rank := raw.rank(module)) is not None and rank != weights.rank
+        if not math.isclose(
+            declared := raw.scaling(module, rank=weights.rank), weights.scaling, rel_tol=1e-6
+        )
     ]
     if others:
         module, declared, actual = others[0]
         yield Finding(
-            WARN,
-            "rank_differs",
-            f"{len(others)} of its modules have another rank than adapter_config.json gives them: "
-            f"{module!r} has {actual}, declared is {declared}. PEFT itself would not load it; the "
-            "scaling is taken from the rank that is there.",
+            REFUSE,
+            "scaling_differs",
+            f"The scaling of {len(others)} of its modules is not what adapter_config.json says now: "
+            f"{module!r} was read with {actual:g}, declared is {declared:g}. The folder has changed "
+            "while it was read; load it again.",
         )
     missing = [
         target
         for target in raw.target_modules
-        if not any(module == target or module.endswith(f".{target}") for module in adapter.modules)
+        if not any(f".{name}.".find(f".{target}.") >= 0 for name in adapter.names)
     ]
     if missing:
         yield Finding(
@@ -291,29 +277,17 @@ def _parity(
     return parity
 
 
-def _scalings(adapter: Adapter, raw: RawAdapter | None) -> dict[str, float]:
-    if raw is None:
-        return {}
-    return {
-        module: raw.scaling(module, rank=weights.rank)
-        for module, weights in adapter.modules.items()
-    }
+def _num_parameters(adapter: Adapter) -> Iterator[int]:
+    for weights in (*adapter.modules.values(), *adapter.embedding.values()):
+        parts = (weights.a_RI, weights.b_OR, weights.magnitude_O, weights.bias_O)
+        yield from (part.numel() for part in parts if part is not None)
+    yield from (tensor.numel() for tensor in adapter.replaced.values())
+    yield from (tokens.rows_KD.numel() for tokens in adapter.token_rows.values())
 
 
-def _features(raw: RawAdapter | None) -> tuple[str, ...]:
-    if raw is None:
-        return ()
-    named = {
-        "use_rslora": "rslora",
-        "rank_pattern": "rank_pattern",
-        "alpha_pattern": "alpha_pattern",
-    }
-    return tuple(feature for option, feature in named.items() if raw.config.get(option))
-
-
-def _range(values: Iterable[float]) -> Range:
+def _range(values: Iterable[float]) -> Range | None:
     numbers = [float(value) for value in values]
-    return Range(min(numbers), max(numbers))
+    return Range(min(numbers), max(numbers)) if numbers else None
 
 
 def _halves(fingerprint: str | None) -> tuple[str, str]:
@@ -325,5 +299,5 @@ def _last_name(model: str) -> str:
     return model.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
 
 
-def _shape(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorry_server.lora.misfits import WrongShape
 from lorry_server.lora.module_names import ModuleGroup, Unmatched
 from lorry_server.lora.parity import Parity
 from lorry_server.lora.update_norms import UpdateNorms
@@ -18,15 +19,6 @@ class Finding:
     severity: str
     code: str  # what it is about, for programs
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class WrongShape:
-    """A module whose matrices are not for the layer of that name: outputs x inputs."""
-
-    module: str
-    given: tuple[int, int]
-    wanted: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,8 @@ class BaseModel:
 class DoctorReport:
     """Everything that was looked at; `verdict` is that of the worst finding, or "ok".
 
-    Lists of names hold at most 20; the number beside them says how many there are.
+    Lists of names hold at most 20; the number beside them says how many there are. What is about
+    LoRA matrices is None for an adapter that has none.
     """
 
     verdict: str
@@ -66,14 +59,14 @@ class DoctorReport:
     num_modules: int
     num_parameters: int
     num_bytes: int
-    rank: Range
+    rank: Range | None
     scaling: Range | None
     modules: tuple[ModuleGroup, ...]
     num_unmatched: int
     unmatched: tuple[Unmatched, ...]
     num_wrong_shapes: int
     wrong_shapes: tuple[WrongShape, ...]
-    update_norms: UpdateNorms
+    update_norms: UpdateNorms | None
     base: BaseModel
     parity: Parity | None
     wall_ms: float

@@ -19,7 +19,8 @@ import torch
 from lorry_server.layers.linear import LinearSlice
 from lorry_server.lora.adapter import Adapter, LoraWeights
 from lorry_server.lora.base_fingerprint import evenly_spaced
-from lorry_server.lora.int8_updates import Int8Updates
+from lorry_server.lora.float_updates import float_update
+from lorry_server.lora.int8_updates import int8_update
 from lorry_server.lora.model_facts import ModelFacts
 from lorry_server.lora.raw_adapter import RawAdapter
 from lorry_server.lora.raw_tensors import Floats
@@ -88,7 +89,7 @@ def measure_parity(
     """
     modules = sorted(
         module
-        for module in norms
+        for module in adapter.modules
         if raw.a(module) is not None and (model is None or module in model.layers)
     )
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in the figures
@@ -165,16 +166,16 @@ def served_update(
     """Outputs `rows` of B (A x), computed as the layers compute it; float64."""
     b_KR = weights.b_OR[rows]
     x = torch.from_numpy(x_TI)
-    y_TK = torch.zeros(len(x), len(b_KR))
+    part = LinearSlice("", start=0, stop=len(b_KR))
+    sampled_rows = LoraWeights(weights.a_RI, b_KR)
     if precision == INT8:
-        updates = Int8Updates(device=x.device)
-        part = LinearSlice("", start=0, stop=len(b_KR))
-        updates.write(part, LoraWeights(weights.a_RI, b_KR), start=0)
-        updates.by_start[0][0].add_(y_TK, x, None)
+        y_TK = torch.zeros(len(x), len(b_KR))
+        int8_update(part, sampled_rows).add_(y_TK, x, None)
     else:
         dtype = getattr(torch, precision)
-        y_TK = y_TK.to(dtype)
-        y_TK.addmm_(x.to(dtype) @ weights.a_RI.to(dtype).T, b_KR.to(dtype).T)
+        y_TK = torch.zeros(len(x), len(b_KR), dtype=dtype)
+        update = float_update(part, sampled_rows, dtype=dtype, is_pinned=False)
+        update.add_(y_TK, x.to(dtype), None)
     served: Floats = y_TK.double().numpy()
     return served
 

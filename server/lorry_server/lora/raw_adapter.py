@@ -50,11 +50,6 @@ class RawAdapter:
         targets = self.config.get("target_modules")
         return tuple(map(str, targets)) if isinstance(targets, list) else ()
 
-    def rank(self, module: str) -> int | None:
-        """The rank that the configuration gives the module; None where it says nothing."""
-        rank = self._of_module("rank_pattern", module, self.config.get("r"))
-        return int(rank) if isinstance(rank, int | float) else None
-
     def scaling(self, module: str, *, rank: int) -> float:
         """alpha over r, or over the root of r where the configuration has `use_rslora`."""
         alpha = float(self._of_module("alpha_pattern", module, self.config["lora_alpha"]))
