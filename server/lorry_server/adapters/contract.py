@@ -29,6 +29,7 @@ MAX_DESCRIPTION_CHARS = 4096
 MAX_RENDER_S = 1.0
 SYSTEM_ROLES = ("system", "developer")
 
+_DEFAULTS = ("sampling", "stop", "max_tokens", "max_tokens_ceiling")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -60,6 +61,11 @@ class Contract:
             "base_fingerprint": self.base_fingerprint,
         }
         return {name: value for name, value in shown.items() if value is not None}
+
+    def defaults(self) -> dict[str, Any]:
+        """What a request gets that says nothing, and what it cannot exceed."""
+        card = self.card()
+        return {name: card[name] for name in _DEFAULTS if name in card}
 
     def with_system_prompt(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """`messages` with the system prompt first, unless they bring one of their own."""

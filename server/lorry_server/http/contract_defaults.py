@@ -13,7 +13,9 @@ import msgspec
 from lorry.types.generation import GenerationRequest
 from lorry.types.lorax import GenerateParameters
 from lorry_server.adapters.contract import Contract
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.errors import RequestError
+from lorry_server.http.parsing import shown
 
 R = TypeVar("R", bound=GenerationRequest)
 
@@ -27,6 +29,11 @@ _SAMPLING = (
     "frequency_penalty",
     "repetition_penalty",
 )
+
+
+def contract_of(lease: AdapterLease | None) -> Contract | None:
+    """Return the contract of what a request runs on; the base model and compositions have none."""
+    return None if lease is None else lease.facts.contract
 
 
 def apply_contract(request: R, contract: Contract | None) -> R:
@@ -84,14 +91,13 @@ def default_max_tokens(contract: Contract | None, default: int | None) -> int | 
     return min(default, contract.max_tokens_ceiling)
 
 
-def check_ceiling(
-    asked: int | None, contract: Contract | None, *, adapter: str | None, param: str
-) -> None:
+def check_ceiling(asked: int | None, lease: AdapterLease | None, *, param: str) -> None:
     """Raise `RequestError` where a request names a limit above the contract's ceiling."""
+    contract = contract_of(lease)
     ceiling = contract.max_tokens_ceiling if contract is not None else None
-    if asked is not None and ceiling is not None and asked > ceiling:
+    if lease is not None and asked is not None and ceiling is not None and asked > ceiling:
         raise RequestError(
-            f"`{param}` may be at most {ceiling} on the adapter {adapter!r}, whose contract says so "
+            f"`{param}` may be at most {ceiling} on the adapter {shown(lease.asked)}, whose contract says so "
             f"(`max_tokens_ceiling`). Given: {asked}",
             param=param,
             code="max_tokens_ceiling",

@@ -46,9 +46,11 @@ class RawAdapter:
 
     @property
     def target_modules(self) -> tuple[str, ...]:
-        """The names that were to be adapted; () where the file has an expression or nothing."""
+        """The names that were to be adapted, where that is a list without exceptions; else ()."""
         targets = self.config.get("target_modules")
-        return tuple(map(str, targets)) if isinstance(targets, list) else ()
+        if not isinstance(targets, list) or self.config.get("exclude_modules"):
+            return ()
+        return tuple(map(str, targets))
 
     def scaling(self, module: str, *, rank: int) -> float:
         """alpha over r, or over the root of r where the configuration has `use_rslora`."""

@@ -9,6 +9,8 @@ from lorry.types.completions import CompletionRequest
 from lorry.types.contract import SamplingDefaults
 from lorry.types.lorax import GenerateParameters
 from lorry_server.adapters.contract import Contract
+from lorry_server.adapters.info import AdapterFacts, AdapterInfo
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.errors import RequestError
 from lorry_server.http.contract_defaults import (
     apply_contract,
@@ -113,10 +115,17 @@ def test_a_request_without_a_limit_gets_the_contracts_or_the_routes_within_the_c
 
 
 def test_more_than_the_ceiling_is_refused_with_both_numbers() -> None:
-    with pytest.raises(RequestError, match=r"`max_tokens`.*at most 256.*'pirate'.*Given: 257") as e:
-        check_ceiling(257, CONTRACT, adapter="pirate", param="max_tokens")
+    with pytest.raises(RequestError, match=r"`max_tokens`.*at most 256.*pirate.*257") as refused:
+        check_ceiling(257, lease_of(CONTRACT), param="max_tokens")
 
-    assert (e.value.status, e.value.param) == (400, "max_tokens")
-    check_ceiling(256, CONTRACT, adapter="pirate", param="max_tokens")
-    check_ceiling(None, CONTRACT, adapter="pirate", param="max_tokens")
-    check_ceiling(10_000, None, adapter=None, param="max_tokens")
+    assert (refused.value.status, refused.value.param) == (400, "max_tokens")
+    check_ceiling(256, lease_of(CONTRACT), param="max_tokens")
+    check_ceiling(None, lease_of(CONTRACT), param="max_tokens")
+    check_ceiling(10_000, lease_of(None), param="max_tokens")
+    check_ceiling(10_000, None, param="max_tokens")
+
+
+def lease_of(contract: Contract | None) -> AdapterLease:
+    facts = AdapterFacts("d1", 8, 16.0, ("q_proj",), 1000, contract=contract)
+    info = AdapterInfo(name="pirate", source="/adapters/pirate", state="ready", facts=facts)
+    return AdapterLease("pirate", "pirate", info, facts, "host", lambda: None)
