@@ -94,7 +94,7 @@ def read_config(path: Path) -> PeftConfig:
         refuse("bias", f"one of {', '.join(_BIASES)} is supported")
     if raw.get("use_dora") and raw.get("lora_bias"):
         refuse("lora_bias", "PEFT has none together with use_dora")
-    alpha = raw.get("lora_alpha")
+    alpha: Any = raw.get("lora_alpha")
     if not _is_number(alpha):
         refuse("lora_alpha", f"it must be a number of at most {MAX_ALPHA:g}")
     rank = raw.get("r")
@@ -170,7 +170,7 @@ def _trained_tokens(
 ) -> Mapping[str, tuple[int, ...]] | tuple[int, ...]:
     if not value:
         return ()
-    lists = value if isinstance(value, dict) else {"": value}
+    lists: dict[str, Any] = value if isinstance(value, dict) else {"": value}
     for tokens in lists.values():
         if not _is_list_of(tokens, int) or len(tokens) > MAX_TRAINED_TOKENS:
             refuse("trainable_token_indices", "it must be a list of token ids, or one for a module")
