@@ -105,8 +105,8 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             self._lag_watch.cancel()
-            await super().shutdown(sockets)
             library.close()
+            await super().shutdown(sockets)
             await service.stop()
 
         def _end(self) -> None:
