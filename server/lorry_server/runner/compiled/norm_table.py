@@ -25,7 +25,8 @@ class NormTable:
 
     def of(self, norm: RMSNorm) -> npt.NDArray[np.int64]:
         """The addresses of one norm, slot by slot."""
-        return self._addresses[self._numbers[norm.name]]
+        addresses: npt.NDArray[np.int64] = self._addresses[self._numbers[norm.name]]
+        return addresses
 
     def pack(self, norms: Mapping[str, torch.Tensor], memory: AdapterMemory) -> Entry:
         """The words of one adapter, one for each norm."""
