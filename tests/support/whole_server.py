@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.build import build_server
 from lorry_server.config import read_config
 from lorry_server.engine.engine import Engine
@@ -25,6 +26,7 @@ class WholeServer:
     base_url: str
     service: EngineService
     engine: Engine
+    library: AdapterLibrary
     progress: list[str]
 
 
@@ -47,14 +49,16 @@ async def whole_server(
     name = built.service.info.model_id
     app = create_app(
         built.service,
+        library=built.library,
         tokenizer=built.tokenizer,
         chat_template=built.chat_template,
         settings=HttpSettings(served_model_name=name),
-        metrics=Metrics(built.service, model_name=name),
+        metrics=Metrics(built.service, built.library, model_name=name),
     )
     built.service.start()
     try:
         async with live_server(app) as base_url:
-            yield WholeServer(base_url, built.service, built.engine, progress)
+            yield WholeServer(base_url, built.service, built.engine, built.library, progress)
     finally:
+        built.library.close()
         await built.service.stop()

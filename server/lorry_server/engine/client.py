@@ -16,20 +16,6 @@ from lorry_server.lora.prepared import PreparedAdapter
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterInfo:
-    """A loaded adapter. `digest` is the hash of its weights and config: its identity."""
-
-    name: str
-    digest: str
-    path: str
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    num_bytes: int
-    unmatched_tensors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """Facts that do not change while the engine runs."""
 
@@ -74,7 +60,7 @@ class EngineStats:
     adapter_evictions: int = 0
     resident_adapters: tuple[str, ...] = ()  # digests
     resident_adapter_bytes: int = 0
-    running_adapters: tuple[str, ...] = ()  # names
+    running_adapters: tuple[str, ...] = ()  # digests
     waiting_adapters: tuple[str, ...] = ()
     is_healthy: bool = True
     is_draining: bool = False
@@ -128,13 +114,14 @@ class EngineClient(Protocol):
         """Forget an adapter; what was submitted before still ends on it. Harmless if unknown."""
         ...
 
-    def stats(self) -> EngineStats: ...
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """Give an adapter, or the base model, `weight` times the share of one with weight 1.
 
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        """Loaded adapters, in order of loading."""
+        The weight, which is greater than 0, outlives the adapter; 1.0 takes it back.
+        """
         ...
 
-    def find_adapter(self, name: str) -> AdapterInfo | None: ...
+    def stats(self) -> EngineStats: ...
 
     async def drain(self) -> None:
         """Refuse new requests and return when every accepted one has ended."""
