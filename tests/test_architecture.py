@@ -49,7 +49,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "quantization": {"quantization", "kernels", "errors"},
     "layers": {"layers", "quantization", "kernels"},
     "model": {"model", "layers", "quantization", "kernels", "errors"},
-    "lora": {"lora", "layers.embedding", "layers.linear", "quantization", "kernels", "errors"},
+    "lora": {"lora", "layers", "quantization", "kernels", "errors"},
     "runner": {"runner", "engine.plan", "kernels", "lora.pool", "model.causal_model"},
     "runner.compiled": {
         "runner",

@@ -179,7 +179,7 @@ class AdapterLoader:
             shown = ", ".join(repr(name) for name in prepared.unmatched[:MAX_SHOWN_NAMES])
             raise AdapterError(
                 f"adapter {str(adapter.path)!r}: {len(prepared.unmatched)} of its "
-                f"{len(adapter.modules)} modules match no layer of this model: {shown}. Serving it "
+                f"{len(adapter.names)} modules match no layer of this model: {shown}. Serving it "
                 "would apply it in part; --allow-partial-adapters does so."
             )
 
