@@ -15,6 +15,7 @@ from lorry_server.http.generation import Job
 from lorry_server.http.lorax_validation import (
     check_parameters,
     invalid,
+    recipe_of,
     resolve_max_new_tokens,
     truncated,
     unsupported,
@@ -112,6 +113,9 @@ def choose_adapter(parameters: GenerateParameters, *, serving: Serving) -> Adapt
     Nothing is fetched: an `adapter_source` other than `local` matters only for an adapter that is
     not loaded, and is then refused by name. `api_token` is for fetching, too.
     """
+    recipe = recipe_of(parameters)
+    if recipe is not None:
+        raise unsupported("merged_adapters")
     try:
         return find_adapter(parameters.adapter_id, engine=serving.engine, settings=serving.settings)
     except NotFoundError as exc:

@@ -37,14 +37,20 @@ _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
 @dataclass(frozen=True, slots=True)
 class LoraWeights:
-    """The update of one module: `b_OR @ a_RI`, float32, scaling already folded into `b_OR`."""
+    """The update of one module: `b_OR @ a_RI`, float32, `scaling` already folded into `b_OR`."""
 
     a_RI: Tensor
     b_OR: Tensor
+    scaling: float = 1.0
 
     @property
     def rank(self) -> int:
         return self.a_RI.shape[0]
+
+    @property
+    def unscaled_b_OR(self) -> Tensor:
+        """B as it was trained, but for rounding; zero where the scaling is zero."""
+        return self.b_OR / self.scaling if self.scaling else self.b_OR
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,8 @@ def _pair(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> dic
             raise AdapterError(
                 f"adapter {str(path)!r}: {module!r} has rank {rank}; 1 to {MAX_RANK} is supported"
             )
-        modules[module] = LoraWeights(pair["A"], pair["B"] * _scaling(config, module, rank))
+        scaling = _scaling(config, module, rank)
+        modules[module] = LoraWeights(pair["A"], pair["B"] * scaling, scaling)
     return modules
 
 
