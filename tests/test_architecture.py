@@ -21,6 +21,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "log": set(),
     "heap": set(),
     "config": {"errors", "lora.names"},
+    "adapters": {"adapters", "lora", "errors"},
     "adapters.recipe": {"lora.names"},
     "lora.names": set(),
     "lora.slots": set(),

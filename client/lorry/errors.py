@@ -2,6 +2,7 @@
 
     ClientError
       ConfigError               a wrong argument, variable or address, found before any I/O
+      AdapterExists             `adapters.load` found the name taken
       ConnectError              no connection: refused, name not found, TLS, no descriptor left
       ConnectionLost            the connection ended before the answer did
       DeadlineExceeded          time ran out; `phase` says while doing what
@@ -17,7 +18,7 @@
         Forbidden               403
         AdapterNotFound         404 that names a model or adapter
         AdapterLoading          409 or 503: the adapter is on its way
-        AdapterInvalid          422: the adapter does not fit the base model
+        AdapterInvalid          400, 422: the adapter cannot be read or does not fit the base model
         Overloaded              429, 503: come again after `retry_after` seconds
         ServerError             424 and 5xx
       RetriesExhausted          the attempts failed in different ways; `causes` has them all
@@ -57,6 +58,10 @@ class ClientError(Exception):
 
 class ConfigError(ClientError):
     """A wrong argument, environment variable or address."""
+
+
+class AdapterExists(ClientError):
+    """An adapter of that name is there already, and replacing it was not asked for."""
 
 
 class ConnectError(ClientError):

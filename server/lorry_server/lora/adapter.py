@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,11 @@ class LoraWeights:
 
     a_RI: Tensor
     b_OR: Tensor
-    scaling: float = 1.0
+    scaling: float = 1.0  # what was folded in
 
     @property
     def rank(self) -> int:
         return self.a_RI.shape[0]
-
-    @property
-    def unscaled_b_OR(self) -> Tensor:
-        """B as it was trained, but for rounding; zero where the scaling is zero."""
-        return self.b_OR / self.scaling if self.scaling else self.b_OR
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,10 @@ class Adapter:
     alpha: float
     target_modules: tuple[str, ...]
     num_bytes: int
-    modules: Mapping[str, LoraWeights]  # by the model's own module path
+    modules: Mapping[str, LoraWeights]  # of linear modules, by the model's own path
+    embedding: Mapping[str, LoraWeights] = field(default_factory=dict)  # inputs are token ids
+    base_copies: Mapping[str, Tensor] = field(default_factory=dict)  # of the base, or in its place
+    features: tuple[str, ...] = ()  # beyond plain LoRA: "dora", "rslora", "lm_head", ...
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -199,7 +197,7 @@ def _pair(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> dic
                 f"adapter {str(path)!r}: {module!r} has rank {rank}; 1 to {MAX_RANK} is supported"
             )
         scaling = _scaling(config, module, rank)
-        modules[module] = LoraWeights(pair["A"], pair["B"] * scaling, scaling)
+        modules[module] = LoraWeights(pair["A"], pair["B"] * scaling, scaling=scaling)
     return modules
 
 
