@@ -107,7 +107,7 @@ def _with_advice(error: ClientError, namespace: argparse.Namespace) -> str:
         advice = "; its address is --url, or LORRY_BASE_URL"
     elif isinstance(error, Unauthorized):
         advice = "; the key is --api-key, or LORRY_API_KEY"
-    elif isinstance(error, AdapterNotFound):
+    elif isinstance(error, AdapterNotFound) and namespace.what != "load":  # else it is the source
         advice = "; `lorry adapters list` shows what there is"
     return f"{error}{advice}"
 

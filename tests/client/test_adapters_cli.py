@@ -74,7 +74,7 @@ def test_list_is_a_table(fake: ServerThread, capsys: pytest.CaptureFixture[str])
         *("sql", "ready", "device", "16", "1.2", "MB", "no", "0", digest, "/adapters/sql"),
     ]
     assert lines[3].split() == ["later", "known", "-", "-", "-", "yes", "0", "-", "hf://team/later"]
-    assert len({line.index(word) for line, word in zip(lines[:2], ("TIER", "device"))}) == 1
+    assert len({line.index(word) for line, word in zip(lines[:2], ("TIER", "device"), strict=True)}) == 1
 
 
 def test_list_of_nothing_says_so(fake: ServerThread, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,6 +174,8 @@ def merged_recipe(
     """
     if not ids:
         raise ValueError("at least one adapter ID must be provided when setting `adapters`")
+    if len(ids) > MAX_PARTS:
+        raise ValueError(f"a recipe has 1 to {MAX_PARTS} adapters, not {len(ids)}")
     if weights and len(weights) != len(ids):
         raise ValueError("number of adapter IDs must match number of adapter weights")
     method = "linear" if merge_strategy is None else merge_strategy
