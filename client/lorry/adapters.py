@@ -156,9 +156,7 @@ class Adapters:
 
     async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
         card = await self.get(name)
-        return await self.replace(
-            name, card.source, pinned=pinned, preload=card.state != "known"
-        )
+        return await self.replace(name, card.source, pinned=pinned, preload=card.state != "known")
 
     async def _fetch(
         self,

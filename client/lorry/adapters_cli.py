@@ -101,7 +101,9 @@ def _json(value: object) -> str:
 def _with_advice(error: ClientError, namespace: argparse.Namespace) -> str:
     """One line: what is wrong, and what to do about it."""
     if isinstance(error, AdapterExists):
-        return f"there is an adapter {namespace.name!r} already; --replace puts another in its place"
+        return (
+            f"there is an adapter {namespace.name!r} already; --replace puts another in its place"
+        )
     advice = ""
     if isinstance(error, ConnectError):
         advice = "; its address is --url, or LORRY_BASE_URL"
@@ -114,7 +116,8 @@ def _with_advice(error: ClientError, namespace: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lorry adapters", description="Looks at the adapters of a running server, changes them."
+        prog="lorry adapters",
+        description="Looks at the adapters of a running server, changes them.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="what")
     server = argparse.ArgumentParser(add_help=False)

@@ -168,7 +168,7 @@ async def test_wait_ready_says_what_it_waited_for(state: str) -> None:
     routes = FakeAdapterRoutes()
     routes.cards["sql"] = card("sql", "/x", state=state)
     async with FakeLLMServer(routes) as server, lorry.AsyncClient(server.url) as client:
-        with pytest.raises(lorry.DeadlineExceeded, match=f"within 0.1 s: it is still '{state}'"):
+        with pytest.raises(lorry.DeadlineExceeded, match=rf"within 0\.1 s: it is still '{state}'"):
             await client.adapters.wait_ready("sql", timeout=0.1)
 
 

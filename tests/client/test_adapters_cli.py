@@ -74,7 +74,10 @@ def test_list_is_a_table(fake: ServerThread, capsys: pytest.CaptureFixture[str])
         *("sql", "ready", "device", "16", "1.2", "MB", "no", "0", digest, "/adapters/sql"),
     ]
     assert lines[3].split() == ["later", "known", "-", "-", "-", "yes", "0", "-", "hf://team/later"]
-    assert len({line.index(word) for line, word in zip(lines[:2], ("TIER", "device"), strict=True)}) == 1
+    assert (
+        len({line.index(word) for line, word in zip(lines[:2], ("TIER", "device"), strict=True)})
+        == 1
+    )
 
 
 def test_list_of_nothing_says_so(fake: ServerThread, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +197,9 @@ def test_wrong_usage_is_two(arguments: tuple[str, ...], capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     "arguments", [("list", "--timeout", "-1"), ("list", "--url", "ftp://x"), ("show", "..")]
 )
-def test_a_wrong_value_is_two(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_value_is_two(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*arguments) == 2
     assert capsys.readouterr().err.startswith("lorry adapters: ")
 

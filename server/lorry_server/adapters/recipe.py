@@ -130,9 +130,7 @@ class Recipe:
         What the parts are called does not go in, so a name that has moved makes another digest and
         a second name for the same weights does not.
         """
-        weighted = [
-            (digest, part.weight) for digest, part in zip(parts, self.parts, strict=True)
-        ]
+        weighted = [(digest, part.weight) for digest, part in zip(parts, self.parts, strict=True)]
         contents = [weighted, self.method, self.density, self.majority_sign_method, self.seed]
         return blake2b(
             json.dumps(contents).encode(), digest_size=_DIGEST_BYTES, person=b"lorry-recipe"

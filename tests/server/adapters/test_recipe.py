@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import string
 import time
 
@@ -54,8 +55,15 @@ def test_any_text_is_a_recipe_or_a_name_or_refused_with_a_sentence(text: str) ->
     try:
         recipe = parse_recipe(text)
     except ValueError as error:
-        assert 10 < len(str(error)) < 400
-        return
+        sentence = str(error)
+    else:
+        sentence = ""
+        check_reading(text, recipe)
+
+    assert sentence == "" or 10 < len(sentence) < 400
+
+
+def check_reading(text: str, recipe: Recipe | None) -> None:
     if recipe is None:
         assert "+" not in text
         assert "*" not in text
@@ -93,7 +101,9 @@ def test_a_zero_has_no_sign() -> None:
     assert math.copysign(1, recipe.parts[0].weight) == 1
 
 
-@pytest.mark.parametrize("name", ["sql", "team/sql", "sql@3f2a", "", "sql legal", "ties", "gpt (x)"])
+@pytest.mark.parametrize(
+    "name", ["sql", "team/sql", "sql@3f2a", "", "sql legal", "ties", "gpt (x)"]
+)
 def test_a_name_is_no_recipe(name: str) -> None:
     assert parse_recipe(name) is None
 
@@ -143,10 +153,8 @@ def test_another_method_has_brackets_and_options() -> None:
     ],
 )
 def test_what_is_wrong_is_named(text: str, sentence: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         parse_recipe(text)
-
-    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_what_is_wrong_is_named(text: str, sentence: str) -> None:
 )
 def test_hostile_text_is_refused_at_once(text: str) -> None:
     started_s = time.perf_counter()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="recipe|weight|density"):
         parse_recipe(text)
 
     assert time.perf_counter() - started_s < 1.0
@@ -209,7 +217,7 @@ def test_a_digest_needs_one_of_each_part() -> None:
     recipe = parse_recipe("a+b")
 
     assert recipe is not None
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shorter"):
         recipe.digest(["11"])
 
 
@@ -260,7 +268,5 @@ def test_the_object_of_lorax_has_its_strategies(strategy: str) -> None:
 def test_a_wrong_object_of_lorax_is_refused_with_a_sentence(
     fields: dict[str, object], sentence: str
 ) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         merged_recipe(**fields)  # type: ignore[arg-type]
-
-    assert sentence in str(caught.value)

@@ -274,9 +274,7 @@ def test_parts_of_different_models_are_refused(
         composed("four-a+wide", {**adapters, "wide": read_adapter(paths["wide"])})
 
 
-@pytest.mark.parametrize(
-    "features", [("dora",), ("modules_to_save", "rslora"), ("something_new",)]
-)
+@pytest.mark.parametrize("features", [("dora",), ("modules_to_save", "rslora"), ("something_new",)])
 def test_a_part_that_is_more_than_low_rank_updates_is_refused_by_name(
     adapters: dict[str, Adapter], features: tuple[str, ...]
 ) -> None:
