@@ -159,7 +159,7 @@ async def test_wait_ready_ends_when_the_load_has_failed() -> None:
     routes = FakeAdapterRoutes()
     routes.cards["sql"] = card("sql", "/x", state="failed", error="no adapter_config.json in '/x'")
     async with FakeLLMServer(routes) as server, lorry.AsyncClient(server.url) as client:
-        with pytest.raises(lorry.AdapterInvalid, match="no adapter_config.json in '/x'"):
+        with pytest.raises(lorry.AdapterInvalid, match=r"no adapter_config\.json in '/x'"):
             await client.adapters.wait_ready("sql")
 
 
