@@ -24,9 +24,10 @@ SERVER_RULES: dict[str, set[str]] = {
     "adapters": {"adapters", "lora", "errors"},
     "adapters.recipe": {"lora.names"},
     "lora.names": set(),
-    "lora.slots": set(),
+    "lora.prepared": {"lora.adapter"},  # for its types only
+    "lora.residency": {"lora.prepared"},
     "metrics": {"engine", "errors"},
-    "engine": {"engine", "errors", "lora.slots"},
+    "engine": {"engine", "errors", "lora.prepared", "lora.residency"},
     "text": {"text", "errors"},
     "http": {"http", "engine", "text", "errors", "metrics", "adapters.recipe"},
     "kernels": {"engine.plan", "kernels"},
@@ -36,8 +37,9 @@ SERVER_RULES: dict[str, set[str]] = {
     "lora": {
         "lora",
         "adapters.recipe",
+        "layers.embedding",
         "layers.linear",
-        "quantization.int8",
+        "quantization",
         "kernels",
         "errors",
     },
@@ -46,6 +48,7 @@ SERVER_RULES: dict[str, set[str]] = {
         "runner",
         "engine.plan",
         "engine.thread_priority",
+        "errors",
         "kernels.cpu",
         "layers",
         "lora",
@@ -81,7 +84,7 @@ ONLY_IN: dict[str, set[str]] = {
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.slots"}
+NO_TORCH_IN_LORA = {"lora.names", "lora.prepared", "lora.residency"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

@@ -18,8 +18,8 @@ from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
 from lorry_server.errors import AdapterError, StartupError
 from lorry_server.lora.adapter import Adapter, read_adapter
-from lorry_server.lora.pool import AdapterPool
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.lora.prepared import DeviceAdapters, PreparedAdapter
+from lorry_server.lora.residency import Residency
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.hf_config import read_config as read_model_config
 from lorry_server.model.load import load_model
@@ -28,6 +28,7 @@ from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 
 MAX_DEFAULT_CPU_KV_BYTES = 2 << 30
+MAX_DEFAULT_ADAPTER_BYTES = 2 << 30
 DEFAULT_BATCHED_TOKENS = {"cpu": 256, "cuda": 2048}
 
 
@@ -61,9 +62,6 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_position=config.max_model_len,
     )
     adapters = _read_adapters(config.adapters, progress)
-    slots, pool, infos = _place_adapters(
-        model, adapters, dtype=dtype, device=device, allow_partial=config.allow_partial_adapters
-    )
     kv_dtype = _kv_dtype(config, quantization, dtype=dtype, device=device)
     choice = choose_runner(config, model, device=device, kv_dtype=kv_dtype)
     num_blocks, max_model_len = _size_cache(
@@ -79,16 +77,18 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         config,
         choice,
         model,
-        pool,
         num_blocks=num_blocks,
         max_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         kv_dtype=kv_dtype,
+        dtype=dtype,
         device=device,
         progress=progress,
     )
+    adapter_budget_bytes = config.adapter_memory_bytes or _default_adapter_bytes(device)
     scheduler = Scheduler(
         BlockPool(num_blocks),
+        Residency(runner.adapters, budget_bytes=adapter_budget_bytes),
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -100,7 +100,6 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     engine = Engine(
         scheduler,
         runner,
-        slots,
         block_size=config.block_size,
         eos_token_ids=tokenizer.eos_token_ids,
         max_model_len=max_model_len,
@@ -120,9 +119,20 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queued_requests=config.max_queued_requests,
+        adapter_budget_bytes=adapter_budget_bytes,
     )
-    if any(adapter.name == info.model_id for adapter in infos):
+    if info.model_id in adapters:
         raise StartupError(f"an adapter may not have the base model's name, {info.model_id!r}")
+    prepared_of = {
+        adapter.digest: _prepare(adapter, runner.adapters, config, adapter_budget_bytes)
+        for adapter in adapters.values()  # two names may stand for one content
+    }
+    for prepared in prepared_of.values():
+        engine.offer_adapter(prepared)
+    infos = [
+        _adapter_info(name, adapter, prepared_of[adapter.digest])
+        for name, adapter in adapters.items()
+    ]
     return BuiltServer(
         engine=engine,
         service=EngineService(engine, info, infos),
@@ -180,47 +190,36 @@ def _read_adapters(
     return adapters
 
 
-def _place_adapters(
-    model: CausalModel,
-    adapters: dict[str, Adapter],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    allow_partial: bool,
-) -> tuple[AdapterSlots, AdapterPool, list[AdapterInfo]]:
-    # Two names may stand for one content, which then lies in the pool once.
-    by_digest = {adapter.digest: adapter for adapter in adapters.values()}
-    num_rows = sum(adapter.rank for adapter in by_digest.values())
-    slots = AdapterSlots(num_rows)
-    pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=dtype, device=device)
-    unmatched_of: dict[str, tuple[str, ...]] = {}
-    for digest, adapter in by_digest.items():
-        matched, unmatched = pool.match(adapter)
-        if unmatched and not allow_partial:
-            shown = ", ".join(repr(name) for name in unmatched[:10])
-            raise AdapterError(
-                f"adapter {str(adapter.path)!r}: {len(unmatched)} of its {len(adapter.modules)} "
-                f"modules match no layer of this model: {shown}. Serving it would apply it in "
-                "part; --allow-partial-adapters does so."
-            )
-        rows = slots.place(digest, rank=adapter.rank)
-        assert rows is not None
-        pool.load(matched, rows)
-        unmatched_of[digest] = unmatched
-    infos = [
-        AdapterInfo(
-            name=name,
-            digest=adapter.digest,
-            path=str(adapter.path),
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            target_modules=adapter.target_modules,
-            num_bytes=adapter.num_bytes,
-            unmatched_tensors=unmatched_of[adapter.digest],
+def _prepare(
+    adapter: Adapter, device: DeviceAdapters, config: ServerConfig, budget_bytes: int
+) -> PreparedAdapter:
+    prepared = device.prepare(adapter)
+    if prepared.unmatched and not config.allow_partial_adapters:
+        shown = ", ".join(repr(name) for name in prepared.unmatched[:10])
+        raise AdapterError(
+            f"adapter {str(adapter.path)!r}: {len(prepared.unmatched)} of its "
+            f"{len(adapter.names)} modules match no layer of this model: {shown}. Serving it "
+            "would apply it in part; --allow-partial-adapters does so."
         )
-        for name, adapter in adapters.items()
-    ]
-    return slots, pool, infos
+    if prepared.num_bytes > budget_bytes:
+        raise AdapterError(
+            f"adapter {str(adapter.path)!r} takes {prepared.num_bytes} bytes; --adapter-memory is "
+            f"{budget_bytes}"
+        )
+    return prepared
+
+
+def _adapter_info(name: str, adapter: Adapter, prepared: PreparedAdapter) -> AdapterInfo:
+    return AdapterInfo(
+        name=name,
+        digest=adapter.digest,
+        path=str(adapter.path),
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        target_modules=adapter.target_modules,
+        num_bytes=adapter.num_bytes,
+        unmatched_tensors=prepared.unmatched,
+    )
 
 
 def _size_cache(
@@ -253,9 +252,19 @@ def _size_cache(
 
 def _default_kv_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        return int(0.8 * _free_bytes(device))
+    return min(_free_bytes(device) // 4, MAX_DEFAULT_CPU_KV_BYTES)
+
+
+def _default_adapter_bytes(device: torch.device) -> int:
+    """Of what the model and the cache have left."""
+    return min(_free_bytes(device) // 4, MAX_DEFAULT_ADAPTER_BYTES)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(0.8 * free)
+        return free
     # macOS knows the memory that there is, but not how much of it is free.
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    available = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
-    return min(available // 4, MAX_DEFAULT_CPU_KV_BYTES)
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -56,6 +56,7 @@ class ServerConfig:
     quantization: str
     adapters: tuple[AdapterSpec, ...]
     allow_partial_adapters: bool
+    adapter_memory_bytes: int | None
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int | None
@@ -120,11 +121,12 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
     ):
         if value is not None and not low <= value <= high:
             wrong(flag, value, f"it must be between {low} and {high}")
-    kv_cache_memory_bytes = None
-    if given.kv_cache_memory is not None:
-        kv_cache_memory_bytes = _parse_bytes(given.kv_cache_memory)
-        if kv_cache_memory_bytes is None:
-            wrong("--kv-cache-memory", given.kv_cache_memory, "write bytes, or 512MiB, 2GiB, 1.5GB")
+    num_bytes = {"--adapter-memory": given.adapter_memory, "--kv-cache-memory": given.kv_cache_memory}
+    parsed: dict[str, int | None] = {}
+    for flag, text in num_bytes.items():
+        parsed[flag] = None if text is None else _parse_bytes(text)
+        if text is not None and parsed[flag] is None:
+            wrong(flag, text, "write bytes, or 512MiB, 2GiB, 1.5GB")
     if any(not key for key in given.api_key):
         wrong("--api-key", "", "a key must not be empty")
     return ServerConfig(
@@ -141,11 +143,12 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         quantization=given.quantization,
         adapters=tuple(adapters),
         allow_partial_adapters=given.allow_partial_adapters,
+        adapter_memory_bytes=parsed["--adapter-memory"],
         max_model_len=given.max_model_len,
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_queued_requests=given.max_queued_requests,
-        kv_cache_memory_bytes=kv_cache_memory_bytes,
+        kv_cache_memory_bytes=parsed["--kv-cache-memory"],
         kv_cache_dtype=given.kv_cache_dtype,
         block_size=given.block_size,
         prefix_caching=not given.no_prefix_caching,
@@ -227,6 +230,12 @@ def _parser() -> configargparse.ArgumentParser:
         "--allow-partial-adapters",
         action="store_true",
         help="serve an adapter even if some of its tensors match no layer of the model",
+    )
+    add(
+        "--adapter-memory",
+        metavar="BYTES",
+        help="device memory of the adapters in use, such as 512MiB (default: a quarter of the free "
+        "memory, at most 2GiB); the least recently used make room",
     )
     add("--max-model-len", type=int, metavar="N", help="tokens of prompt and completion together")
     add("--max-num-seqs", type=int, default=64, metavar="N", help="sequences computed together")

@@ -14,6 +14,7 @@ from lorry_server.engine.outputs import (
 )
 from lorry_server.engine.request import Request
 from lorry_server.engine.token_stream import TokenStream
+from lorry_server.lora.prepared import PreparedAdapter
 
 TIMINGS = SequenceTimings(
     queue_ms=1.5,
@@ -42,6 +43,7 @@ def fake_info(**changes: object) -> EngineInfo:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 256,
         "max_queued_requests": 8,
+        "adapter_budget_bytes": 1 << 20,
     }
     return EngineInfo(**(facts | changes))  # type: ignore[arg-type]  # values of many types
 
@@ -84,6 +86,7 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[str, TokenStream] = {}
         self._changed = asyncio.Event()
+        self.offered: dict[str, PreparedAdapter] = {}  # and not withdrawn
         self.submitted: list[Request] = []
         self.aborted: list[str] = []
         self.refusal: Exception | None = None  # what submit() raises
@@ -115,6 +118,12 @@ class FakeEngine:
             streams.append(stream)
         self._note_change()
         return streams
+
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        self.offered[prepared.digest] = prepared
+
+    def withdraw_adapter(self, digest: str) -> None:
+        self.offered.pop(digest, None)
 
     def stats(self) -> EngineStats:
         return self.current_stats

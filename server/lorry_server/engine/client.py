@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request
+from lorry_server.lora.prepared import PreparedAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class EngineInfo:
     max_num_seqs: int
     max_num_batched_tokens: int
     max_queued_requests: int
+    adapter_budget_bytes: int  # on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class EngineStats:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0  # draft tokens that spared a step
     corrupted_requests: int = 0
+    adapter_hits: int = 0  # sequences that found their adapter resident
+    adapter_attaches: int = 0
+    adapter_evictions: int = 0
+    resident_adapters: tuple[str, ...] = ()  # digests
+    resident_adapter_bytes: int = 0
     running_adapters: tuple[str, ...] = ()  # names
     waiting_adapters: tuple[str, ...] = ()
     is_healthy: bool = True
@@ -108,6 +115,17 @@ class EngineClient(Protocol):
         Raises `QueueFullError` or `DrainingError` (`lorry_server.errors`), each with
         `retry_after_s`, and `EngineDeadError` when the engine has failed.
         """
+        ...
+
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        """Make an adapter known: requests that are submitted from now on may name its digest.
+
+        Raises AdapterError when it is larger than all of the device's memory for adapters.
+        """
+        ...
+
+    def withdraw_adapter(self, digest: str) -> None:
+        """Forget an adapter; what was submitted before still ends on it. Harmless if unknown."""
         ...
 
     def stats(self) -> EngineStats: ...

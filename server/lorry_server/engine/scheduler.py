@@ -21,6 +21,7 @@ import msgspec
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.drafting import MAX_SEQUENCES_WITH_DRAFTS, Drafter
 from lorry_server.engine.sequence import Sequence, SequenceStatus
+from lorry_server.lora.residency import Residency
 
 
 class ScheduledSequence(msgspec.Struct, frozen=True):
@@ -51,13 +52,15 @@ class Scheduler:
     """Admission, token budget and preemption over the blocks of one pool.
 
     `max_num_batched_tokens` bounds a step, `max_num_seqs` the sequences that run together. The
-    pool must hold one sequence of the greatest length, so that the oldest can always go on.
+    pool must hold one sequence of the greatest length, so that the oldest can always go on. A
+    sequence that runs has its adapter pinned in `residency`; one that waits holds nothing.
     Without a `drafter` no sequence gets a draft.
     """
 
     def __init__(
         self,
         pool: BlockPool,
+        residency: Residency,
         *,
         block_size: int,
         max_num_seqs: int,
@@ -67,6 +70,7 @@ class Scheduler:
     ) -> None:
         assert max_num_batched_tokens >= max_num_seqs
         self.pool = pool
+        self.residency = residency
         self.counters = SchedulerCounters()
         self._block_size = block_size
         self._max_num_seqs = max_num_seqs
@@ -81,12 +85,12 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and give its blocks back."""
+        """Take a sequence out, wherever it is, and give back what it holds."""
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
         elif sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
-            self._release_blocks(sequence)
+            self._release(sequence)
         sequence.status = SequenceStatus.FINISHED
         if self._drafter is not None:
             self._drafter.forget(sequence)
@@ -148,19 +152,25 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Send the youngest running sequence back to the front of the line, to be recomputed."""
+        """Send the youngest running sequence back to its place in the line, to be recomputed."""
         assert self.running[-1] is sequence
         self.running.pop()
-        self._release_blocks(sequence)
+        self._release(sequence)
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.WAITING
-        self.waiting.appendleft(sequence)
+        # Not simply the front: older ones may wait there for room for their adapter.
+        bisect.insort(self.waiting, sequence, key=lambda waiting: waiting.order)
         self.counters.num_preemptions += 1
 
     def _admit_waiting(self, scheduled: list[ScheduledSequence], budget: int) -> int:
-        while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
-            sequence = self.waiting[0]
+        without_room: set[str] = set()  # adapters for which there is none beside those in use
+        for sequence in tuple(self.waiting):
+            if budget == 0 or len(self.running) == self._max_num_seqs:
+                break
+            adapter = sequence.request.adapter
+            if adapter in without_room:
+                continue
             cached_blocks = self._cached_prefix(sequence)
             num_cached_tokens = len(cached_blocks) * self._block_size
             num_tokens = min(sequence.num_tokens - num_cached_tokens, budget)
@@ -171,7 +181,10 @@ class Scheduler:
             num_spare = self.pool.num_available_without(cached_blocks) - num_missing
             if num_spare < len(self.running):
                 break
-            self.waiting.popleft()
+            if adapter is not None and not self.residency.acquire(adapter):
+                without_room.add(adapter)
+                continue
+            self.waiting.remove(sequence)
             self.pool.share(cached_blocks)
             sequence.block_table = array("i", cached_blocks + self.pool.allocate(num_missing))
             sequence.num_computed_tokens = num_cached_tokens
@@ -230,13 +243,18 @@ class Scheduler:
             self.counters.prefix_cache_queries += sequence.num_tokens
             self.counters.prefix_cache_hits += num_cached_tokens
 
-    def _release_blocks(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence) -> None:
         self.pool.release(sequence.block_table)
         sequence.block_table = array("i")
+        if sequence.request.adapter is not None:
+            self.residency.release(sequence.request.adapter)
 
     def check_integrity(self) -> None:
         """Assert the invariants that hold between any two steps."""
         self.pool.check_integrity()
+        self.residency.check_integrity()
+        num_with_adapter = sum(s.request.adapter is not None for s in self.running)
+        assert self.residency.num_pins == num_with_adapter, "pins are of running sequences"
         tables = [block for sequence in self.running for block in sequence.block_table]
         assert self.pool.num_used == len(set(tables)), "a block is used by no running sequence"
         assert all(not sequence.block_table for sequence in self.waiting)

@@ -22,7 +22,8 @@ from lorry_server.engine.engine import Engine, StepFailed
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.request import Request
 from lorry_server.engine.token_stream import TokenStream
-from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
+from lorry_server.errors import AdapterError, DrainingError, EngineDeadError, QueueFullError
+from lorry_server.lora.prepared import PreparedAdapter
 
 logger = structlog.get_logger(__name__)
 
@@ -45,6 +46,19 @@ class _EndAll:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    prepared: PreparedAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdraw:
+    digest: str
+
+
+_Message = _Add | _Abort | _EndAll | _Offer | _Withdraw
+
+
 class EngineService:
     """Owns the engine's thread. `start` is called on the loop that will read the streams."""
 
@@ -57,7 +71,7 @@ class EngineService:
         self._adapter_of_name = {adapter.name: adapter for adapter in adapters}
         self._name_of_digest = {adapter.digest: adapter.name for adapter in adapters}
         self._on_death: Callable[[], None] | None = None
-        self._inbox: deque[_Add | _Abort | _EndAll] = deque()
+        self._inbox: deque[_Message] = deque()
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="lorry-engine", daemon=True)
@@ -141,6 +155,21 @@ class EngineService:
         self._wake.set()
         return list(streams)
 
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        """See `EngineClient.offer_adapter`."""
+        if prepared.num_bytes > self._info.adapter_budget_bytes:
+            raise AdapterError(
+                f"an adapter of {prepared.num_bytes} bytes can never be loaded: the memory for "
+                f"adapters is {self._info.adapter_budget_bytes} bytes"
+            )
+        self._inbox.append(_Offer(prepared))
+        self._wake.set()
+
+    def withdraw_adapter(self, digest: str) -> None:
+        """See `EngineClient.withdraw_adapter`."""
+        self._inbox.append(_Withdraw(digest))
+        self._wake.set()
+
     def stats(self) -> EngineStats:
         stats = self._stats
         is_idle = not self._streams
@@ -222,14 +251,19 @@ class EngineService:
         outputs = []
         while self._inbox:
             message = self._inbox.popleft()
+            output = None
             if isinstance(message, _Add):
-                self._engine.add(message.request)
+                output = self._engine.add(message.request)
+            elif isinstance(message, _Abort):
+                output = self._engine.abort(message.request_id)
             elif isinstance(message, _EndAll):
                 outputs += self._engine.fail_all(message.error)
+            elif isinstance(message, _Offer):
+                self._engine.offer_adapter(message.prepared)
             else:
-                output = self._engine.abort(message.request_id)
-                if output is not None:
-                    outputs.append(output)
+                self._engine.withdraw_adapter(message.digest)
+            if output is not None:
+                outputs.append(output)
         return outputs
 
     def _publish(self, outputs: list[TokenOutput]) -> None:
@@ -245,12 +279,13 @@ class EngineService:
 
     def _gather_stats(self) -> EngineStats:
         engine, scheduler = self._engine, self._engine.scheduler
+        residency = engine.residency
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_used_blocks=scheduler.pool.num_used,
             num_cached_blocks=scheduler.pool.num_cached,
-            num_adapter_pins=engine.slots.num_pins,
+            num_adapter_pins=residency.num_pins,
             num_preemptions=scheduler.counters.num_preemptions,
             num_steps=engine.num_steps,
             prompt_tokens=engine.prompt_tokens,
@@ -261,13 +296,18 @@ class EngineService:
             num_draft_tokens=scheduler.counters.num_draft_tokens,
             num_accepted_tokens=scheduler.counters.num_accepted_tokens,
             corrupted_requests=engine.corrupted_requests,
+            adapter_hits=residency.counters.hits,
+            adapter_attaches=residency.counters.attaches,
+            adapter_evictions=residency.counters.evictions,
+            resident_adapters=residency.resident_digests,
+            resident_adapter_bytes=residency.resident_bytes,
             running_adapters=self._names(s.request.adapter for s in scheduler.running),
             waiting_adapters=self._names(s.request.adapter for s in scheduler.waiting),
         )
 
     def _names(self, digests: Iterable[str | None]) -> tuple[str, ...]:
         present = dict.fromkeys(d for d in digests if d is not None)
-        return tuple(self._name_of_digest[digest] for digest in present)
+        return tuple(self._name_of_digest.get(digest, digest) for digest in present)
 
 
 class _DrainRate:

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from lorry_server.adapters.recipe import Recipe
 from lorry_server.errors import AdapterError
-from lorry_server.lora.adapter import MAX_RANK, Adapter, LoraWeights
+from lorry_server.lora.adapter import Adapter, LoraWeights
 from lorry_server.lora.merge_methods import merge
+from lorry_server.lora.peft_tensors import MAX_RANK
 
 # What is still low-rank updates alone, with their scaling folded in.
 COMPOSABLE_FEATURES = frozenset({"rslora", "embedding", "lm_head"})

@@ -11,7 +11,9 @@ from typing import Protocol
 from torch import Tensor
 
 from lorry_server.layers.attention import AttentionBackend
+from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.model.base_weights import CheckpointWeights
 
 
 class CausalModel(Protocol):
@@ -37,6 +39,16 @@ class CausalModel(Protocol):
     @property
     def max_position(self) -> int:
         """Tokens of the longest sequence that the model was made for."""
+        ...
+
+    @property
+    def embedding(self) -> EmbeddingPlace | None:
+        """Where adapters change the embedding; None where they cannot."""
+        ...
+
+    @property
+    def base_weights(self) -> CheckpointWeights | None:
+        """The tensors that it was loaded from, by their names in the checkpoint."""
         ...
 
     def forward(

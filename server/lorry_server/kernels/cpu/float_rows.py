@@ -8,7 +8,7 @@ from numba import njit
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.bfloat16 import settle, store_bf16, store_elements, widen
 from lorry_server.kernels.cpu.quantize import norm_row
-from lorry_server.kernels.cpu.rows import input_row
+from lorry_server.kernels.cpu.rows import change_embedding, embedding_change, input_row
 from lorry_server.kernels.cpu.simd import (
     load_f32,
     load_f32x16,
@@ -31,6 +31,9 @@ def embed_float_row(rec, step, row):
     table = load_i64(rec + t.EMBED_TABLE)
     panel = load_i64(rec + t.EMBED_W) + token // 32 * load_i64(rec + t.EMBED_PANEL_BYTES)
     column = panel + 4 * (token % 32)
+    own = embedding_change(rec, step, row, t.OWN_EMBEDDING)
+    if own != 0:
+        table, token = own, np.int64(0)
     for k in range(size):
         if is_bf16:
             at = column + 128 * (k // 2) + 2 * (k % 2)
@@ -44,6 +47,9 @@ def embed_float_row(rec, step, row):
             store_f32(x + 4 * k, load_f32(at))
     multiplier = load_f32(rec + t.EMBED_MULTIPLIER)
     rounds = load_i64(rec + t.ROUNDS) != 0
+    if change_embedding(rec, step, row, x) and rounds:
+        for k in range(0, (size + 15) // 16 * 16, 16):
+            store_f32x16(x + 4 * k, settle(load_f32x16(x + 4 * k), True))
     if multiplier != np.float32(1.0):
         for k in range(0, (size + 15) // 16 * 16, 16):
             scaled = load_f32x16(x + 4 * k) * splat_f32(multiplier)

@@ -16,6 +16,7 @@ EMBED, NORM, QUANTIZE, MATMUL, SHRINK, KEYS_AND_VALUES, ATTEND, ADD_NORMED, SAMP
 # The same over weights, rows and caches that are floats; TO_BFLOAT16 stands where QUANTIZE does.
 FLOAT_EMBED, FLOAT_NORM, TO_BFLOAT16, FLOAT_MATMUL, FLOAT_SHRINK = range(9, 14)
 FLOAT_KEYS_AND_VALUES, FLOAT_ATTEND, FLOAT_ADD_NORMED = range(14, 17)
+OWN_ROWS, FLOAT_OWN_ROWS = range(17, 19)
 # What ROWS says: over the tokens of the step, or over the rows whose logits are wanted.
 TOKENS, LOGITS_ROWS = 0, 1
 
@@ -26,6 +27,11 @@ XQ, LD_XQ, X_SCALE, X_START, NUM_GROUPS = 16, 24, 32, 40, 48
 EMBED_W, EMBED_SCALE, EMBED_ZERO, EMBED_TABLE = 56, 64, 72, 80
 EMBED_MULTIPLIER, EMBED_X, EMBED_LD_X, EMBED_PANEL_BYTES = 88, 96, 104, 112
 EMBED_SIZE = 120
+# What adapters do to each token's row: the addresses of a row of their own, of factors, and of what is
+# added, or 0; a row is of the weight's elements, the others are float32.
+EMBED_CHANGES = 128
+OWN_EMBEDDING, EMBEDDING_SCALE, EMBEDDING_ADDED = 0, 8, 16
+EMBED_CHANGE_BYTES = 24
 
 # NORM and QUANTIZE: rows of floats to quantized rows. ADD_NORMED: x += norm(y) * factor.
 NORM_X, NORM_LD_X, NORM_WEIGHT, NORM_SIZE, NORM_PADDED, NORM_EPS = 56, 64, 72, 80, 88, 96
@@ -38,15 +44,12 @@ W_SCALE, W_ZERO, BIAS, MODE = 88, 96, 104, 112
 Y, LD_Y, FACTOR, SOFTCAP = 120, 128, 136, 144
 ACTIVATION = 152
 OUT_XQ, OUT_LD_XQ, OUT_SCALE, OUT_START, OUT_GROUPS = 160, 168, 176, 184, 192
-LORA, LORA_XQ, LORA_LD_XQ, LORA_SCALE, LORA_START, LORA_GROUPS, PANEL_SLICE = (
-    200,
-    208,
-    216,
-    224,
-    232,
-    240,
-    248,
-)
+# LORA: the entry of slot 0; LORA_SLOT_BYTES: from slot to slot; LORA_IS_ACTIVE: the address of a word
+# that says whether an adapter of the step targets the linear; SHRUNK: a block that says where shrunk
+# rows lie.
+LORA, LORA_SLOT_BYTES, LORA_IS_ACTIVE, SHRUNK, PANEL_SLICE = 200, 208, 216, 224, 248
+SHRUNK_XQ, SHRUNK_SCALE, SHRUNK_START, SHRUNK_GROUPS = range(0, 32, 8)
+SHRUNK_WORDS = 4
 NIBBLE_SCALE, NIBBLE_ZERO = 264, 272  # int4: of each panel's groups; 0 where weights are bytes
 STORE, ADD, GATE, LOGITS = range(4)
 SILU, GELU_TANH = range(2)
@@ -56,14 +59,25 @@ SILU, GELU_TANH = range(2)
 ELEMENT, ROUNDS = 280, 288
 FLOAT32, BFLOAT16 = range(2)
 
-# SHRINK reads LORA*, XQ* and NUM_SLICES. A table entry has, for each slice: rank, A, A's scales, B;
-# then the scales of B, which all slices share.
+# SHRINK reads LORA*, SHRUNK, XQ* and NUM_SLICES. An entry has, for each slice: rank, A, A's scales,
+# B; then the scales of B, and what results are multiplied with and what is added to them then (or 0),
+# which all slices share.
 NUM_SLICES = 256
 MAX_SLICES = 3
 SLICE_WORDS = 4
 LORA_RANK, LORA_A, LORA_A_SCALE, LORA_B = 0, 8, 16, 24
 LORA_B_SCALE = MAX_SLICES * SLICE_WORDS * WORD_BYTES
+LORA_RESULT_SCALE, LORA_RESULT_SHIFT = LORA_B_SCALE + 8, LORA_B_SCALE + 16
 LORA_ENTRY_BYTES = LORA_B_SCALE + 4 * WORD_BYTES
+
+# OWN_ROWS: rows of the head that adapters bring themselves. It reads XQ*, Y, LD_Y, FACTOR and SOFTCAP as
+# the head's MATMUL does, and a table with an entry for each slot: panels, the packed rows, their
+# scales, the ids of their columns (or 0: all, in order), and how many these are. OWN_PANELS is the
+# address of a word: the most panels of an adapter of the step.
+OWN_TABLE, OWN_PANELS = 296, 304
+OWN_NUM_PANELS, OWN_W, OWN_SCALE, OWN_IDS, OWN_NUM_IDS = range(0, 40, 8)
+OWN_ENTRY_BYTES = 40
+OWN_PANELS_PER_CHUNK = 4
 
 # KEYS_AND_VALUES and ATTEND
 QKV, LD_QKV, Q_OFFSET, K_OFFSET, V_OFFSET = 56, 64, 72, 80, 88

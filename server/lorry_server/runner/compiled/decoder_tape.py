@@ -3,7 +3,7 @@
 A layer is seven operations: norm and quantize; the fused q, k and v; rotation, bytes of queries and
 writing of the cache; attention; quantize; the output product, added to the residual stream; the same
 again for the feed-forward layer, whose activation and quantization are done in the product's tiles.
-Before a product whose linear has adapters stands the shrink.
+Before each product stands the shrink of its adapters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from lorry_server.runner.compiled.arithmetic import InputRows, arithmetic_of, re
 from lorry_server.runner.compiled.buffers import FloatRows
 from lorry_server.runner.compiled.byte_cache import ByteCache
 from lorry_server.runner.compiled.elements import ELEMENT_BYTES, as_bits, bits_of
-from lorry_server.runner.compiled.float_adapter_table import FloatAdapterTable
 from lorry_server.runner.compiled.float_cache import FloatCache
 from lorry_server.runner.compiled.logits_rows import LogitsRows
 from lorry_server.runner.compiled.packed_linear import PackedLinear, pack_linear
@@ -65,7 +64,7 @@ class DecoderTape:
         self,
         decoder: Decoder,
         cache: ByteCache | FloatCache,
-        adapters: AdapterTable | FloatAdapterTable,
+        adapters: AdapterTable,
         arena: Arena,
         sizes: Sizes,
     ) -> None:
@@ -123,6 +122,7 @@ class DecoderTape:
             t.EMBED_LD_X: self.x.stride,
             t.EMBED_SIZE: self.arch.hidden_size,
             t.EMBED_MULTIPLIER: self._rounded(self.arch.embedding_scale),
+            t.EMBED_CHANGES: self._adapters.embeddings.changes,
             **self._arithmetic.fields,
         }
         if decoder.embedding_VD is None:
@@ -249,17 +249,21 @@ class DecoderTape:
             fields | self.hidden_in.as_input(),
             rows=t.LOGITS_ROWS,
         )
-        self._matmul(
-            "head",
-            head,
-            self.hidden_in,
-            {
-                t.MODE: t.LOGITS,
-                t.Y: self.logits.values,
-                t.LD_Y: self.logits.stride,
-                t.FACTOR: float(np.float32(self.arch.logits_divisor)),
-                t.SOFTCAP: float(np.float32(self.arch.logits_softcap or 0.0)),
-            },
+        logits: dict[int, Field] = {
+            t.MODE: t.LOGITS,
+            t.Y: self.logits.values,
+            t.LD_Y: self.logits.stride,
+            t.FACTOR: float(np.float32(self.arch.logits_divisor)),
+            t.SOFTCAP: float(np.float32(self.arch.logits_softcap or 0.0)),
+        }
+        self._matmul("head", head, self.hidden_in, logits, rows=t.LOGITS_ROWS)
+        self.tape.add(
+            "own rows of the head",
+            self._arithmetic.own_rows,
+            self.hidden_in.as_input()
+            | self._arithmetic.fields
+            | logits
+            | self._adapters.own_rows.fields(),
             rows=t.LOGITS_ROWS,
         )
         self.tape.add(
@@ -285,10 +289,9 @@ class DecoderTape:
         rows: int = t.TOKENS,
     ) -> None:
         lora = self._adapters.fields(linear)
-        if lora:
-            self.tape.add(
-                f"{name}: shrink", self._arithmetic.shrink, rows_in.as_input() | lora, rows=rows
-            )
+        self.tape.add(
+            f"{name}: shrink", self._arithmetic.shrink, rows_in.as_input() | lora, rows=rows
+        )
         panels = linear.num_panels // (2 if fields[t.MODE] == t.GATE else 1)
         self.tape.add(
             name,
