@@ -20,16 +20,29 @@ SERVER_RULES: dict[str, set[str]] = {
     "errors": set(),
     "log": set(),
     "heap": set(),
-    "config": {"errors", "lora.names"},
-    "adapters": {"adapters", "lora", "errors"},
+    "adapter_flags": set(),
+    "config": {"errors", "lora.names", "adapter_flags", "adapters.sources.source_url"},
     "adapters.recipe": {"lora.names"},
     "lora.names": set(),
     "lora.prepared": {"lora.adapter"},  # for its types only
     "lora.residency": {"lora.prepared"},
-    "metrics": {"engine", "errors"},
+    "lora.adapter_files": set(),
+    "lora.regular_file": {"errors"},
+    "adapters": {"adapters", "lora", "engine", "errors"},
+    "adapters.source": {"errors"},
+    "adapters.sources": {
+        "adapters.source",
+        "lora.adapter_files",
+        "lora.names",
+        "lora.regular_file",
+        "errors",
+    },
+    "adapters.sources.source_url": set(),
+    "adapter_metrics": {"adapters", "engine"},
+    "metrics": {"engine", "errors", "adapters", "adapter_metrics"},
     "engine": {"engine", "errors", "lora.prepared", "lora.residency"},
     "text": {"text", "errors"},
-    "http": {"http", "engine", "text", "errors", "metrics", "adapters.recipe"},
+    "http": {"http", "adapters", "engine", "text", "errors", "metrics"},
     "kernels": {"engine.plan", "kernels"},
     "quantization": {"quantization", "kernels", "errors"},
     "layers": {"layers", "quantization", "kernels"},
@@ -58,6 +71,7 @@ SERVER_RULES: dict[str, set[str]] = {
 }
 COMPOSITION = {
     "build",
+    "build_library",
     "build_runner",
     "cli",
 }  # may import anything; nobody imports them but each other
@@ -79,12 +93,20 @@ ONLY_IN: dict[str, set[str]] = {
     "transformers": {"model", "text"},
     "tokenizers": {"text", "model"},
     "jinja2": {"text"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"metrics", "adapter_metrics"},
     "configargparse": {"config"},
+    "fsspec": {"adapters"},
+    "huggingface_hub": {"adapters", "model"},
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.prepared", "lora.residency"}
+NO_TORCH_IN_LORA = {
+    "lora.names",
+    "lora.prepared",
+    "lora.residency",
+    "lora.adapter_files",
+    "lora.regular_file",
+}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

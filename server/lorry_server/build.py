@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from lorry_server.adapters.library import AdapterLibrary
+from lorry_server.build_library import build_library
 from lorry_server.build_runner import block_bytes, build_runner, choose_runner
-from lorry_server.config import AdapterSpec, ServerConfig
+from lorry_server.config import ServerConfig
 from lorry_server.engine.block_pool import BlockPool
-from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.client import EngineInfo
 from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
-from lorry_server.errors import AdapterError, StartupError
-from lorry_server.lora.adapter import Adapter, read_adapter
-from lorry_server.lora.prepared import DeviceAdapters, PreparedAdapter
+from lorry_server.errors import StartupError
 from lorry_server.lora.residency import Residency
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.hf_config import read_config as read_model_config
@@ -38,6 +38,7 @@ class BuiltServer:
 
     engine: Engine
     service: EngineService
+    library: AdapterLibrary
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
 
@@ -61,7 +62,6 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         quantization=quantization,
         max_position=config.max_model_len,
     )
-    adapters = _read_adapters(config.adapters, progress)
     kv_dtype = _kv_dtype(config, quantization, dtype=dtype, device=device)
     choice = choose_runner(config, model, device=device, kv_dtype=kv_dtype)
     num_blocks, max_model_len = _size_cache(
@@ -121,21 +121,11 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_queued_requests=config.max_queued_requests,
         adapter_budget_bytes=adapter_budget_bytes,
     )
-    if info.model_id in adapters:
-        raise StartupError(f"an adapter may not have the base model's name, {info.model_id!r}")
-    prepared_of = {
-        adapter.digest: _prepare(adapter, runner.adapters, config, adapter_budget_bytes)
-        for adapter in adapters.values()  # two names may stand for one content
-    }
-    for prepared in prepared_of.values():
-        engine.offer_adapter(prepared)
-    infos = [
-        _adapter_info(name, adapter, prepared_of[adapter.digest])
-        for name, adapter in adapters.items()
-    ]
+    service = EngineService(engine, info)
     return BuiltServer(
         engine=engine,
-        service=EngineService(engine, info, infos),
+        service=service,
+        library=build_library(config, service, runner.adapters, progress=progress),
         tokenizer=tokenizer,
         chat_template=ChatTemplate.from_folder(source.path),
     )
@@ -178,48 +168,6 @@ def _kv_dtype(
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _read_adapters(
-    specs: Sequence[AdapterSpec], progress: Callable[[str], None]
-) -> dict[str, Adapter]:
-    adapters = {}
-    for spec in specs:
-        progress(f"reading adapter {spec.name} from {spec.path}")
-        adapters[spec.name] = read_adapter(spec.path)
-    return adapters
-
-
-def _prepare(
-    adapter: Adapter, device: DeviceAdapters, config: ServerConfig, budget_bytes: int
-) -> PreparedAdapter:
-    prepared = device.prepare(adapter)
-    if prepared.unmatched and not config.allow_partial_adapters:
-        shown = ", ".join(repr(name) for name in prepared.unmatched[:10])
-        raise AdapterError(
-            f"adapter {str(adapter.path)!r}: {len(prepared.unmatched)} of its "
-            f"{len(adapter.names)} modules match no layer of this model: {shown}. Serving it "
-            "would apply it in part; --allow-partial-adapters does so."
-        )
-    if prepared.num_bytes > budget_bytes:
-        raise AdapterError(
-            f"adapter {str(adapter.path)!r} takes {prepared.num_bytes} bytes; --adapter-memory is "
-            f"{budget_bytes}"
-        )
-    return prepared
-
-
-def _adapter_info(name: str, adapter: Adapter, prepared: PreparedAdapter) -> AdapterInfo:
-    return AdapterInfo(
-        name=name,
-        digest=adapter.digest,
-        path=str(adapter.path),
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        target_modules=adapter.target_modules,
-        num_bytes=adapter.num_bytes,
-        unmatched_tensors=prepared.unmatched,
-    )
 
 
 def _size_cache(

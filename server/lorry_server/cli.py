@@ -69,13 +69,18 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
     from lorry_server.metrics import Metrics
 
     built = build_server(config, progress=lambda line: print(f"lorry: {line}", file=sys.stderr))
-    service = built.service
-    metrics = Metrics(service, model_name=service.info.model_id)
+    service, library = built.service, built.library
+    metrics = Metrics(service, library, model_name=service.info.model_id)
     app = create_app(
         service,
+        library=library,
         tokenizer=built.tokenizer,
         chat_template=built.chat_template,
-        settings=HttpSettings(served_model_name=service.info.model_id, api_keys=config.api_keys),
+        settings=HttpSettings(
+            served_model_name=service.info.model_id,
+            api_keys=config.api_keys,
+            admin_keys=config.admin_keys,
+        ),
         metrics=metrics,
     )
 
@@ -101,6 +106,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             self._lag_watch.cancel()
             await super().shutdown(sockets)
+            library.close()
             await service.stop()
 
         def _end(self) -> None:

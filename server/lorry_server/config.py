@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 import configargparse
 
+from lorry_server.adapter_flags import add_adapter_flags
+from lorry_server.adapters.sources.source_url import is_url, parse_prefix
 from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
@@ -48,6 +50,7 @@ class ServerConfig:
     host: str
     port: int
     api_keys: tuple[str, ...]
+    admin_keys: tuple[str, ...]
     no_auth: bool
     device: str
     threads: int | None
@@ -57,6 +60,14 @@ class ServerConfig:
     adapters: tuple[AdapterSpec, ...]
     allow_partial_adapters: bool
     adapter_memory_bytes: int | None
+    adapter_host_memory_bytes: int | None
+    adapter_load_workers: int
+    adapter_load_timeout_s: float
+    adapter_failure_memory_s: float
+    adapter_roots: tuple[str, ...]  # absolute folders and URLs
+    adapter_sources: tuple[str, ...]  # beginnings of URLs
+    max_adapter_bytes: int
+    adapter_disk_cache_bytes: int
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int | None
@@ -118,23 +129,45 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         ("--max-queued-requests", given.max_queued_requests, 0, 10**6),
         ("--speculate", given.speculate, 0, 16),
         ("--drain-timeout", given.drain_timeout, 0, 86400),
+        ("--adapter-load-workers", given.adapter_load_workers, 1, 64),
+        ("--adapter-load-timeout", given.adapter_load_timeout, 0.001, 86400),
+        ("--adapter-failure-memory", given.adapter_failure_memory, 0, 86400),
     ):
         if value is not None and not low <= value <= high:
             wrong(flag, value, f"it must be between {low} and {high}")
-    num_bytes = {"--adapter-memory": given.adapter_memory, "--kv-cache-memory": given.kv_cache_memory}
-    parsed: dict[str, int | None] = {}
-    for flag, text in num_bytes.items():
-        parsed[flag] = None if text is None else _parse_bytes(text)
-        if text is not None and parsed[flag] is None:
+
+    def read_bytes(flag: str, text: str) -> int:
+        num_bytes = _parse_bytes(text)
+        if num_bytes is None:
             wrong(flag, text, "write bytes, or 512MiB, 2GiB, 1.5GB")
-    if any(not key for key in given.api_key):
-        wrong("--api-key", "", "a key must not be empty")
+        return num_bytes
+
+    def read_bytes_if_given(flag: str, text: str | None) -> int | None:
+        return None if text is None else read_bytes(flag, text)
+
+    def read_prefix(flag: str, text: str) -> str:
+        try:
+            return str(parse_prefix(text))
+        except ValueError as exc:
+            wrong(flag, text, str(exc))
+
+    for text in given.adapter_source:
+        if not is_url(text):
+            wrong(
+                "--adapter-source",
+                text,
+                "write a URL such as s3://bucket/adapters/, or give a folder to --adapter-root",
+            )
+    for flag, keys in (("--api-key", given.api_key), ("--admin-key", given.admin_key)):
+        if any(not key for key in keys):
+            wrong(flag, "", "a key must not be empty")
     return ServerConfig(
         model=given.model,
         served_model_name=given.served_model_name,
         host=given.host,
         port=given.port,
         api_keys=tuple(given.api_key),
+        admin_keys=tuple(given.admin_key),
         no_auth=given.no_auth,
         device=given.device,
         threads=given.threads,
@@ -143,12 +176,29 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         quantization=given.quantization,
         adapters=tuple(adapters),
         allow_partial_adapters=given.allow_partial_adapters,
-        adapter_memory_bytes=parsed["--adapter-memory"],
+        adapter_memory_bytes=read_bytes_if_given("--adapter-memory", given.adapter_memory),
+        adapter_host_memory_bytes=read_bytes_if_given(
+            "--adapter-host-memory", given.adapter_host_memory
+        ),
+        adapter_load_workers=given.adapter_load_workers,
+        adapter_load_timeout_s=given.adapter_load_timeout,
+        adapter_failure_memory_s=given.adapter_failure_memory,
+        adapter_roots=tuple(
+            read_prefix("--adapter-root", text)
+            if is_url(text)
+            else str(Path(text).expanduser().absolute())
+            for text in given.adapter_root
+        ),
+        adapter_sources=tuple(
+            read_prefix("--adapter-source", text) for text in given.adapter_source
+        ),
+        max_adapter_bytes=read_bytes("--max-adapter-bytes", given.max_adapter_bytes),
+        adapter_disk_cache_bytes=read_bytes("--adapter-disk-cache", given.adapter_disk_cache),
         max_model_len=given.max_model_len,
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_queued_requests=given.max_queued_requests,
-        kv_cache_memory_bytes=parsed["--kv-cache-memory"],
+        kv_cache_memory_bytes=read_bytes_if_given("--kv-cache-memory", given.kv_cache_memory),
         kv_cache_dtype=given.kv_cache_dtype,
         block_size=given.block_size,
         prefix_caching=not given.no_prefix_caching,
@@ -193,6 +243,14 @@ def _parser() -> configargparse.ArgumentParser:
         metavar="KEY",
         help="a key that clients must send as a bearer token; may be given more than once",
     )
+    add(
+        "--admin-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that may load and unload adapters, and everything else; without one any "
+        "--api-key may; may be given more than once",
+    )
     add("--no-auth", action="store_true", help="allow an open address without any key")
     add("--device", choices=DEVICES, default="auto", help="where the model runs")
     add(
@@ -219,24 +277,7 @@ def _parser() -> configargparse.ArgumentParser:
         default="auto",
         help="of the weights; auto is int8 on a CPU, else none",
     )
-    add(
-        "--adapter",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="a PEFT LoRA folder to serve as NAME; may be given more than once",
-    )
-    add(
-        "--allow-partial-adapters",
-        action="store_true",
-        help="serve an adapter even if some of its tensors match no layer of the model",
-    )
-    add(
-        "--adapter-memory",
-        metavar="BYTES",
-        help="device memory of the adapters in use, such as 512MiB (default: a quarter of the free "
-        "memory, at most 2GiB); the least recently used make room",
-    )
+    add_adapter_flags(add)
     add("--max-model-len", type=int, metavar="N", help="tokens of prompt and completion together")
     add("--max-num-seqs", type=int, default=64, metavar="N", help="sequences computed together")
     add(
@@ -292,7 +333,7 @@ def _parser() -> configargparse.ArgumentParser:
         "--cache-dir",
         default=str(default_cache_dir()),
         metavar="DIR",
-        help="where converted models are kept",
+        help="where converted models and fetched adapters are kept",
     )
     add("--log-level", choices=LOG_LEVELS, default="info", help="least severe level that is logged")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines")

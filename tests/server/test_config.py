@@ -43,6 +43,31 @@ def test_memory_is_read_with_its_unit(text: str, num_bytes: int) -> None:
     assert read_config(["--kv-cache-memory", text]).kv_cache_memory_bytes == num_bytes
 
 
+def test_adapters_may_come_from_nowhere_unless_it_is_said() -> None:
+    config = read_config([])
+
+    assert (config.adapter_roots, config.adapter_sources) == ((), ())
+    assert config.max_adapter_bytes == 2 << 30
+    assert config.adapter_disk_cache_bytes == 10 << 30
+
+
+def test_roots_and_sources_of_adapters_are_read_in_their_one_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = read_config(
+        [
+            *("--adapter-root", "adapters", "--adapter-root", "s3://bucket/adapters/"),
+            *("--adapter-source", "hf://org/", "--adapter-source", "file:///data/"),
+            *("--max-adapter-bytes", "100MB", "--adapter-disk-cache", "1GiB"),
+        ]
+    )
+
+    assert config.adapter_roots == (str(tmp_path / "adapters"), "s3://bucket/adapters")
+    assert config.adapter_sources == ("hf://org", "file:///data")
+    assert (config.max_adapter_bytes, config.adapter_disk_cache_bytes) == (10**8, 1 << 30)
+
+
 def test_a_variable_stands_in_for_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORRY_PORT", "9001")
 
@@ -71,6 +96,12 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--kv-cache-dtype", "int4"], ["--kv-cache-dtype", "int4", "int8"]),
         (["--adapter", "sql"], ["--adapter", "sql", "name=path"]),
         (["--adapter", "../x=/a"], ["--adapter", "../x", "not allowed"]),
+        (["--adapter-root", "S3://bucket"], ["--adapter-root", "S3://bucket", "lower case"]),
+        (["--adapter-source", "/data"], ["--adapter-source", "/data", "--adapter-root"]),
+        (["--adapter-source", "https://"], ["--adapter-source", "name a host"]),
+        (["--adapter-source", "s3://b/../c"], ["--adapter-source", "'..'"]),
+        (["--max-adapter-bytes", "big"], ["--max-adapter-bytes", "big", "2GiB"]),
+        (["--adapter-disk-cache", "big"], ["--adapter-disk-cache", "big", "2GiB"]),
         (["--kv-cache-memory", "lots"], ["--kv-cache-memory", "lots", "2GiB"]),
         (["--max-num-seqs", "0"], ["--max-num-seqs", "0"]),
         (["--block-size", "17"], ["--block-size", "17"]),

@@ -91,9 +91,7 @@ def generated(outputs: list[TokenOutput]) -> list[int]:
     return [token_id for output in outputs for token_id in output.token_ids]
 
 
-def expected_tokens(
-    prompt: list[int], num_tokens: int, *, adapter: int = NO_ADAPTER
-) -> list[int]:
+def expected_tokens(prompt: list[int], num_tokens: int, *, adapter: int = NO_ADAPTER) -> list[int]:
     """What a `FakeRunner` generates for a prompt that is alone in an endless cache.
 
     `adapter` is its adapter's number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from lorry_server.engine.client import AdapterInfo, EngineInfo, EngineStats, RequestStream
+from lorry_server.engine.client import EngineInfo, EngineStats, RequestStream
 from lorry_server.engine.outputs import (
     FinishReason,
     SequenceTimings,
@@ -48,24 +48,15 @@ def fake_info(**changes: object) -> EngineInfo:
     return EngineInfo(**(facts | changes))  # type: ignore[arg-type]  # values of many types
 
 
-def fake_adapter(name: str) -> AdapterInfo:
-    return AdapterInfo(
-        name=name,
-        digest=f"digest-of-{name}",
-        path=f"/adapters/{name}",
-        rank=8,
-        alpha=16.0,
-        target_modules=("q_proj", "v_proj"),
-        num_bytes=1024,
-    )
-
-
 class FakeEngine:
     """Produces `script(request)` for each request, one token an output, until it has to end.
 
     A sequence ends at an end-of-sequence or stop token, at `max_tokens`, or when the script does,
     as if the next token were the end. `hold()` makes every sequence wait before its next token
     until `release()` or, for single tokens, `step()`.
+
+    `adapters` are the names that a library over it is to begin with (`fake_library`). It takes
+    requests only for adapters that have been offered and not withdrawn.
     """
 
     def __init__(
@@ -78,7 +69,8 @@ class FakeEngine:
     ) -> None:
         self._script = script
         self._info = info or fake_info()
-        self._adapters = tuple(fake_adapter(name) for name in adapters)
+        self.adapter_names = tuple(adapters)
+        self.offered: dict[str, PreparedAdapter] = {}
         self._tokens_per_output = tokens_per_output
         self._flow = asyncio.Condition()
         self._is_held = False
@@ -109,6 +101,7 @@ class FakeEngine:
         streams: list[RequestStream] = []
         for request in requests:
             assert request.request_id not in self._streams, "request ids are unique"
+            assert request.adapter is None or request.adapter in self.offered
             stream = TokenStream(request.request_id, self._abort)
             self._streams[request.request_id] = stream
             self.submitted.append(request)
@@ -128,11 +121,12 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         return self.current_stats
 
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        return self._adapters
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        assert prepared.digest not in self.offered, "an adapter is offered once"
+        self.offered[prepared.digest] = prepared
 
-    def find_adapter(self, name: str) -> AdapterInfo | None:
-        return next((adapter for adapter in self._adapters if adapter.name == name), None)
+    def withdraw_adapter(self, digest: str) -> None:
+        del self.offered[digest]
 
     async def drain(self) -> None:
         await self.wait_for(lambda: not self._streams)

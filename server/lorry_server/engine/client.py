@@ -16,20 +16,6 @@ from lorry_server.lora.prepared import PreparedAdapter
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterInfo:
-    """A loaded adapter. `digest` is the hash of its weights and config: its identity."""
-
-    name: str
-    digest: str
-    path: str
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    num_bytes: int
-    unmatched_tensors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """Facts that do not change while the engine runs."""
 
@@ -74,7 +60,7 @@ class EngineStats:
     adapter_evictions: int = 0
     resident_adapters: tuple[str, ...] = ()  # digests
     resident_adapter_bytes: int = 0
-    running_adapters: tuple[str, ...] = ()  # names
+    running_adapters: tuple[str, ...] = ()  # digests
     waiting_adapters: tuple[str, ...] = ()
     is_healthy: bool = True
     is_draining: bool = False
@@ -129,12 +115,6 @@ class EngineClient(Protocol):
         ...
 
     def stats(self) -> EngineStats: ...
-
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        """Loaded adapters, in order of loading."""
-        ...
-
-    def find_adapter(self, name: str) -> AdapterInfo | None: ...
 
     async def drain(self) -> None:
         """Refuse new requests and return when every accepted one has ended."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from lorry_server.engine.client import AdapterInfo, EngineInfo, EngineStats, RequestStream
+from lorry_server.engine.client import EngineInfo, EngineStats, RequestStream
 from lorry_server.engine.engine import Engine, StepFailed
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.request import Request
@@ -62,14 +62,9 @@ _Message = _Add | _Abort | _EndAll | _Offer | _Withdraw
 class EngineService:
     """Owns the engine's thread. `start` is called on the loop that will read the streams."""
 
-    def __init__(
-        self, engine: Engine, info: EngineInfo, adapters: Sequence[AdapterInfo] = ()
-    ) -> None:
+    def __init__(self, engine: Engine, info: EngineInfo) -> None:
         self._engine = engine
         self._info = info
-        self._adapters = tuple(adapters)
-        self._adapter_of_name = {adapter.name: adapter for adapter in adapters}
-        self._name_of_digest = {adapter.digest: adapter.name for adapter in adapters}
         self._on_death: Callable[[], None] | None = None
         self._inbox: deque[_Message] = deque()
         self._wake = threading.Event()
@@ -162,11 +157,17 @@ class EngineService:
                 f"an adapter of {prepared.num_bytes} bytes can never be loaded: the memory for "
                 f"adapters is {self._info.adapter_budget_bytes} bytes"
             )
+        if self._loop is None:  # the engine has no thread yet
+            self._engine.offer_adapter(prepared)
+            return
         self._inbox.append(_Offer(prepared))
         self._wake.set()
 
     def withdraw_adapter(self, digest: str) -> None:
         """See `EngineClient.withdraw_adapter`."""
+        if self._loop is None:
+            self._engine.withdraw_adapter(digest)
+            return
         self._inbox.append(_Withdraw(digest))
         self._wake.set()
 
@@ -179,12 +180,6 @@ class EngineService:
             is_draining=self._is_draining,
             seconds_since_progress=0.0 if is_idle else time.perf_counter() - self._last_progress_s,
         )
-
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        return self._adapters
-
-    def find_adapter(self, name: str) -> AdapterInfo | None:
-        return self._adapter_of_name.get(name)
 
     def _abort(self, request_id: str) -> None:
         self._inbox.append(_Abort(request_id))
@@ -301,13 +296,13 @@ class EngineService:
             adapter_evictions=residency.counters.evictions,
             resident_adapters=residency.resident_digests,
             resident_adapter_bytes=residency.resident_bytes,
-            running_adapters=self._names(s.request.adapter for s in scheduler.running),
-            waiting_adapters=self._names(s.request.adapter for s in scheduler.waiting),
+            running_adapters=_present(s.request.adapter for s in scheduler.running),
+            waiting_adapters=_present(s.request.adapter for s in scheduler.waiting),
         )
 
-    def _names(self, digests: Iterable[str | None]) -> tuple[str, ...]:
-        present = dict.fromkeys(d for d in digests if d is not None)
-        return tuple(self._name_of_digest.get(digest, digest) for digest in present)
+
+def _present(digests: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(digest for digest in digests if digest is not None))
 
 
 class _DrainRate:

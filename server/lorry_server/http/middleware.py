@@ -6,8 +6,6 @@ can be forged.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import secrets
 import time
@@ -19,7 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorry_server.errors import RequestError
-from lorry_server.http.errors import WireError, error_response, wire_error
+from lorry_server.http.errors import error_response, wire_error
+from lorry_server.http.keys import UNAUTHORIZED, KeyRing
 from lorry_server.http.request_record import RequestRecord
 
 logger = structlog.get_logger(__name__)
@@ -110,38 +109,18 @@ class ApiKeyMiddleware:
 
     def __init__(self, app: ASGIApp, *, api_keys: Sequence[str]) -> None:
         self.app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+        self._keys = KeyRing(api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] == "http"
             and scope["path"] not in OPEN_PATHS
-            and not self._is_known(scope["headers"])
+            and not self._keys.opens_for(scope["headers"])
         ):
             response = error_response(UNAUTHORIZED, scope["path"])
             await response(scope, receive, send)
             return
         await self.app(scope, receive, send)
-
-    def _is_known(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        sent = [value for name, value in headers if name == b"authorization"]
-        if len(sent) != 1:
-            return False
-        scheme, _, key = sent[0].partition(b" ")
-        digest = hashlib.sha256(key).digest()
-        # All are compared, so that the time does not tell which was nearest.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
-
-
-UNAUTHORIZED = WireError(
-    status=401,
-    message="A valid API key is needed: Authorization: Bearer <key>.",
-    openai_type="invalid_request_error",
-    code="invalid_api_key",
-    lorax_type="authentication",
-    headers={"www-authenticate": "Bearer"},
-)
 
 
 class BodyLimitMiddleware:

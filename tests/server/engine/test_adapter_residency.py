@@ -130,9 +130,7 @@ def test_adapters_that_come_and_go_give_every_request_its_own_tokens(seed: int) 
                 offered.remove(digest)
             else:
                 number = NUMBERS[digest]
-                engine.offer_adapter(
-                    fake_prepared(digest, num_bytes=sizes[digest], number=number)
-                )
+                engine.offer_adapter(fake_prepared(digest, num_bytes=sizes[digest], number=number))
                 offered.add(digest)
         if step < 200 and rng.random() < 0.4:
             adapter = rng.choice([None, *sorted(offered)])

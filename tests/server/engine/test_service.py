@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.client import EngineInfo
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.service import EngineService
 from lorry_server.engine.token_stream import TokenStream
@@ -50,8 +50,7 @@ async def running_service(
         max_queued_requests=max_queued_requests,
         adapter_budget_bytes=4,
     )
-    adapter = AdapterInfo("sql", "digest", "/adapters/sql", 4, 8.0, ("q_proj",), 100)
-    service = EngineService(engine, info, [adapter])
+    service = EngineService(engine, info)
     service.start()
     try:
         yield service
@@ -208,16 +207,6 @@ async def test_an_engine_that_keeps_failing_dies_loudly() -> None:
     with pytest.raises(EngineDeadError):
         service.submit([request("late", PROMPT)])
     await service.stop()
-
-
-async def test_adapters_are_found_by_name() -> None:
-    async with running_service() as service:
-        found = service.find_adapter("sql")
-
-        assert found is not None
-        assert found.digest == "digest"
-        assert service.find_adapter("unknown") is None
-        assert [adapter.name for adapter in service.adapters()] == ["sql"]
 
 
 async def test_a_listener_learns_of_what_came_before_it() -> None:

@@ -108,8 +108,7 @@ def test_the_bytes_of_an_adapter_are_those_of_its_tensors() -> None:
     )
 
     assert prepared.num_bytes == sum(
-        MODULES[name].rank * (padded_inputs + scales)
-        + SIZES[name] * (padded_ranks[name] + scales)
+        MODULES[name].rank * (padded_inputs + scales) + SIZES[name] * (padded_ranks[name] + scales)
         for name in MODULES
     )
 

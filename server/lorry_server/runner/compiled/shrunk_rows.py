@@ -16,9 +16,7 @@ class ShrunkRows:
     Records point to `block`, so the rows may move between two steps, and no record changes.
     """
 
-    def __init__(
-        self, arena: Arena, *, max_rows: int, value_bytes: int, has_scales: bool
-    ) -> None:
+    def __init__(self, arena: Arena, *, max_rows: int, value_bytes: int, has_scales: bool) -> None:
         self.block = arena.words(t.SHRUNK_WORDS)
         self._max_rows = max_rows
         self._value_bytes = value_bytes
