@@ -112,12 +112,6 @@ class FakeEngine:
         self._note_change()
         return streams
 
-    def offer_adapter(self, prepared: PreparedAdapter) -> None:
-        self.offered[prepared.digest] = prepared
-
-    def withdraw_adapter(self, digest: str) -> None:
-        self.offered.pop(digest, None)
-
     def stats(self) -> EngineStats:
         return self.current_stats
 
