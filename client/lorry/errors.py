@@ -16,9 +16,9 @@
           ContextTooLong        the prompt and `max_tokens` do not fit the model
         Unauthorized            401
         Forbidden               403
-        AdapterNotFound         404 that names a model or adapter
+        AdapterNotFound         404 that names a model, an adapter, or the source of one
         AdapterLoading          409 or 503: the adapter is on its way
-        AdapterInvalid          400, 422: the adapter cannot be read or does not fit the base model
+        AdapterInvalid          400, 422, 424: the adapter cannot be read or does not fit the base model
         Overloaded              429, 503: come again after `retry_after` seconds
         ServerError             424 and 5xx
       RetriesExhausted          the attempts failed in different ways; `causes` has them all
@@ -153,7 +153,7 @@ class Forbidden(HTTPStatusError):
 
 
 class AdapterNotFound(HTTPStatusError):
-    """No model or adapter of that name is served."""
+    """No model or adapter of that name is served, or nothing is at the source to be loaded."""
 
 
 class AdapterLoading(HTTPStatusError):

@@ -8,7 +8,7 @@ import pytest
 
 import lorry
 from lorry.types.adapters import LoadTimes
-from tests.support.fake_adapter_routes import BROKEN, FakeAdapterRoutes, card
+from tests.support.fake_adapter_routes import BROKEN, MISSING, FakeAdapterRoutes, card, error
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply
 
 
@@ -95,14 +95,22 @@ async def test_what_cannot_be_loaded_is_told_in_the_servers_words() -> None:
     assert caught.value.status == 400
 
 
-async def test_a_load_that_failed_on_the_way_is_told_in_the_servers_words() -> None:
+async def test_a_source_where_nothing_is_is_not_found() -> None:
+    async with (
+        FakeLLMServer(FakeAdapterRoutes()) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        with pytest.raises(lorry.AdapterNotFound, match="nothing is at '/adapters/missing'"):
+            await client.adapters.load("sql", MISSING)
+
+
+async def test_a_request_whose_adapter_cannot_be_loaded_is_told_in_the_servers_words() -> None:
     async def script(request: ReceivedRequest, reply: Reply) -> None:
-        message = "Request failed during generation: adapter 'sql': the hub does not answer"
-        await reply.json(424, {"error": message, "error_type": "generation"})
+        await reply.json(424, error("the hub does not answer", "adapter_load_failed"))
 
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
-        with pytest.raises(lorry.ServerError, match="the hub does not answer") as caught:
-            await client.adapters.replace("sql", "hf://team/sql")
+        with pytest.raises(lorry.AdapterInvalid, match="the hub does not answer") as caught:
+            await client.generate("Ahoy", adapter="sql")
 
     assert caught.value.status == 424
     assert len(server.requests) == 1  # not a failure that may be tried again unasked

@@ -14,7 +14,7 @@ import pytest
 
 from lorry import cli
 from lorry.adapter_report import size
-from tests.support.fake_adapter_routes import BROKEN, FakeAdapterRoutes, card
+from tests.support.fake_adapter_routes import BROKEN, MISSING, FakeAdapterRoutes, card
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply
 
 
@@ -141,7 +141,8 @@ def test_load_of_a_taken_name_points_to_the_flag(
     ("arguments", "sentence"),
     [
         (("show", "nobody"), "'nobody' does not exist. (status 404); `lorry adapters list` shows"),
-        (("load", "new", BROKEN), f"{BROKEN!r} is not a PEFT folder (status 400)"),
+        (("load", "new", BROKEN), f"{BROKEN!r} is not a PEFT folder (status 400)\n"),
+        (("load", "new", MISSING), f"nothing is at {MISSING!r} (status 404)\n"),
         (("unload", "../models"), "'../models' is not the name of an adapter"),
     ],
 )

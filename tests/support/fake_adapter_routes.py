@@ -10,6 +10,7 @@ from tests.support.fake_llm_server import ReceivedRequest, Reply
 
 PATH = "/v1/adapters"
 BROKEN = "/adapters/broken"  # a source that cannot be loaded
+MISSING = "/adapters/missing"
 
 
 class FakeAdapterRoutes:
@@ -35,7 +36,10 @@ class FakeAdapterRoutes:
 
     async def _put(self, name: str, wanted: dict[str, Any], reply: Reply) -> None:
         if wanted["source"] == BROKEN:
-            await reply.json(400, error(f"{BROKEN!r} is not a PEFT folder", "adapter_invalid"))
+            await reply.json(400, error(f"{BROKEN!r} is not a PEFT folder", "adapter_load_failed"))
+            return
+        if wanted["source"] == MISSING:
+            await reply.json(404, error(f"nothing is at {MISSING!r}", "adapter_not_found"))
             return
         status = 200 if name in self.cards else 201
         state = "ready" if wanted["preload"] else "known"

@@ -25,11 +25,15 @@ class Continuation:
 def prompt_of(name: str | None) -> list[int]:
     """The same beginning for all, so that a prefix shared by mistake would show."""
     rng = random.Random(str(name))
-    return list(range(20, 60)) + [rng.randrange(10, 250) for _ in range(rng.randint(3, 20))] + TOKENS
+    return (
+        list(range(20, 60)) + [rng.randrange(10, 250) for _ in range(rng.randint(3, 20))] + TOKENS
+    )
 
 
 @torch.inference_mode()
-def continue_alone(base: Path, adapter: Path | None, name: str | None, *, count: int) -> Continuation:
+def continue_alone(
+    base: Path, adapter: Path | None, name: str | None, *, count: int
+) -> Continuation:
     """`count` greedy tokens of the base with one adapter, as PEFT loads it, without a cache."""
     model = load_base(base)
     if adapter is not None:

@@ -141,9 +141,7 @@ REFERENCE_ONLY = ("linear-saved",)  # what compiled kernels refuse by name
 WITH_BIAS = ("bias-all", "bias-lora-only", "dora-bias")  # PEFT has nothing to save without
 
 
-def family_of(
-    model_family: str, *, without: tuple[str, ...] = ()
-) -> dict[str, dict[str, Any]]:
+def family_of(model_family: str, *, without: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """The configurations of `FAMILY` for which a family's checkpoints have modules."""
     missing = () if model_family in ("qwen2", "granite") else WITH_BIAS
     return {name: one for name, one in FAMILY.items() if name not in (*missing, *without)}
@@ -186,7 +184,9 @@ def randomize(model: PeftModel) -> None:
         elif "lora_" in name and parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.3 * parameter.shape[1] ** -0.5)
         elif parameter.requires_grad:  # biases, saved modules, tokens
-            parameter.add_(0.3 * torch.randn_like(parameter) * parameter.std(correction=0).clamp(min=0.3))
+            parameter.add_(
+                0.3 * torch.randn_like(parameter) * parameter.std(correction=0).clamp(min=0.3)
+            )
 
 
 def write_unlike_adapters(

@@ -9,17 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from lorry_server.adapters.recipe import Recipe, parse_recipe
 from lorry_server.errors import AdapterError
 from lorry_server.lora.adapter import Adapter, read_adapter
-from lorry_server.lora.compose import compose
-from tests.support.tiny_adapters import ATTENTION, MLP, load_base, write_unlike_adapters
+from lorry_server.lora.compose import COMPOSABLE_FEATURES, compose
+from tests.support.peft_composed import peft_composed
+from tests.support.tiny_adapters import (
+    ATTENTION,
+    MLP,
+    family_of,
+    load_base,
+    write_unlike_adapters,
+)
 from tests.support.tiny_model import write_tiny_model
 
+COMPOSABLE = ("head", "embedding", "all-but-layer-0")
+WITH_MORE = family_of("llama", without=COMPOSABLE)
 CONFIGS: dict[str, dict[str, Any]] = {
+    **family_of("llama"),
     "all-r16": {"r": 16, "lora_alpha": 32, "target_modules": ATTENTION + MLP},
     "qv-r4": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
     "down-r1": {"r": 1, "lora_alpha": 3, "target_modules": ["down_proj"]},
@@ -35,6 +44,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "four-a": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION},
     "four-b": {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "k_proj", "up_proj"]},
     "four-rslora": {"r": 4, "lora_alpha": 3, "target_modules": ATTENTION, "use_rslora": True},
+    "embedding-r2": {"r": 2, "lora_alpha": 8, "target_modules": ["embed_tokens", "o_proj"]},
     "huge": {"r": 300, "lora_alpha": 300, "target_modules": ["q_proj"]},
 }
 TOKENS = torch.tensor([list(range(20, 60))])
@@ -72,29 +82,10 @@ def logits_with(folder: Path, adapter: Adapter) -> Tensor:
     with torch.inference_mode():
         for module, weights in adapter.modules.items():
             model.get_submodule(module).weight += weights.b_OR @ weights.a_RI
+        for module, weights in adapter.embedding.items():
+            model.get_submodule(module).weight += (weights.b_OR @ weights.a_RI).T
         logits: Tensor = model(TOKENS).logits[0]
     return logits
-
-
-def peft_composed(
-    folder: Path, paths: Mapping[str, Path], recipe: Recipe, combination: str
-) -> PeftModel:
-    # PEFT takes no dots in the names of adapters, and one name once
-    names = [f"part{index}" for index in range(len(recipe.parts))]
-    first, *others = zip(names, recipe.adapters, strict=True)
-    model = PeftModel.from_pretrained(load_base(folder), paths[first[1]], adapter_name=first[0])
-    for name, adapter in others:
-        model.load_adapter(paths[adapter], adapter_name=name)
-    options = {"density": recipe.density, "majority_sign_method": recipe.majority_sign_method}
-    model.add_weighted_adapter(
-        names,
-        [part.weight for part in recipe.parts],
-        "composed",
-        combination_type=combination,
-        **{name: value for name, value in options.items() if value is not None},
-    )
-    model.set_adapter("composed")
-    return model.eval()
 
 
 # PEFT lets the result be rank-stabilised where the first part is, which makes it too large: so
@@ -108,6 +99,7 @@ def peft_composed(
         "ranks*0.5+head-r6*2+mlp-r7-rslora*-1",
         "all-r16*0+ranks",
         "four-a*0.5+four-a*0.5",
+        "embedding*0.6+four-a+embedding-r2*-0.7",
     ],
 )
 def test_a_linear_composition_equals_peft(
@@ -228,19 +220,6 @@ def test_a_composition_can_be_a_part_again(adapters: dict[str, Adapter]) -> None
         torch.testing.assert_close(ours.b_OR @ ours.a_RI, weights.b_OR @ weights.a_RI)
 
 
-def test_embeddings_are_combined_as_linears_are(adapters: dict[str, Adapter]) -> None:
-    weights = adapters["qv-r4"].modules["model.layers.0.self_attn.q_proj"]
-    one = dataclasses.replace(
-        adapters["qv-r4"], embedding={"model.embed_tokens": weights}, features=("embedding",)
-    )
-
-    ours = compose(recipe_of("one*2+one"), [one, one])
-
-    stacked = ours.embedding["model.embed_tokens"]
-    torch.testing.assert_close(stacked.b_OR @ stacked.a_RI, 3 * weights.b_OR @ weights.a_RI)
-    assert ours.features == ("embedding",)
-
-
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -274,19 +253,26 @@ def test_parts_of_different_models_are_refused(
         composed("four-a+wide", {**adapters, "wide": read_adapter(paths["wide"])})
 
 
-@pytest.mark.parametrize("features", [("dora",), ("modules_to_save", "rslora"), ("something_new",)])
+@pytest.mark.parametrize("method", ["linear", "ties"])
+@pytest.mark.parametrize("name", WITH_MORE)
 def test_a_part_that_is_more_than_low_rank_updates_is_refused_by_name(
-    adapters: dict[str, Adapter], features: tuple[str, ...]
+    adapters: dict[str, Adapter], name: str, method: str
 ) -> None:
-    odd = dataclasses.replace(adapters["four-b"], features=features)
+    text = f"{name}+four-a" if method == "linear" else f"ties({name}+four-a,density=1)"
 
-    with pytest.raises(AdapterError, match=rf"adapter 'odd' has {features[0]}, which cannot be"):
-        composed("four-a+odd", {**adapters, "odd": odd})
+    with pytest.raises(AdapterError) as caught:
+        composed(text, adapters)
+
+    more = [feature for feature in adapters[name].features if feature not in COMPOSABLE_FEATURES]
+    what = f"has {', '.join(more)}, which cannot be combined" if more else "is not an update"
+    assert f"adapter {name!r} " in str(caught.value)
+    assert what in str(caught.value)
 
 
-def test_a_part_with_a_copy_of_a_base_weight_is_refused(adapters: dict[str, Adapter]) -> None:
-    copies = {"lm_head.weight": torch.zeros(2, 2)}
-    odd = dataclasses.replace(adapters["four-b"], base_copies=copies)
+def test_a_kind_of_adapter_that_is_not_known_to_be_low_rank_is_refused(
+    adapters: dict[str, Adapter],
+) -> None:
+    odd = dataclasses.replace(adapters["four-b"], features=("rslora", "something_new"))
 
-    with pytest.raises(AdapterError, match=r"'odd' holds 'lm_head.weight', which is not an update"):
+    with pytest.raises(AdapterError, match="adapter 'odd' has something_new, which cannot be"):
         composed("four-a+odd", {**adapters, "odd": odd})
