@@ -315,10 +315,6 @@ async def test_headers_tell_tokens_times_and_adapter():
             "number of adapter IDs must match number of adapter weights",
         ),
         (
-            {"merged_adapters": {"ids": ["a", "b"]}},
-            "`merged_adapters` is not supported by this server",
-        ),
-        (
             {"merged_adapters": {"ids": ["a"] * 9}},
             "a recipe has 1 to 8 adapters, not 9",
         ),
