@@ -16,6 +16,7 @@ from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.client import EngineInfo
 from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
+from lorry_server.engine.fairness import make_policy
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
 from lorry_server.errors import StartupError
@@ -93,6 +94,7 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=config.prefix_caching,
+        policy=make_policy(config.scheduling, full_step=max_num_batched_tokens),
         drafter=Drafter(max_draft_tokens=config.speculate, max_model_len=max_model_len)
         if config.speculate
         else None,

@@ -57,9 +57,13 @@ def build_library(
             load_timeout_s=config.adapter_load_timeout_s,
             failure_memory_s=config.adapter_failure_memory_s,
             host_memory_bytes=host_bytes,
+            weights={weight.name: weight.weight for weight in config.adapter_weights},
         ),
         reserved=frozenset({info.model_id}),
     )
+    for weight in config.adapter_weights:
+        if weight.name == info.model_id:
+            engine.set_adapter_weight(None, weight.weight)
     for spec in config.adapters:
         progress(f"reading adapter {spec.name} from {spec.path}")
         library.preload(spec.name, str(spec.path))

@@ -26,8 +26,10 @@ QUANTIZATIONS = ("auto", "none", "int8", "int4", "zero-one")
 CPU_KERNELS = ("auto", "avx512-vnni", "avx2", "torch")
 KV_CACHE_DTYPES = ("auto", "int8", "bfloat16", "float32")
 DEVICES = ("auto", "cpu", "cuda")
+SCHEDULINGS = ("fair", "fifo")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[kmg]i?)?b?", re.IGNORECASE)
@@ -39,6 +41,14 @@ class AdapterSpec:
 
     name: str
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterWeight:
+    """`--adapter-weight name=weight`."""
+
+    name: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,8 @@ class ServerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int | None
     max_queued_requests: int
+    scheduling: str
+    adapter_weights: tuple[AdapterWeight, ...]
     kv_cache_memory_bytes: int | None
     kv_cache_dtype: str
     block_size: int
@@ -92,6 +104,12 @@ class ServerConfig:
         for name in names:
             if names.count(name) > 1:
                 raise StartupError(f"--adapter {name}=... is given twice; names are unique")
+        weighted = [weight.name for weight in self.adapter_weights]
+        for name in weighted:
+            if weighted.count(name) > 1:
+                raise StartupError(f"--adapter-weight {name}=... is given twice")
+        if weighted and self.scheduling == "fifo":
+            raise StartupError("--adapter-weight has no meaning with --scheduling fifo")
         if self.max_num_batched_tokens is not None:
             _check_at_least(
                 "--max-num-batched-tokens", self.max_num_batched_tokens, self.max_num_seqs
@@ -120,6 +138,14 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
             adapters.append(AdapterSpec(check_adapter_name(name), Path(path).expanduser()))
         except ValueError as exc:
             wrong("--adapter", text, str(exc))
+    weights = []
+    for text in given.adapter_weight:
+        name, _, number = text.rpartition("=")
+        weight = _parse_weight(number)
+        if not name or weight is None:
+            wanted = f"write it as name=weight, a number from {MIN_WEIGHT} to {MAX_WEIGHT}"
+            wrong("--adapter-weight", text, wanted)
+        weights.append(AdapterWeight(name, weight))
     for flag, value, low, high in (
         ("--port", given.port, 0, 65535),
         ("--threads", given.threads, 1, 1024),
@@ -198,6 +224,8 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_queued_requests=given.max_queued_requests,
+        scheduling=given.scheduling,
+        adapter_weights=tuple(weights),
         kv_cache_memory_bytes=read_bytes_if_given("--kv-cache-memory", given.kv_cache_memory),
         kv_cache_dtype=given.kv_cache_dtype,
         block_size=given.block_size,
@@ -294,6 +322,21 @@ def _parser() -> configargparse.ArgumentParser:
         help="sequences that may wait before new ones are refused",
     )
     add(
+        "--scheduling",
+        choices=SCHEDULINGS,
+        default="fair",
+        help="who is served next: fair gives every adapter its share of the tokens, whatever the "
+        "others ask for, fifo goes by arrival",
+    )
+    add(
+        "--adapter-weight",
+        action="append",
+        default=[],
+        metavar="NAME=W",
+        help="give an adapter W times the share of the others, whose weight is 1; the base model "
+        "goes by its name; may be given more than once",
+    )
+    add(
         "--kv-cache-memory",
         metavar="BYTES",
         help="memory of the KV cache, such as 2GiB (default: a quarter of the free memory, on a "
@@ -345,6 +388,14 @@ def _parse_bytes(text: Any) -> int | None:
     if match is None:
         return None
     return int(float(match["number"]) * _UNITS[(match["unit"] or "").lower()])
+
+
+def _parse_weight(text: str) -> float | None:
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return weight if MIN_WEIGHT <= weight <= MAX_WEIGHT else None
 
 
 def _check_at_least(flag: str, value: int, least: int) -> None:

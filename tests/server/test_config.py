@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorry_server.config import AdapterSpec, read_config
+from lorry_server.config import AdapterSpec, AdapterWeight, read_config
 from lorry_server.errors import StartupError
 
 
@@ -24,6 +24,7 @@ def test_defaults_serve_the_default_model_on_loopback() -> None:
     assert (config.dtype, config.quantization) == ("auto", "auto")
     assert config.prefix_caching
     assert config.speculate == 0
+    assert (config.scheduling, config.adapter_weights) == ("fair", ())
 
 
 def test_adapters_are_names_and_paths() -> None:
@@ -33,6 +34,22 @@ def test_adapters_are_names_and_paths() -> None:
         AdapterSpec("sql", Path("/a/b")),
         AdapterSpec("team/x", Path("rel=ative")),
     )
+
+
+def test_weights_are_names_and_numbers() -> None:
+    config = read_config(["--adapter-weight", "sql=3", "--adapter-weight", "org/model=0.5"])
+
+    assert config.adapter_weights == (AdapterWeight("sql", 3.0), AdapterWeight("org/model", 0.5))
+
+
+def test_a_weight_given_twice_is_refused() -> None:
+    with pytest.raises(StartupError, match=r"sql=.* is given twice"):
+        read_config(["--adapter-weight", "sql=3", "--adapter-weight", "sql=4"])
+
+
+def test_weights_without_fairness_are_refused() -> None:
+    with pytest.raises(StartupError, match="--scheduling fifo"):
+        read_config(["--scheduling", "fifo", "--adapter-weight", "sql=3"])
 
 
 @pytest.mark.parametrize(
@@ -106,6 +123,11 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--max-num-seqs", "0"], ["--max-num-seqs", "0"]),
         (["--block-size", "17"], ["--block-size", "17"]),
         (["--speculate", "17"], ["--speculate", "17", "between 0 and 16"]),
+        (["--scheduling", "lifo"], ["--scheduling", "lifo", "fair", "fifo"]),
+        (["--adapter-weight", "3"], ["--adapter-weight", "name=weight"]),
+        (["--adapter-weight", "sql=heavy"], ["--adapter-weight", "sql=heavy", "0.01"]),
+        (["--adapter-weight", "sql=0"], ["--adapter-weight", "sql=0", "0.01"]),
+        (["--adapter-weight", "sql=nan"], ["--adapter-weight", "sql=nan", "0.01"]),
         (["--frobnicate"], ["--frobnicate"]),
         (["--api-key", ""], ["--api-key", "empty"]),
     ],

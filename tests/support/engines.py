@@ -7,6 +7,7 @@ from collections import defaultdict
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
+from lorry_server.engine.fairness import make_policy
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request, SamplingParams
 from lorry_server.engine.scheduler import Scheduler
@@ -30,6 +31,7 @@ def make_engine(
     adapter_budget: int | None = None,
     runner: FakeRunner | None = None,
     speculate: int = 0,
+    scheduling: str = "fair",
 ) -> tuple[Engine, FakeRunner]:
     """A small engine; `adapters` maps digests to bytes, and are numbered in that order.
 
@@ -48,6 +50,7 @@ def make_engine(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=prefix_caching,
+        policy=make_policy(scheduling, full_step=max_num_batched_tokens),
         drafter=make_drafter(speculate, max_model_len=max_model_len),
     )
     engine = Engine(

@@ -84,6 +84,7 @@ class FakeEngine:
         self.refusal: Exception | None = None  # what submit() raises
         self.fail_after: int | None = None  # tokens until a sequence ends with an error
         self.end_after: int | None = None  # tokens until the engine itself aborts it
+        self.weights: dict[str | None, float] = {}
         self.current_stats = EngineStats()
 
     @property
@@ -111,6 +112,9 @@ class FakeEngine:
             streams.append(stream)
         self._note_change()
         return streams
+
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        self.weights[digest] = weight
 
     def stats(self) -> EngineStats:
         return self.current_stats

@@ -67,7 +67,9 @@ class AdapterLibrary:
         self._settings = settings
         self._reserved = reserved
         self._loader = loader
-        self._names = NameTable(self.shelf, kept_versions=settings.kept_versions)
+        self._names = NameTable(
+            self.shelf, kept_versions=settings.kept_versions, weights=settings.weights
+        )
         self._desk = LoadDesk(
             loader,
             self.shelf,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lorry_server.adapters.shelf import Version, VersionShelf
 from lorry_server.errors import NotFoundError
@@ -67,8 +68,15 @@ class Name:
 class NameTable:
     """The entries in the order in which they came; it keeps the counts of the shelf's versions."""
 
-    def __init__(self, shelf: VersionShelf, *, kept_versions: int = KEPT_VERSIONS) -> None:
+    def __init__(
+        self,
+        shelf: VersionShelf,
+        *,
+        kept_versions: int = KEPT_VERSIONS,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._shelf = shelf
+        self._weights = weights
         self._kept_versions = kept_versions
         self._entries: dict[str, Name] = {}
 
@@ -97,6 +105,8 @@ class NameTable:
         """Let `entry` stand for `version`, and remember what it stood for."""
         earlier = [v for v in entry.versions if v is not version]
         self._set(entry, (version, *earlier)[: self._kept_versions], is_pinned=is_pinned)
+        if entry.name in self._weights:
+            self._shelf.weigh(version, self._weights[entry.name])
 
     def clear(self, entry: Name, *, is_pinned: bool) -> None:
         """Let `entry` stand for nothing until it is loaded."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lorry_server.adapters.load_threads import MAX_THREADS
 from lorry_server.adapters.names import KEPT_VERSIONS
@@ -16,13 +18,14 @@ class LibrarySettings:
     """`load_timeout_s` is how long a request waits for its adapter; the load may take longer.
 
     `host_memory_bytes` is for prepared adapters, None without a limit. A load that failed is not
-    tried again for `failure_memory_s`.
+    tried again for `failure_memory_s`. `weights` are the shares of names, 1 where it has none.
     """
 
     load_timeout_s: float = 60.0
     failure_memory_s: float = 10.0
     host_memory_bytes: int | None = None
     kept_versions: int = KEPT_VERSIONS
+    weights: Mapping[str, float] = MappingProxyType({})
     max_loads: int = MAX_THREADS
 
     @property

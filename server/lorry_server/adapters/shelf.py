@@ -26,6 +26,10 @@ class AdapterEngine(Protocol):
         """No request that comes after this names the digest."""
         ...
 
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """Give an adapter a share other than 1."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Version:
@@ -38,6 +42,7 @@ class Version:
     num_leases: int = 0  # requests that run on it
     num_names: int = 0  # names that stand for it, or did and remember it
     num_pins: int = 0  # pinned names that stand for it
+    weight: float = 1.0  # its share of the engine's time where others wait too
 
     @property
     def digest(self) -> str:
@@ -98,6 +103,12 @@ class VersionShelf:
         if version.prepared is not None:
             self._held.move_to_end(version.digest)
 
+    def weigh(self, version: Version, weight: float) -> None:
+        """Give a version `weight` times the share of others."""
+        if weight != version.weight:
+            version.weight = weight
+            self._engine.set_adapter_weight(version.digest, weight)
+
     def settle(self, version: Version) -> None:
         """Forget `version` if it has no name and no use any more.
 
@@ -148,4 +159,5 @@ class VersionShelf:
             del self._held[version.digest]
             self._engine.withdraw_adapter(version.digest)
         if version.num_names == 0:
+            self.weigh(version, 1.0)
             self._versions.pop(version.digest, None)

@@ -114,6 +114,13 @@ class EngineClient(Protocol):
         """Forget an adapter; what was submitted before still ends on it. Harmless if unknown."""
         ...
 
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """Give an adapter, or the base model, `weight` times the share of one with weight 1.
+
+        The weight, which is greater than 0, outlives the adapter; 1.0 takes it back.
+        """
+        ...
+
     def stats(self) -> EngineStats: ...
 
     async def drain(self) -> None:

@@ -56,7 +56,13 @@ class _Withdraw:
     digest: str
 
 
-_Message = _Add | _Abort | _EndAll | _Offer | _Withdraw
+@dataclass(frozen=True, slots=True)
+class _SetWeight:
+    digest: str | None
+    weight: float
+
+
+_Message = _Add | _Abort | _EndAll | _Offer | _Withdraw | _SetWeight
 
 
 class EngineService:
@@ -171,6 +177,11 @@ class EngineService:
         self._inbox.append(_Withdraw(digest))
         self._wake.set()
 
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """See `EngineClient.set_adapter_weight`."""
+        self._inbox.append(_SetWeight(digest, weight))
+        self._wake.set()
+
     def stats(self) -> EngineStats:
         stats = self._stats
         is_idle = not self._streams
@@ -255,6 +266,8 @@ class EngineService:
                 outputs += self._engine.fail_all(message.error)
             elif isinstance(message, _Offer):
                 self._engine.offer_adapter(message.prepared)
+            elif isinstance(message, _SetWeight):
+                self._engine.scheduler.set_weight(message.digest, message.weight)
             else:
                 self._engine.withdraw_adapter(message.digest)
             if output is not None:

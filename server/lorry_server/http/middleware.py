@@ -20,6 +20,7 @@ from lorry_server.errors import RequestError
 from lorry_server.http.errors import error_response, wire_error
 from lorry_server.http.keys import UNAUTHORIZED, KeyRing
 from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.turnstile import Turnstile
 
 logger = structlog.get_logger(__name__)
 
@@ -34,12 +35,15 @@ class RequestLogMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         record = RequestRecord(request_id=request_id(Headers(scope=scope)))
+        if scope["path"] not in OPEN_PATHS:
+            await self._turnstile.go_through()
         status: int | None = None
 
         async def send_named(message: Message) -> None:
@@ -51,6 +55,7 @@ class RequestLogMiddleware:
 
         try:
             await self.app(record.put_in(scope), receive, send_named)
+            await self._turnstile.go_through()
         except Exception as exc:
             # The outermost frame of ours: the cause is for the log, the client gets our words.
             logger.exception("request failed", request_id=record.request_id)

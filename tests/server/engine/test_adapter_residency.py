@@ -108,7 +108,7 @@ def test_an_adapter_that_is_offered_again_before_it_left_stays() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_adapters_that_come_and_go_give_every_request_its_own_tokens(seed: int) -> None:
-    """Room for two of three adapters; withdrawn, offered again, and waited for."""
+    """Room for y, or for both others; withdrawn, offered again, and waited for."""
     rng = random.Random(seed)
     engine, _ = make_engine(
         num_blocks=20,
@@ -116,7 +116,7 @@ def test_adapters_that_come_and_go_give_every_request_its_own_tokens(seed: int) 
         max_num_batched_tokens=rng.choice([6, 32]),
         max_model_len=40,
         adapters={"x": 4, "y": 8, "z": 3},
-        adapter_budget=11,
+        adapter_budget=8,
     )
     sizes = {"x": 4, "y": 8, "z": 3}
     offered = set(sizes)
@@ -124,7 +124,7 @@ def test_adapters_that_come_and_go_give_every_request_its_own_tokens(seed: int) 
     got: dict[str, list[int]] = {}
     for step in range(300):
         digest = rng.choice(sorted(sizes))
-        if rng.random() < 0.1:
+        if rng.random() < 0.03:
             if digest in offered:
                 engine.withdraw_adapter(digest)
                 offered.remove(digest)
