@@ -132,6 +132,7 @@ def build_runner(
             model.linears(),
             dtype=dtype,
             device=device,
+            norms=model.norms(),
             embedding=model.embedding,
             base=model.base_weights,
         ),

@@ -99,10 +99,22 @@ FAMILY: dict[str, dict[str, Any]] = {
         "target_modules": ["q_proj"],
         "modules_to_save": ["o_proj"],
     },
+    "norms-saved": {
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["norm"],
+    },
     "tokens": {
         "r": 2,
         "lora_alpha": 4,
         "target_modules": ["q_proj"],
+        "trainable_token_indices": TOKENS,
+    },
+    "tokens-and-head": {
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj", "lm_head"],
         "trainable_token_indices": TOKENS,
     },
     "tokens-of-both": {
@@ -137,14 +149,26 @@ FAMILY: dict[str, dict[str, Any]] = {
     },
 }
 
-REFERENCE_ONLY = ("linear-saved",)  # what compiled kernels refuse by name
+TIED = ("gemma2", "gemma3", "smollm3")
+TYING: dict[str, dict[str, Any]] = {  # what only a head that is tied to the embedding can do
+    "tied-saved": FAMILY["embedding-saved"] | {"ensure_weight_tying": True},
+    "tied-lora": FAMILY["embedding"] | {"ensure_weight_tying": True},
+    "tied-tokens": FAMILY["tokens"] | {"ensure_weight_tying": True},
+}
 WITH_BIAS = ("bias-all", "bias-lora-only", "dora-bias")  # PEFT has nothing to save without
 
 
-def family_of(model_family: str, *, without: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """The configurations of `FAMILY` for which a family's checkpoints have modules."""
-    missing = () if model_family in ("qwen2", "granite") else WITH_BIAS
-    return {name: one for name, one in FAMILY.items() if name not in (*missing, *without)}
+def family_of(model_family: str, *, is_compiled: bool = False) -> dict[str, dict[str, Any]]:
+    """The configurations for which a family's checkpoints have modules.
+
+    With `is_compiled` without those that compiled kernels refuse by name.
+    """
+    is_tied = model_family in TIED
+    missing = set() if model_family in ("qwen2", "granite") else set(WITH_BIAS)
+    if is_compiled:
+        missing |= {"linear-saved"} | ({"tokens-and-head"} if is_tied else set())
+    configs = FAMILY | (TYING if is_tied else {})
+    return {name: one for name, one in configs.items() if name not in missing}
 
 
 def load_base(folder: Path) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from lorry_server.engine.scheduler import Scheduler
 from lorry_server.layers.attention import AttentionBackend
 from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.lora.adapter import read_adapter
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.lora.residency import Residency
@@ -72,6 +73,9 @@ class RecordingModel:
     def linears(self) -> Iterator[Linear]:
         return self._model.linears()
 
+    def norms(self) -> Iterator[RMSNorm]:
+        return self._model.norms()
+
     @property
     def embedding(self) -> EmbeddingPlace | None:
         return self._model.embedding
@@ -115,6 +119,7 @@ def make_tiny_engine(
         model.linears(),
         dtype=torch.float32,
         device=CPU,
+        norms=model.norms(),
         embedding=model.embedding,
         base=model.base_weights,
     )

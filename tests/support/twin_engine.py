@@ -132,6 +132,7 @@ def make_twin_engine(
         models[0].linears(),
         dtype=dtype,
         device=CPU,
+        norms=models[0].norms(),
         embedding=models[0].embedding,
         base=models[0].base_weights,
     )

@@ -86,9 +86,7 @@ class Scheduler:
         self._prefix_caching = prefix_caching
         self._drafter = drafter
         self._policy = policy if policy is not None else Fifo()
-        self._turns = Turns(
-            self._policy, AdapterRoom(residency), full_step=max_num_batched_tokens
-        )
+        self._turns = Turns(self._policy, AdapterRoom(residency), full_step=max_num_batched_tokens)
         self._num_accepted: Counter[Flow] = Counter()  # sequences that wait or run
         self.running: list[Sequence] = []  # by order of arrival
 
@@ -188,9 +186,7 @@ class Scheduler:
         """Send a running sequence back to the front of its line, to be recomputed."""
         self.running.remove(sequence)
         self._release(sequence)
-        sequence.num_reached_tokens = max(
-            sequence.num_reached_tokens, sequence.num_computed_tokens
-        )
+        sequence.num_reached_tokens = max(sequence.num_reached_tokens, sequence.num_computed_tokens)
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.WAITING

@@ -19,10 +19,12 @@ from safetensors.torch import load
 from torch import Tensor
 
 from lorry_server.errors import AdapterError
+from lorry_server.lora.adapter_files import MAX_SMALL_FILE_BYTES, SIDECAR_FILE
 from lorry_server.lora.peft_config import CONFIG_FILE as CONFIG_FILE
 from lorry_server.lora.peft_config import read_config
 from lorry_server.lora.peft_tensors import LoraWeights as LoraWeights
 from lorry_server.lora.peft_tensors import TokenRows, sort_tensors
+from lorry_server.lora.safetensors_header import check_header
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
@@ -44,10 +46,14 @@ class Adapter:
     num_bytes: int
     modules: Mapping[str, LoraWeights]  # of linear modules
     embedding: Mapping[str, LoraWeights] = field(default_factory=dict)  # inputs are token ids
-    replaced: Mapping[str, Tensor] = field(default_factory=dict)  # tensors that stand in the base's place
+    replaced: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # tensors that stand in the base's place
     base_copies: Mapping[str, Tensor] = field(default_factory=dict)  # of the base, or in its place
     token_rows: Mapping[str, TokenRows] = field(default_factory=dict)  # single rows of a module
-    initialization: str | None = None  # what the base weights lost when training began: see `lora.initial_weights`
+    initialization: str | None = (
+        None  # what the base weights lost when training began: see `lora.initial_weights`
+    )
     features: tuple[str, ...] = ()  # beyond plain LoRA: "dora", "rslora", "lm_head", ...
 
     @property
@@ -68,6 +74,7 @@ def read_adapter(path: Path) -> Adapter:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(config.raw, sort_keys=True).encode())
     digest.update(weights_bytes)
+    digest.update(_read_sidecar(path))
     found = sort_tensors(path, config, tensors)
     pairs = [*found.modules.values(), *found.embedding.values()]
     return Adapter(
@@ -87,6 +94,15 @@ def read_adapter(path: Path) -> Adapter:
     )
 
 
+def _read_sidecar(path: Path) -> bytes:
+    """What the adapter says of how it is to be used: another contract is another version."""
+    file = path / SIDECAR_FILE
+    if not file.is_file():
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(MAX_SMALL_FILE_BYTES)
+
+
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bytes]:
     file = path / WEIGHTS_FILE
     if not file.is_file():
@@ -96,9 +112,15 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bytes]:
                 f"save the adapter as {WEIGHTS_FILE}"
             )
         raise AdapterError(f"no {WEIGHTS_FILE} in {str(path)!r}")
-    # Read once: what is served is what the digest names, whatever happens to the file meanwhile.
     try:
+        with file.open("rb") as opened:
+            check_header(opened)
+        # Read once: what is served is what the digest names, whatever happens to the file meanwhile.
         raw = file.read_bytes()
         return load(raw), raw
-    except (SafetensorError, OSError, ValueError) as exc:
+    except AdapterError as exc:
+        raise AdapterError(f"{str(file)!r} is {exc}") from exc
+    except (SafetensorError, ValueError) as exc:
         raise AdapterError(f"{str(file)!r} is not a valid safetensors file") from exc
+    except OSError as exc:
+        raise AdapterError(f"{str(file)!r} cannot be read: {exc.strerror}") from exc

@@ -19,7 +19,9 @@ def row_scale(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, magnitude_O: Tensor
     num_rows = max(1, CHUNK_ELEMENTS // weight_OI.shape[1])
     norms = [
         torch.linalg.vector_norm(torch.addmm(part_OI.float(), part_OR, a_RI), dim=1)
-        for part_OI, part_OR in zip(weight_OI.split(num_rows), b_OR.split(num_rows), strict=True)
+        for part_OI, part_OR in zip(
+            torch.split(weight_OI, num_rows), torch.split(b_OR, num_rows), strict=True
+        )
     ]
     norm_O = torch.cat(norms)
     return torch.where(norm_O > 0, magnitude_O / norm_O, 1.0)
@@ -30,7 +32,7 @@ def column_scale(weight_VD: Tensor, a_RV: Tensor, b_DR: Tensor, magnitude_D: Ten
     total_D = torch.zeros(weight_VD.shape[1], dtype=torch.float64)
     num_rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[1])
     for part_VD, part_RV in zip(
-        weight_VD.split(num_rows), a_RV.split(num_rows, dim=1), strict=True
+        torch.split(weight_VD, num_rows), torch.split(a_RV, num_rows, dim=1), strict=True
     ):
         updated_VD = torch.addmm(part_VD.float(), part_RV.T, b_DR.T)
         total_D += updated_VD.double().square().sum(dim=0)

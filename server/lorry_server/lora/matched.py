@@ -56,10 +56,14 @@ class MatchedEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class MatchedAdapter:
-    """An adapter by the linears' names, slices in their order; `unmatched` is not in the model."""
+    """An adapter by the linears' names, slices in their order; `unmatched` is not in the model.
+
+    `norms` are weights in place of those of the norms with these names, with the norm's offset.
+    """
 
     by_linear: Mapping[str, tuple[MatchedSlice, ...]]
     embedding: MatchedEmbedding | None
+    norms: Mapping[str, Tensor]
     unmatched: tuple[str, ...]
 
     def pairs(self) -> Iterator[LoraWeights]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lorry_server.errors import AdapterError
 from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear, LinearSlice
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.lora.adapter import Adapter
 from lorry_server.lora.base_weights import BaseWeights
 from lorry_server.lora.dora import column_scale, row_scale
@@ -51,7 +52,7 @@ class _Place:
 class AdapterMatcher:
     """Knows the names, shapes and biases of a model's linears; it keeps none of their weights.
 
-    `embedding` is None for a model whose embedding cannot be changed; `base` is None where nobody
+    `norms` are those that can be changed, `embedding` is None for a model whose embedding cannot be changed; `base` is None where nobody
     has the float weights, and adapters that need them are refused. Any thread may use it.
     """
 
@@ -59,9 +60,11 @@ class AdapterMatcher:
         self,
         linears: Iterable[Linear],
         *,
+        norms: Iterable[RMSNorm] = (),
         embedding: EmbeddingPlace | None = None,
         base: BaseWeights | None = None,
     ) -> None:
+        self.norms = {norm.name: (norm.size, norm.offset) for norm in norms}
         self.places = {
             part.name: _Place(
                 linear.name,
@@ -111,6 +114,7 @@ class _Match:
                 for linear, slices in by_linear.items()
             },
             embedding=self._matched_embedding(),
+            norms=dict(self._matched_norms()),
             unmatched=unmatched,
         )
 
@@ -119,7 +123,9 @@ class _Match:
         if name in self._adapter.replaced:
             if module in self._model.places:
                 return tensor == "weight" or self._model.places[module].bias_O is not None
-            return name == f"{self._embedding_name}.weight"
+            return tensor == "weight" and (
+                module == self._embedding_name or module in self._model.norms
+            )
         if name in self._adapter.embedding:
             return name == self._embedding_name
         if name in self._adapter.modules:
@@ -178,9 +184,18 @@ class _Match:
                 self._weight(place.name), weights.a_RI, b_DR, weights.magnitude_O
             )
             b_DR = b_DR * scale_D[:, None]
-        return MatchedEmbedding(
-            own_rows, scale_D, weights.a_RI.T.contiguous(), b_DR.T.contiguous()
-        )
+        return MatchedEmbedding(own_rows, scale_D, weights.a_RI.T.contiguous(), b_DR.T.contiguous())
+
+    def _matched_norms(self) -> Iterator[tuple[str, Tensor]]:
+        for name, (size, offset) in self._model.norms.items():
+            weight_D = self._adapter.replaced.get(f"{name}.weight")
+            if weight_D is None:
+                continue
+            if weight_D.shape != (size,):
+                raise self._error(
+                    f"'{name}.weight' has shape {tuple(weight_D.shape)}, the model's has {(size,)}"
+                )
+            yield name, weight_D.float() + offset
 
     def _own_rows(self, name: str, *, num_rows: int, size: int) -> OwnRows | None:
         whole = self._adapter.replaced.get(f"{name}.weight")
@@ -248,7 +263,9 @@ class _Match:
         try:
             return self._model.base.read(name)
         except KeyError:
-            raise self._error(f"needs {name!r}, which the base's checkpoint does not have") from None
+            raise self._error(
+                f"needs {name!r}, which the base's checkpoint does not have"
+            ) from None
 
     def _check_shape(self, name: str, lora: LoraWeights, *, wanted: tuple[int, int]) -> None:
         given = (lora.b_OR.shape[0], lora.a_RI.shape[1])

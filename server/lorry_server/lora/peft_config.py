@@ -18,6 +18,7 @@ from lorry_server.lora.module_patterns import MAX_PATTERN, first_match, is_plain
 
 CONFIG_FILE = "adapter_config.json"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_ALPHA = 1e9  # times any sensible B it stays far from float32's end
 MAX_TRAINED_TOKENS = 1 << 20
 
 # Initialisations that take something away from the base weights; PEFT's names for them. Of the
@@ -93,12 +94,12 @@ def read_config(path: Path) -> PeftConfig:
         refuse("bias", f"one of {', '.join(_BIASES)} is supported")
     if raw.get("use_dora") and raw.get("lora_bias"):
         refuse("lora_bias", "PEFT has none together with use_dora")
-    alpha = raw.get("lora_alpha")
+    alpha: Any = raw.get("lora_alpha")
     if not _is_number(alpha):
-        refuse("lora_alpha", "it must be a finite number")
+        refuse("lora_alpha", f"it must be a number of at most {MAX_ALPHA:g}")
     rank = raw.get("r")
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
-        refuse("r", "it must be an integer")
+    if rank is not None and not _is_rank(rank):
+        refuse("r", "it must be a positive integer")
     for option in ("rank_pattern", "alpha_pattern"):
         patterns = raw.get(option) or {}
         if not isinstance(patterns, dict):
@@ -106,8 +107,10 @@ def read_config(path: Path) -> PeftConfig:
         for pattern, value in patterns.items():
             if not is_plain(pattern):
                 refuse(option, f"{pattern[:64]!r} is not a plain module name")
-            if not _is_number(value):
-                refuse(option, f"{pattern[:64]!r} must map to a number")
+            if not _is_number(value) or (option == "rank_pattern" and not _is_rank(value)):
+                refuse(
+                    option, f"{pattern[:64]!r} must map to a number, and a rank to a positive one"
+                )
     modules_to_save = raw.get("modules_to_save") or []
     if not _is_list_of(modules_to_save, str):
         refuse("modules_to_save", "it must be a list of module names")
@@ -167,7 +170,7 @@ def _trained_tokens(
 ) -> Mapping[str, tuple[int, ...]] | tuple[int, ...]:
     if not value:
         return ()
-    lists = value if isinstance(value, dict) else {"": value}
+    lists: dict[str, Any] = value if isinstance(value, dict) else {"": value}
     for tokens in lists.values():
         if not _is_list_of(tokens, int) or len(tokens) > MAX_TRAINED_TOKENS:
             refuse("trainable_token_indices", "it must be a list of token ids, or one for a module")
@@ -179,12 +182,16 @@ def _trained_tokens(
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
+    """NaN is not within the bounds, and an integer of a thousand digits is not made a float."""
+    return (
+        not isinstance(value, bool)
+        and isinstance(value, (int, float))
+        and -MAX_ALPHA <= value <= MAX_ALPHA
+    )
+
+
+def _is_rank(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int) and value > 0
 
 
 def _is_list_of(value: object, kind: type) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lorry_server.kernels.lora import TokenSegment
 from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.lora.adapter import Adapter
 from lorry_server.lora.base_weights import BaseWeights
 from lorry_server.lora.embedding_updates import EmbeddingUpdate, make_embedding_update
@@ -75,23 +76,45 @@ class EmbeddingSlots:
                 update.apply_(x_TD, token_ids_T, segment.tokens_P)
 
 
+class NormSlots:
+    """What is attached to a norm as its `adapters`: their weights in its place, by slot."""
+
+    def __init__(self, routing: AdapterRouting) -> None:
+        self.by_slot: dict[int, Tensor] = {}
+        self._routing = routing
+
+    def weights(self, weight_D: Tensor, num_tokens: int) -> Tensor:
+        """The weight of each token, or the one that all tokens of the step have."""
+        mine = [one for one in self._routing.segments if one.slot in self.by_slot]
+        if not mine:
+            return weight_D
+        weight_TD = weight_D.repeat(num_tokens, 1)
+        for segment in mine:
+            tokens = slice(None) if segment.tokens_P is None else segment.tokens_P
+            weight_TD[tokens] = self.by_slot[segment.slot]
+        return weight_TD
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedUpdates:
     """The `contents` of a `PreparedAdapter` of this pool: updates by the linear's name."""
 
     by_linear: Mapping[str, tuple[Update, ...]]
     embedding: EmbeddingUpdate | None
+    norms: Mapping[str, Tensor]
 
     @property
     def num_bytes(self) -> int:
         of_linears = sum(one.num_bytes for updates in self.by_linear.values() for one in updates)
-        return of_linears + (self.embedding.num_bytes if self.embedding is not None else 0)
+        of_embedding = self.embedding.num_bytes if self.embedding is not None else 0
+        return of_linears + of_embedding + sum(weight.nbytes for weight in self.norms.values())
 
 
 class AdapterPool:
     """`DeviceAdapters` for torch. `slots` has every linear's, by its name.
 
-    `embedding` is where the model lets its embedding be changed, `base` what it was loaded from.
+    `norms` are those that adapters can change, `embedding` is where the model lets its embedding be
+    changed, and `base` what it was loaded from.
     """
 
     def __init__(
@@ -100,6 +123,7 @@ class AdapterPool:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        norms: Iterable[RMSNorm] = (),
         embedding: EmbeddingPlace | None = None,
         base: BaseWeights | None = None,
     ) -> None:
@@ -109,7 +133,13 @@ class AdapterPool:
         self._dtype = dtype
         self._device = device
         self._linears = {linear.name: linear for linear in linears}
-        self._matcher = AdapterMatcher(self._linears.values(), embedding=embedding, base=base)
+        self._norm_slots: dict[str, NormSlots] = {}
+        norms = tuple(norms)
+        self._matcher = AdapterMatcher(
+            self._linears.values(), norms=norms, embedding=embedding, base=base
+        )
+        for norm in norms:
+            self._norm_slots[norm.name] = norm.adapters = NormSlots(self.routing)
         for linear in self._linears.values():
             self.slots[linear.name] = linear.adapters = LinearSlots(self.routing)
         if embedding is not None:
@@ -125,7 +155,7 @@ class AdapterPool:
             name: tuple(update for one in slices for update in self._prepared(name, one))
             for name, slices in matched.by_linear.items()
         }
-        contents = PreparedUpdates(by_linear, embedding)
+        contents = PreparedUpdates(by_linear, embedding, matched.norms)
         return PreparedAdapter(
             digest=adapter.digest,
             num_bytes=contents.num_bytes,
@@ -143,12 +173,16 @@ class AdapterPool:
             by_slot[slot] = tuple(update.to(self._device) for update in updates)
         if contents.embedding is not None:
             self.embedding_slots.by_slot[slot] = contents.embedding.to(self._device)
+        for name, weight_D in contents.norms.items():
+            self._norm_slots[name].by_slot[slot] = weight_D.to(self._device)
 
     def detach(self, slot: int) -> None:
         """See `DeviceAdapters.detach`."""
         for slots in self.slots.values():
             slots.by_slot.pop(slot, None)
         self.embedding_slots.by_slot.pop(slot, None)
+        for norm_slots in self._norm_slots.values():
+            norm_slots.by_slot.pop(slot, None)
 
     def _prepared(self, name: str, matched: MatchedSlice) -> Iterator[Update]:
         linear, part = self._linears[name], matched.part

@@ -13,6 +13,7 @@ from torch import Tensor
 from lorry_server.layers.attention import AttentionBackend
 from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.model.base_weights import CheckpointWeights
 
 
@@ -63,4 +64,8 @@ class CausalModel(Protocol):
 
     def linears(self) -> Iterator[Linear]:
         """Every linear, the head among them; `LinearSlice.name` is the name in the checkpoint."""
+        ...
+
+    def norms(self) -> Iterator[RMSNorm]:
+        """Every norm that adapters can change."""
         ...

@@ -27,6 +27,7 @@ from transformers.utils.generic import ModelOutput
 from lorry_server.errors import ModelError
 from lorry_server.layers.attention import AttentionBackend
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.model.arch import architecture_of
 from lorry_server.model.base_weights import CheckpointWeights
 from lorry_server.model.checkpoint import Checkpoint
@@ -83,6 +84,9 @@ class FallbackModel(nn.Module):
 
     def linears(self) -> Iterator[Linear]:
         return iter(self._linears)
+
+    def norms(self) -> Iterator[RMSNorm]:
+        return iter(())  # they are transformers' own
 
     @property
     def embedding(self) -> None:

@@ -80,7 +80,7 @@ def test_the_digest_names_the_content_and_not_the_place(folder: Path, tmp_path: 
         ({"init_lora_weights": "loftq"}, "quantized in its own way"),
         ({"lora_alpha": "8"}, "lora_alpha"),
         ({"lora_alpha": 10**400}, "lora_alpha"),
-        ({"r": "4"}, "r='4': it must be an integer"),
+        ({"r": "4"}, "r='4': it must be a positive integer"),
         ({"modules_to_save": "lm_head"}, "must be a list of module names"),
         ({"trainable_token_indices": {"embed_tokens": [1, 1]}}, "there twice"),
         ({"trainable_token_indices": [-1]}, "negative"),

@@ -33,9 +33,7 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapters(
     family: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    return write_unlike_adapters(
-        folder, tmp_path_factory.mktemp("adapters"), family_of(family)
-    )
+    return write_unlike_adapters(folder, tmp_path_factory.mktemp("adapters"), family_of(family))
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +66,11 @@ def check(tiny: TinyEngine, alone: Alone, names: list[str | None]) -> None:
         assert tokens[index] == alone[name].tokens, name
 
 
-def test_no_two_adapters_say_the_same(alone: Alone) -> None:
-    assert len({tuple(one.tokens) for one in alone.values()}) > 0.7 * len(alone)
-    base = alone[None].logits[0]
-    for name, one in alone.items():
-        if name is not None:
-            assert (one.logits[0, :200] - base[:200]).abs().max() > 0.05, name
+def test_every_adapter_changes_the_logits(folder: Path, adapters: dict[str, Path]) -> None:
+    base = continue_alone(folder, None, "the same prompt", count=1).logits
+    for name, path in adapters.items():
+        logits = continue_alone(folder, path, "the same prompt", count=1).logits
+        assert (logits - base).abs().max() > 0.1, name
 
 
 def test_each_row_of_a_mixed_batch_equals_peft_alone(

@@ -40,9 +40,7 @@ def test_the_initial_part_is_what_peft_subtracts(
 
     model = get_peft_model(OneLinear(weight_OI), config)  # type: ignore[arg-type]  # any module will do
     theirs = weight_OI - model.base_model.model.linear.base_layer.weight.detach()
-    first, second = initial_part(
-        weight_OI.double(), 5, initialization=initialization, scaling=3.0
-    )
+    first, second = initial_part(weight_OI.double(), 5, initialization=initialization, scaling=3.0)
 
     torch.testing.assert_close((first @ second).float(), theirs, atol=2e-5, rtol=0)
 

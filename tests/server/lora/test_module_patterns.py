@@ -52,6 +52,8 @@ def test_the_first_of_several_patterns_decides() -> None:
         assert (first_match(PATTERNS, module) or module) == get_pattern_key(PATTERNS, module)
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "q_proj|k_proj", ".*q_proj", "q\\d", "", "^", "x" * 257])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "q_proj|k_proj", ".*q_proj", "q\\d", "", "^", "x" * 257]
+)
 def test_an_expression_is_not_a_plain_name(pattern: str) -> None:
     assert not is_plain(pattern)

@@ -18,7 +18,6 @@ from tests.support.engines import run_to_end
 from tests.support.peft_alone import prompt_of
 from tests.support.tiny_adapters import (
     FAMILY,
-    REFERENCE_ONLY,
     family_of,
     write_adapter,
     write_unlike_adapters,
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.skipif(
     available_rungs()[0] == TORCH, reason="this machine has no compiled kernels"
 )
 FAMILIES = ["llama", "qwen2", "gemma3", "granite", "smollm3"]
-EXACT = partial(CloseRunner, atol=1e-3, same_tokens=True)
+EXACT = partial(CloseRunner, atol=2e-4, same_tokens=True)
 BF16_MODEL = partial(CloseRunner, spread=0.06, same_tokens=False)
 
 
@@ -40,7 +39,7 @@ def adapted(
 ) -> tuple[Path, dict[str, Path]]:
     """A model and an adapter of each kind that compiled code serves."""
     folder = write_tiny_model(tmp_path_factory.mktemp("model"), request.param)
-    configs = family_of(request.param, without=REFERENCE_ONLY)
+    configs = family_of(request.param, is_compiled=True)
     return folder, write_unlike_adapters(folder, tmp_path_factory.mktemp("adapters"), configs)
 
 
@@ -74,7 +73,7 @@ def test_all_kinds_in_one_batch_have_the_bits_of_the_reference(
 
     run_mixed(engine, digests)
 
-    assert runner.num_steps > 20
+    assert runner.num_steps > 10
 
 
 @pytest.mark.parametrize(
@@ -98,16 +97,19 @@ def test_all_kinds_on_floats_are_close_to_the_reference(
 
     run_mixed(engine, digests)
 
-    assert runner.num_steps > 20
+    assert runner.num_steps > 10
 
 
-@pytest.mark.parametrize("name", REFERENCE_ONLY)
+@pytest.mark.parametrize(
+    ("family", "name", "module"),
+    [("llama", "linear-saved", "self_attn.o_proj"), ("smollm3", "tokens-and-head", "lm_head")],
+)
 def test_what_compiled_code_does_not_do_is_refused_with_the_way_out(
-    tmp_path: Path, name: str
+    tmp_path: Path, family: str, name: str, module: str
 ) -> None:
-    folder = write_tiny_model(tmp_path / "model")
+    folder = write_tiny_model(tmp_path / "model", family)
     adapter = write_adapter(folder, tmp_path / "adapter", seed=1, **FAMILY[name])
     _, runner, _ = make_twin_engine(folder)
 
-    with pytest.raises(AdapterError, match=r"'model\.layers\.0\.self_attn\.o_proj'.*torch serves"):
+    with pytest.raises(AdapterError, match=f"{module}'.*--cpu-kernels torch serves it"):
         runner.compiled.adapters.prepare(read_adapter(adapter))

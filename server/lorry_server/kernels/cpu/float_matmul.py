@@ -6,7 +6,6 @@ from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.float_results import (
-    LD_TILE,
     add_bias,
     add_float_adapters,
     add_float_tile,
@@ -19,7 +18,13 @@ from lorry_server.kernels.cpu.float_tile import (
     multiply_floats,
     multiply_pairs,
 )
-from lorry_server.kernels.cpu.matmul import has_adapters, logits_tile, num_rows, store_tile
+from lorry_server.kernels.cpu.matmul import (
+    LD_TILE,
+    has_adapters,
+    logits_tile,
+    num_rows,
+    store_tile,
+)
 from lorry_server.kernels.cpu.simd import load_i64
 
 AHEAD_BYTES = 2048  # of weights, where one tile takes all rows

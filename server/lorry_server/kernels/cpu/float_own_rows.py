@@ -27,9 +27,7 @@ def own_float_panel(rec, entry, first, rows, panel, tile):
         taken = exact_rows(rows - row)
         x_row, y_row = x + row * ld, tile + row * LD_TILE
         if is_bf16:
-            multiply_pairs(
-                taken, w, w + 64, STEP_BYTES, x_row, ld, steps // 2, y_row, LD_TILE, w
-            )
+            multiply_pairs(taken, w, w + 64, STEP_BYTES, x_row, ld, steps // 2, y_row, LD_TILE, w)
         else:
             multiply_floats(taken, w, w + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, w)
         row += taken

@@ -7,6 +7,7 @@ from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.bfloat16 import settle, store_bf16, store_elements, widen
+from lorry_server.kernels.cpu.own_weight import own_weight
 from lorry_server.kernels.cpu.quantize import norm_row
 from lorry_server.kernels.cpu.rows import change_embedding, embedding_change, input_row
 from lorry_server.kernels.cpu.simd import (
@@ -61,7 +62,8 @@ def norm_float_row(rec, step, row, scratch):
     x = input_row(rec, step, row)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(x, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(x, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     out = load_i64(rec + t.XQ) + row * load_i64(rec + t.LD_XQ)
     is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
     for k in range(0, padded, 16):
@@ -77,12 +79,13 @@ def row_to_bf16(rec, step, row):
 
 
 @njit(nogil=True)
-def add_normed_float_row(rec, row, scratch):
+def add_normed_float_row(rec, step, row, scratch):
     """x += norm(y) * factor, rounded at each step where activations are bfloat16."""
     y = load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(y, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(y, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     x = load_i64(rec + t.NORM_ADD_TO) + row * load_i64(rec + t.NORM_LD_ADD_TO)
     factor = load_f32(rec + t.NORM_FACTOR)
     rounds = load_i64(rec + t.ROUNDS) != 0

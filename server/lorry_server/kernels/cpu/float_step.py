@@ -41,4 +41,4 @@ def run_float(rec, step, index, scratch):
     elif op == t.FLOAT_OWN_ROWS:
         float_own_rows_chunk(rec, step, index, scratch)
     elif op == t.FLOAT_ADD_NORMED:
-        add_normed_float_row(rec, index, scratch)
+        add_normed_float_row(rec, step, index, scratch)

@@ -27,9 +27,7 @@ def next_run(adapters, first, end):
     """The first row from `first` on whose adapter is another, at most a tile further."""
     adapter = load_i32(adapters + 4 * first)
     stop = first + 1
-    while (
-        stop < end and stop - first < MAX_ROWS and load_i32(adapters + 4 * stop) == adapter
-    ):
+    while stop < end and stop - first < MAX_ROWS and load_i32(adapters + 4 * stop) == adapter:
         stop += 1
     return stop
 

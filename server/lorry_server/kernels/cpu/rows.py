@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.own_weight import own_weight
 from lorry_server.kernels.cpu.quantize import norm_row, quantize_row
 from lorry_server.kernels.cpu.simd import (
     load_f32,
@@ -55,7 +56,7 @@ def embed_row(rec, step, row):
 @njit(nogil=True)
 def embedding_change(rec, step, row, kind):
     """An address that the token's adapter brings, or 0."""
-    if load_i64(step + t.HAS_ADAPTERS) == 0:
+    if load_i64(step + t.HAS_ADAPTERS) == 0 or load_i64(rec + t.EMBED_CHANGES) == 0:
         return np.int64(0)
     return load_i64(load_i64(rec + t.EMBED_CHANGES) + t.EMBED_CHANGE_BYTES * row + kind)
 
@@ -88,7 +89,8 @@ def norm_and_quantize_row(rec, step, row, scratch):
     x = input_row(rec, step, row)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(x, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(x, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     quantize_to_record(rec, row, scratch)
 
 
@@ -105,12 +107,13 @@ def quantize_to_record(rec, row, x):
 
 
 @njit(nogil=True)
-def add_normed_row(rec, row, scratch):
+def add_normed_row(rec, step, row, scratch):
     """x += norm(y) * factor: the norms after attention and feed-forward that Gemma has."""
     y = load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(y, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(y, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     x = load_i64(rec + t.NORM_ADD_TO) + row * load_i64(rec + t.NORM_LD_ADD_TO)
     factor = load_f32(rec + t.NORM_FACTOR)
     for k in range(0, padded, 16):

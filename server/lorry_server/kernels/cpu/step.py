@@ -99,7 +99,7 @@ def run_chunk(rec, step, chunk, scratch):
             elif op == t.EMBED:
                 embed_row(rec, step, row)
             elif op == t.ADD_NORMED:
-                add_normed_row(rec, row, scratch)
+                add_normed_row(rec, step, row, scratch)
             else:
                 call_second_part(load_i64(step + t.SECOND_PART), rec, step, row, scratch)
 

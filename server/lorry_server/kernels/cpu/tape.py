@@ -37,6 +37,7 @@ EMBED_CHANGE_BYTES = 24
 NORM_X, NORM_LD_X, NORM_WEIGHT, NORM_SIZE, NORM_PADDED, NORM_EPS = 56, 64, 72, 80, 88, 96
 NORM_GATHER = 104  # 1: the rows are picked by the plan's logits rows
 NORM_ADD_TO, NORM_LD_ADD_TO, NORM_FACTOR = 112, 120, 128
+NORM_OWN = 136  # of each slot the address of the weight that its adapter has instead, or 0
 
 # MATMUL
 W, PANEL_BYTES, NUM_PANELS, PANELS_PER_CHUNK = 56, 64, 72, 80
@@ -85,6 +86,7 @@ NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HEAD_PADDED, ROPE_SIZE = 96, 104, 112, 120, 
 COS, SIN, Q_NORM, K_NORM, HEAD_EPS = 136, 144, 152, 160, 168
 ATTENTION_SCALE, ATTENTION_SOFTCAP, WINDOW = 176, 184, 192
 KEYS, KEY_SCALES, VALUES, VALUE_SCALES = 200, 208, 216, 224
+Q_NORM_OWN, K_NORM_OWN = 256, 264  # as NORM_OWN
 Q8, Q8_SCALE, Q8_START, ATTENDED, LD_ATTENDED = 232, 240, 248, 16, 24
 
 # SAMPLE: rows of logits; `logits_block` says what is done with each. The code has an address.

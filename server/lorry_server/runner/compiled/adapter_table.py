@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 
 from lorry_server.engine.plan import AdapterSegments, Int32
+from lorry_server.errors import AdapterError
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
-from lorry_server.errors import AdapterError
 from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.lora.adapter import Adapter
 from lorry_server.lora.base_weights import BaseWeights
 from lorry_server.lora.embedding_updates import EmbeddingUpdate, make_embedding_update
@@ -30,6 +31,7 @@ from lorry_server.lora.prepared import PreparedAdapter
 from lorry_server.lora.residency import MAX_SLOTS
 from lorry_server.runner.compiled.adapter_memory import ENTRY_WORDS, AdapterMemory, Entry
 from lorry_server.runner.compiled.embedding_table import EmbeddingTable
+from lorry_server.runner.compiled.norm_table import NormTable
 from lorry_server.runner.compiled.own_rows_table import OwnRowsTable
 from lorry_server.runner.compiled.packed_linear import PackedLinear
 from lorry_server.runner.compiled.records import Field
@@ -66,14 +68,15 @@ class PackedAdapter:
     entries: npt.NDArray[np.int64]
     rank: int  # the largest
     own_rows: npt.NDArray[np.int64] | None
+    norms: npt.NDArray[np.int64]
     embedding: EmbeddingUpdate | None
 
 
 class AdapterTable:
     """`DeviceAdapters` for compiled code: `linears` are the model's, `max_rows` a step's tokens.
 
-    `embedding` is where the model lets its embedding be changed, whose rows are of `dtype`; `base` is
-    what the model was loaded from.
+    `norms` are those that adapters can change, `embedding` is where the model lets its embedding be
+    changed, whose rows are of `dtype`; `base` is what the model was loaded from.
     """
 
     def __init__(
@@ -85,13 +88,15 @@ class AdapterTable:
         max_rows: int,
         max_slots: int = MAX_SLOTS,
         dtype: torch.dtype = torch.float32,
+        norms: Iterable[RMSNorm] = (),
         embedding: EmbeddingPlace | None = None,
         base: BaseWeights | None = None,
     ) -> None:
-        linears = tuple(linears)
+        linears, norms = tuple(linears), tuple(norms)
         self._packer = packer
         self._dtype = dtype
-        self._matcher = AdapterMatcher(linears, embedding=embedding, base=base)
+        self._matcher = AdapterMatcher(linears, norms=norms, embedding=embedding, base=base)
+        self.norms = NormTable(arena, norms, max_slots=max_slots)
         self.own_rows = OwnRowsTable(arena, max_slots=max_slots)
         self.embeddings = EmbeddingTable(arena, embedding, max_tokens=max_rows)
         self._numbers = {linear.name: number for number, linear in enumerate(linears)}
@@ -128,6 +133,7 @@ class AdapterTable:
             for name, slices in matched.by_linear.items()
             if any(one.weights is not None or one.results is not None for one in slices)
         }
+        norms = self.norms.pack(matched.norms, memory)
         embedding = None
         if matched.embedding is not None:
             embedding = make_embedding_update(matched.embedding, dtype=self._dtype)
@@ -141,6 +147,7 @@ class AdapterTable:
             entries=words,
             rank=max((pair.rank for pair in matched.pairs()), default=1),
             own_rows=None if own_entry is None else own_entry.at(address(laid)),
+            norms=norms.at(address(laid)),
             embedding=embedding,
         )
         return PreparedAdapter(
@@ -159,6 +166,7 @@ class AdapterTable:
         self._entries[slot, packed.linears_L] = packed.entries
         self._targets[slot, packed.linears_L] = True
         self.own_rows.attach(slot, packed.own_rows)
+        self.norms.attach(slot, packed.norms)
         self.embeddings.attach(slot, packed.embedding)
         self._attached[slot] = packed
         self._active_slots = []
@@ -169,12 +177,11 @@ class AdapterTable:
         self._entries[slot] = 0
         self._targets[slot] = False
         self.own_rows.detach(slot)
+        self.norms.detach(slot)
         self.embeddings.detach(slot)
         self._active_slots = []
 
-    def slots_of_tokens(
-        self, segments: AdapterSegments, token_ids_T: Int32
-    ) -> Int32 | None:
+    def slots_of_tokens(self, segments: AdapterSegments, token_ids_T: Int32) -> Int32 | None:
         """The slot of each token of the next step, -1 for none; None if no token has one.
 
         Has the next step pass over the linears that none of its adapters targets, and find what

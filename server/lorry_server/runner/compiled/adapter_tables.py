@@ -20,6 +20,7 @@ def make_adapter_table(decoder: Decoder, arena: Arena, *, max_rows: int) -> Adap
         arena,
         max_rows=max_rows,
         dtype=arithmetic_of(decoder).dtype,
+        norms=decoder.norms(),
         embedding=decoder.embedding,
         base=decoder.base_weights,
     )

@@ -199,6 +199,8 @@ class DecoderTape:
             fields |= {
                 t.Q_NORM: self._norm_weight(attention.q_norm),
                 t.K_NORM: self._norm_weight(attention.k_norm),
+                t.Q_NORM_OWN: self._adapters.norms.of(attention.q_norm),
+                t.K_NORM_OWN: self._adapters.norms.of(attention.k_norm),
                 t.HEAD_EPS: float(arch.norm_eps),
             }
         return fields
@@ -327,6 +329,7 @@ class DecoderTape:
             t.NORM_X: rows.values,
             t.NORM_LD_X: rows.stride,
             t.NORM_WEIGHT: self._norm_weight(norm),
+            t.NORM_OWN: self._adapters.norms.of(norm),
             t.NORM_SIZE: rows.size,
             t.NORM_PADDED: rows.padded,
             t.NORM_EPS: float(self.arch.norm_eps),

@@ -27,9 +27,7 @@ OWN, SCALE, ADDED = (
 class EmbeddingTable:
     """Three addresses for each token of a step, which are 0 where there is nothing to do."""
 
-    def __init__(
-        self, arena: Arena, place: EmbeddingPlace | None, *, max_tokens: int
-    ) -> None:
+    def __init__(self, arena: Arena, place: EmbeddingPlace | None, *, max_tokens: int) -> None:
         size = 0 if place is None else place.size
         self.changes = arena.words(max_tokens * WORDS)
         self._changes_T3 = self.changes.reshape(max_tokens, WORDS)
@@ -54,7 +52,9 @@ class EmbeddingTable:
         for index, slot in enumerate(segments.slots_G.tolist()):
             update = self._by_slot.get(slot)
             if update is not None:
-                tokens_P = segments.tokens_P[segments.starts_G1[index] : segments.starts_G1[index + 1]]
+                tokens_P = segments.tokens_P[
+                    segments.starts_G1[index] : segments.starts_G1[index + 1]
+                ]
                 self._fill_segment(update, tokens_P, torch.from_numpy(token_ids_T[tokens_P]).long())
                 self._has_changes = True
 
@@ -72,6 +72,6 @@ class EmbeddingTable:
         if added_PD is not None:
             self._added_TD[tokens_P] = added_PD.numpy()
             row_bytes = self._added_TD.strides[0]
-            self._changes_T3[tokens_P, ADDED] = address(self._added_TD) + row_bytes * tokens_P.astype(
-                np.int64
-            )
+            self._changes_T3[tokens_P, ADDED] = address(
+                self._added_TD
+            ) + row_bytes * tokens_P.astype(np.int64)
