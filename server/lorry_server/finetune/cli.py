@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rank", type=_number(int, 1, 512), default=16, metavar="R", help="(default: %(default)s)")
     add(
         "--alpha",
-        type=_number(float, 0, 1e6),
+        type=_number(float, 1e-6, 1e6),
         metavar="A",
         help="the update is scaled by alpha / rank (default: twice the rank)",
     )
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rslora", action="store_true", help="scale by alpha / sqrt(rank) instead")
     add("--dropout", type=_number(float, 0, 0.9), default=0.05, metavar="P", help="before A (default: %(default)s)")
     add("--learn-prompt", action="store_true", help="learn the prompts as well as the completions")
-    add("--lr", type=_number(float, 0, 1), default=5e-4, help="highest learning rate (default: %(default)s)")
+    add("--lr", type=_number(float, 1e-9, 1), default=5e-4, help="highest learning rate (default: %(default)s)")
     length = how.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs",

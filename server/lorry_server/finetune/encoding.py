@@ -85,7 +85,10 @@ class ExampleEncoder:
                 examples = [Example(tuple(ids), 0)]
         longest = max(len(example.token_ids) for example in examples)
         if longest > self._max_length:
-            raise ValueError(f"{longest} tokens, at most {self._max_length} (--max-length)")
+            raise ValueError(
+                f"{longest} tokens, and at most {self._max_length} are taken (--max-length, and no "
+                "more than the model's own limit)"
+            )
         if self._learn_prompt:
             return [Example(example.token_ids, 0) for example in examples]
         return examples

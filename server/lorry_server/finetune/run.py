@@ -36,6 +36,7 @@ from lorry_server.finetune.progress import progress_of
 from lorry_server.finetune.summary import loss_line, parameter_table
 from lorry_server.finetune.training import Training
 from lorry_server.finetune.whole_folder import removed_whole
+from lorry_server.model.hf_config import read_config
 from lorry_server.model.source import ModelSource, resolve_model
 from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
@@ -134,10 +135,12 @@ def _training(
 
 
 def _read_data(options: RunOptions, source: ModelSource) -> Dataset:
+    most = read_config(source.path).get("max_position_embeddings")
+    max_length = options.learning.max_length
     encoder = ExampleEncoder(
         Tokenizer.from_folder(source.path),
         ChatTemplate.from_folder(source.path),
-        max_length=options.learning.max_length,
+        max_length=min(max_length, most) if isinstance(most, int) else max_length,
         learn_prompt=options.learning.learn_prompt,
     )
     dataset = read_dataset(options.data, encoder, skip_bad_lines=options.learning.skip_bad_lines)
