@@ -262,7 +262,7 @@ def attach(
         base = encoder.get_submodule(name)
         assert isinstance(base, nn.Linear), f"{name} is not a linear layer"
         layers[name] = LowRankLinear(base, rank=rank, alpha=alpha, generator=generator)
-        set_submodule(encoder, name, layers[name])
+        encoder.set_submodule(name, layers[name])
     return layers
 
 
@@ -272,12 +272,7 @@ def replace_layers(
     for name in names:
         layer = encoder.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
-        set_submodule(encoder, name, replace(layer))
-
-
-def set_submodule(module: nn.Module, name: str, child: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(module.get_submodule(parent), last, child)
+        encoder.set_submodule(name, replace(layer))
 
 
 def train(

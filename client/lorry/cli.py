@@ -24,6 +24,9 @@ class Subcommand:
 
 _SUBCOMMANDS = {
     "serve": Subcommand("serve a model and its adapters over HTTP", "lorry_server.cli", "server"),
+    "finetune": Subcommand(
+        "train an adapter from a JSONL file", "lorry_server.finetune.cli", "finetune"
+    ),
     "loadtest": Subcommand(
         "measure a server under load and write a report", "lorry_loadtest.cli", "loadtest"
     ),
