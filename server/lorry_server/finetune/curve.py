@@ -91,7 +91,7 @@ def _ticks(high: float, *, most: int) -> list[float]:
     rough = max(high, 1e-9) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    return [step * number for number in range(math.ceil(high / step - 1e-9) + 1)] or [0.0, step]
+    return [step * number for number in range(max(1, math.ceil(high / step - 1e-9)) + 1)]
 
 
 def _frame(x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
