@@ -27,10 +27,9 @@ class FakeLibrary:
         self.served[name] = source
         return None
 
-    async def unload(self, name: str) -> object:
+    def unload(self, name: str) -> None:
         self.calls.append(("unload", name))
         del self.served[name]
-        return None
 
     def find(self, name: str) -> object | None:
         return self.served.get(name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,7 @@ class WatchedLibrary(Protocol):
         """Raises LorryServerError; what had the name before is then served on."""
         ...
 
-    async def unload(self, name: str) -> object: ...
+    def unload(self, name: str) -> None: ...
 
     def find(self, name: str) -> object | None: ...
 
@@ -70,7 +71,7 @@ class AdapterWatch:
                     before = self._work.get(name)
                     task = asyncio.create_task(self._follow(finding, before))
                     self._work[name] = task
-                    task.add_done_callback(lambda done, name=name: self._forget(name, done))
+                    task.add_done_callback(partial(self._forget, name))
 
     async def settled(self) -> None:
         """Wait for what the polls have begun."""
@@ -89,7 +90,7 @@ class AdapterWatch:
         if before is not None:
             await asyncio.wait([before])
         if isinstance(finding, Gone):
-            await self._unload(finding.name)
+            self._unload(finding.name)
         else:
             await self._load(finding)
 
@@ -108,14 +109,14 @@ class AdapterWatch:
         else:
             logger.info("watched adapter loaded", adapter=name, path=path)
 
-    async def _unload(self, name: str) -> None:
+    def _unload(self, name: str) -> None:
         if name not in self._owned:
             return
         self._owned.discard(name)
         if self._library.find(name) is None:
             return  # a client has unloaded it
         try:
-            await self._library.unload(name)
+            self._library.unload(name)
         except LorryServerError as exc:
             logger.warning("watched adapter not unloaded", adapter=name, reason=str(exc))
         else:

@@ -70,7 +70,7 @@ def add_adapter(base: PreTrainedModel, options: LearningOptions) -> Any:
     torch.manual_seed(options.seed)
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha,
+        lora_alpha=int(options.alpha) if options.alpha.is_integer() else options.alpha,
         lora_dropout=options.dropout,
         target_modules=targets,
         use_dora=options.use_dora,
