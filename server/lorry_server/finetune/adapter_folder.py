@@ -23,7 +23,7 @@ from lorry_server.finetune.adapted_model import ADAPTER
 from lorry_server.finetune.curve import loss_curve
 from lorry_server.finetune.options import CHECKPOINT_INFIX
 from lorry_server.finetune.training import Training, TrainingState
-from lorry_server.finetune.whole_folder import removed_whole, replaced_whole
+from lorry_server.finetune.whole_folder import remove_leftovers, removed_whole, replaced_whole
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -60,6 +60,7 @@ def write_adapter(
     entries = json.loads(json.dumps(config.to_dict(), default=sorted))  # sets, which have no order
     # The head is not among the trained weights even when it is adapted.
     tensors = get_peft_model_state_dict(training.model, save_embedding_layers=False)
+    remove_leftovers(folder)
     with replaced_whole(folder) as unfinished:
         _write_json(unfinished / CONFIG_FILE, dict(sorted(entries.items())))
         save_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ def removed_whole(folder: Path) -> None:
     hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     folder.rename(hidden / folder.name)
     shutil.rmtree(hidden)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers of `folder` left hidden beside it when they were killed."""
+    leftover = re.compile(re.escape(f".{folder.name}-") + "[a-z0-9_]{8}")
+    for path in folder.parent.glob(".*"):
+        if leftover.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorry_server.finetune.whole_folder import removed_whole, replaced_whole
+from lorry_server.finetune.whole_folder import remove_leftovers, removed_whole, replaced_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -59,3 +59,16 @@ def test_removing_takes_the_folder_and_nothing_else(tmp_path: Path) -> None:
     removed_whole(tmp_path / "y")
 
     assert names(tmp_path) == ["z"]
+
+
+def test_leftovers_of_a_killed_writer_are_removed_and_those_of_other_folders_are_not(
+    tmp_path: Path,
+) -> None:
+    writer = replaced_whole(tmp_path / "y")
+    (writer.__enter__() / "half").write_text("half")  # and never left
+    for name in ("y", ".y", ".y-z-abcdefgh", ".yy-abcdefgh"):
+        (tmp_path / name).mkdir()
+
+    remove_leftovers(tmp_path / "y")
+
+    assert names(tmp_path) == [".y", ".y-z-abcdefgh", ".yy-abcdefgh", "y"]
