@@ -24,6 +24,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -159,9 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("every attention matrix", names, 2e-3),
     ):
         start_s = time.perf_counter()
-        outcome = experiment(
-            folder, chosen, num_steps=args.steps, learning_rate=rate, **learning
-        )
+        outcome = experiment(folder, chosen, num_steps=args.steps, learning_rate=rate, **learning)
         print(f"\n== {title} ({time.perf_counter() - start_s:.0f} s)\n{describe(outcome)}")
 
 
@@ -348,7 +347,9 @@ def hash_weights(encoder: nn.Module) -> str:
 
 def describe(outcome: Outcome) -> str:
     steps = outcome.steps
-    shown = sorted({0, 1, 2, len(steps) // 4, len(steps) // 2, len(steps) - 1} & {*range(len(steps))})
+    shown = sorted(
+        {0, 1, 2, len(steps) // 4, len(steps) // 2, len(steps) - 1} & {*range(len(steps))}
+    )
     table = ["   step   loss    |grad A|   |grad B|"]
     table += [
         f"   {index + 1:>4}  {step.loss:.4f}  {step.grad_norm_a:9.2e}  {step.grad_norm_b:9.2e}"
@@ -376,10 +377,7 @@ def chart(losses: Sequence[float], *, width: int = 60, height: int = 8) -> str:
     """The loss curve in characters, from 0 up; each column is one step, or the mean of some."""
     width = min(width, len(losses))
     edges = [len(losses) * column // width for column in range(width + 1)]
-    means = [
-        sum(losses[start:end]) / (end - start)
-        for start, end in zip(edges, edges[1:], strict=False)
-    ]
+    means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)]
     highest = max(means)
     rows = []
     for row in range(height, 0, -1):

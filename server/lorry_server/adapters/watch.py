@@ -84,9 +84,7 @@ class AdapterWatch:
         if not done.cancelled() and done.exception() is not None:
             logger.error("watched adapter failed", adapter=name, exc_info=done.exception())
 
-    async def _follow(
-        self, finding: Changed | Gone, before: asyncio.Task[None] | None
-    ) -> None:
+    async def _follow(self, finding: Changed | Gone, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
         if isinstance(finding, Gone):

@@ -115,7 +115,9 @@ def num_frozen(model: Any) -> int:
 def _targets(base: PreTrainedModel, wanted: tuple[str, ...]) -> list[str]:
     names = dict.fromkeys(_linear_names(base))
     head: nn.Module | None = base.get_output_embeddings()  # type: ignore[no-untyped-call]  # theirs
-    head_names = {name.rpartition(".")[2] for name, module in base.named_modules() if module is head}
+    head_names = {
+        name.rpartition(".")[2] for name, module in base.named_modules() if module is head
+    }
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise StartupError(

@@ -71,9 +71,7 @@ def write_adapter(
         _write_json(
             unfinished / CARD_FILE, {key: value for key, value in card.items() if value is not None}
         )
-        curve = loss_curve(
-            training.losses, held_out=training.held_out_losses, title=folder.name
-        )
+        curve = loss_curve(training.losses, held_out=training.held_out_losses, title=folder.name)
         (unfinished / CURVE_FILE).write_text(curve, encoding="utf-8")
         if settings is not None:
             _write_state(unfinished, training.state(), settings)

@@ -112,9 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--dora", action="store_true", help="learn directions and magnitudes apart")
     add("--rslora", action="store_true", help="scale by alpha / sqrt(rank) instead")
-    add("--dropout", type=_number(float, 0, 0.9), default=0.05, metavar="P", help="before A (default: %(default)s)")
+    add(
+        "--dropout",
+        type=_number(float, 0, 0.9),
+        default=0.05,
+        metavar="P",
+        help="before A (default: %(default)s)",
+    )
     add("--learn-prompt", action="store_true", help="learn the prompts as well as the completions")
-    add("--lr", type=_number(float, 1e-9, 1), default=5e-4, help="highest learning rate (default: %(default)s)")
+    add(
+        "--lr",
+        type=_number(float, 1e-9, 1),
+        default=5e-4,
+        help="highest learning rate (default: %(default)s)",
+    )
     length = how.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs",
@@ -123,7 +134,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"times that each example is learned (default: {DEFAULT_EPOCHS:g})",
     )
     length.add_argument("--steps", type=count, metavar="N", help="steps instead of epochs")
-    add("--batch-size", type=count, default=4, metavar="N", help="examples of a step (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=count,
+        default=4,
+        metavar="N",
+        help="examples of a step (default: %(default)s)",
+    )
     add(
         "--max-length",
         type=count,
@@ -149,7 +166,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="write a checkpoint, NAME.step-N, every N steps (default: %(default)s)",
     )
-    add("--keep", type=count, default=3, metavar="K", help="checkpoints to keep (default: %(default)s)")
+    add(
+        "--keep",
+        type=count,
+        default=3,
+        metavar="K",
+        help="checkpoints to keep (default: %(default)s)",
+    )
     add("--resume", action="store_true", help="go on from the newest checkpoint")
     add("--overwrite", action="store_true", help="begin anew where a run of that name has been")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

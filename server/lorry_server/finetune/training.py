@@ -62,9 +62,9 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), lr=options.learning_rate, weight_decay=0.0
         )
-        self._takes_positions = "logits_to_keep" in inspect.signature(
-            model.get_base_model().forward
-        ).parameters
+        self._takes_positions = (
+            "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+        )
         self.num_steps = options.num_steps or max(
             1, round((options.num_epochs or 0) * self._order.steps_per_epoch)
         )
@@ -127,9 +127,7 @@ class Training:
         for name, parameter in self._parameters.items():
             for moment, value in self._optimizer.state[parameter].items():
                 tensors[f"{moment}.{name}"] = value.detach().to("cpu", copy=True)
-        return TrainingState(
-            self.step, tuple(self.losses), tuple(self.held_out_losses), tensors
-        )
+        return TrainingState(self.step, tuple(self.losses), tuple(self.held_out_losses), tensors)
 
     def restore(self, state: TrainingState) -> None:
         """Go on as if `state` had been reached here. The adapter's weights are set by the caller."""

@@ -37,7 +37,9 @@ def test_run_leaves_an_adapter_that_peft_and_the_server_read_and_that_changes_th
     base = AutoModelForCausalLM.from_pretrained(model)
     ids_BT = torch.tensor([[5, 6, 7]])
     plain = base(ids_BT).logits
-    assert not torch.equal(PeftModel.from_pretrained(base, tmp_path / "prices")(ids_BT).logits, plain)
+    assert not torch.equal(
+        PeftModel.from_pretrained(base, tmp_path / "prices")(ids_BT).logits, plain
+    )
 
 
 def test_folder_has_config_weights_card_and_curve_and_nothing_lies_beside_it(
@@ -85,7 +87,10 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(
         assert finetune(model, data, folders[-1], "--steps", "2", "--seed", seed) == 0
 
     first, second, other = (
-        {name: (folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
+        {
+            name: (folder / name).read_bytes()
+            for name in ("adapter_config.json", "adapter_model.safetensors")
+        }
         for folder in folders
     )
     assert first == second

@@ -43,9 +43,13 @@ def test_writer_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path: Path
     folder = tmp_path / "y"
     folder.mkdir()
 
-    with pytest.raises(OSError, match="disk full"), replaced_whole(folder) as unfinished:
-        (unfinished / "half").write_text("half")
-        raise OSError("disk full")
+    def fail() -> None:
+        with replaced_whole(folder) as unfinished:
+            (unfinished / "half").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
 
     assert names(tmp_path) == ["y"]
     assert names(folder) == []
