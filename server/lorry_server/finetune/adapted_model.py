@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -48,6 +49,7 @@ def load_base(folder: Path, *, device: torch.device) -> PreTrainedModel:
 
     Raises ModelError for a folder that transformers cannot load without code of its own.
     """
+    transformers.utils.logging.disable_progress_bar()  # seconds at most, and not ours
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -86,6 +88,7 @@ def add_adapter(base: PreTrainedModel, options: LearningOptions) -> Any:
 def matrix_groups(model: Any) -> list[MatrixGroup]:
     """The adapted layers of PEFT's `model` by name and shape, in the order of the model."""
     counts: dict[tuple[str, int, int, int, int], int] = {}
+    module: Any  # PEFT's layers, whose parts have no types
     for name, module in model.named_modules():
         halves = getattr(module, "lora_A", None)
         if not isinstance(halves, nn.ModuleDict) or ADAPTER not in halves:

@@ -74,7 +74,8 @@ def split_lines(
     if eval_split > 0:
         drawing = random.Random(f"{seed}:held-out")
         chosen = set(drawing.sample(range(len(lines)), num_held_out))
-    learned, held_out = [], []
+    learned: list[Example] = []
+    held_out: list[Example] = []
     for index, examples in enumerate(lines):
         (held_out if index in chosen else learned).extend(examples)
     return learned, held_out
