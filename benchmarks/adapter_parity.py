@@ -101,7 +101,7 @@ def greedy(model: torch.nn.Module, prompt: list[int], num_tokens: int) -> Answer
 def generate_mixed(
     built: BuiltServer, prompt: list[int], num_tokens: int, alone: dict[str, Answer]
 ) -> dict[str, tuple[list[int], float]]:
-    digests = {adapter.name: adapter.digest for adapter in built.service.adapters()}
+    digests = {a.name: a.versions[0] for a in built.library.list()}
     params = SamplingParams(
         max_tokens=num_tokens, temperature=0.0, ignore_eos=True, num_logprobs=20
     )

@@ -112,7 +112,7 @@ def generate(
     built: BuiltServer, cases: Sequence[Case], num_tokens: int, *, steps_between: int = 0
 ) -> Texts:
     """The tokens of each case. One arrives every `steps_between` steps, or all at once."""
-    digests = {adapter.name: adapter.digest for adapter in built.service.adapters()}
+    digests = {a.name: a.versions[0] for a in built.library.list()}
     params = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
     tokens: dict[str, list[int]] = {str(index): [] for index in range(len(cases))}
     waiting = arrivals(built, cases, params, digests)

@@ -20,20 +20,34 @@ SERVER_RULES: dict[str, set[str]] = {
     "errors": set(),
     "log": set(),
     "heap": set(),
-    "config": {"errors", "lora.names"},
+    "adapter_flags": set(),
+    "config": {"errors", "lora.names", "adapter_flags", "adapters.sources.source_url"},
     "lora.names": set(),
-    "lora.slots": set(),
-    "metrics": {"engine", "errors"},
-    "engine": {"engine", "errors", "lora.slots"},
+    "lora.prepared": {"lora.adapter"},  # for its types only
+    "lora.residency": {"lora.prepared"},
+    "lora.adapter_files": set(),
+    "lora.regular_file": {"errors"},
+    "adapters": {"adapters", "lora", "engine", "errors"},
+    "adapters.source": {"errors"},
+    "adapters.sources": {
+        "adapters.source",
+        "lora.adapter_files",
+        "lora.names",
+        "lora.regular_file",
+        "errors",
+    },
+    "adapters.sources.source_url": set(),
+    "adapter_metrics": {"adapters", "engine"},
+    "metrics": {"engine", "errors", "adapters", "adapter_metrics"},
+    "engine": {"engine", "errors", "lora.prepared", "lora.residency"},
     "text": {"text", "errors"},
-    "http": {"http", "engine", "text", "errors", "metrics"},
+    "http": {"http", "adapters", "engine", "text", "errors", "metrics"},
     "kernels": {"engine.plan", "kernels"},
     "quantization": {"quantization", "kernels", "errors"},
     "layers": {"layers", "quantization", "kernels"},
     "model": {"model", "layers", "quantization", "kernels", "errors"},
     "lora": {"lora", "layers.linear", "quantization.int8", "kernels", "errors"},
     "finetune": {"finetune", "model.source", "model.hf_config", "text", "config", "lora", "errors"},
-    "adapters": {"adapters", "lora", "errors"},
     "runner": {"runner", "engine.plan", "kernels", "lora.pool", "model.causal_model"},
     "runner.compiled": {
         "runner",
@@ -48,6 +62,7 @@ SERVER_RULES: dict[str, set[str]] = {
 }
 COMPOSITION = {
     "build",
+    "build_library",
     "build_runner",
     "cli",
 }  # may import anything; nobody imports them but each other
@@ -72,12 +87,20 @@ ONLY_IN: dict[str, set[str]] = {
     "tqdm": {"finetune"},
     "tokenizers": {"text", "model"},
     "jinja2": {"text"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"metrics", "adapter_metrics"},
     "configargparse": {"config"},
+    "fsspec": {"adapters"},
+    "huggingface_hub": {"adapters", "model"},
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
-NO_TORCH_IN_LORA = {"lora.names", "lora.slots"}
+NO_TORCH_IN_LORA = {
+    "lora.names",
+    "lora.prepared",
+    "lora.residency",
+    "lora.adapter_files",
+    "lora.regular_file",
+}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

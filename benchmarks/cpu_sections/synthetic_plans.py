@@ -67,7 +67,7 @@ def _plan(
         query_starts_S1=starts_S1,
         context_lens_S=(positions_T[starts_S1[1:] - 1] + 1).astype(np.int32),
         block_tables_SM=tables_SM,
-        segments=AdapterSegments(empty, np.zeros(1, np.int32), empty, empty),
+        segments=AdapterSegments(empty, np.zeros(1, np.int32), empty),
         logits=_greedy_rows(
             starts_S1[1:] - 1 if is_sampled else empty, positions_T, num_queries=num_queries
         ),

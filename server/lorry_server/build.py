@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from lorry_server.adapters.library import AdapterLibrary
+from lorry_server.build_library import build_library
 from lorry_server.build_runner import block_bytes, build_runner, choose_runner
-from lorry_server.config import AdapterSpec, ServerConfig
+from lorry_server.config import ServerConfig
 from lorry_server.engine.block_pool import BlockPool
-from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.client import EngineInfo
 from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
+from lorry_server.engine.fairness import make_policy
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
-from lorry_server.errors import AdapterError, StartupError
-from lorry_server.lora.adapter import Adapter, read_adapter
-from lorry_server.lora.pool import AdapterPool
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.errors import StartupError
+from lorry_server.lora.residency import Residency
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.hf_config import read_config as read_model_config
 from lorry_server.model.load import load_model
@@ -28,6 +29,7 @@ from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 
 MAX_DEFAULT_CPU_KV_BYTES = 2 << 30
+MAX_DEFAULT_ADAPTER_BYTES = 2 << 30
 DEFAULT_BATCHED_TOKENS = {"cpu": 256, "cuda": 2048}
 
 
@@ -37,6 +39,7 @@ class BuiltServer:
 
     engine: Engine
     service: EngineService
+    library: AdapterLibrary
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
 
@@ -60,10 +63,6 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         quantization=quantization,
         max_position=config.max_model_len,
     )
-    adapters = _read_adapters(config.adapters, progress)
-    slots, pool, infos = _place_adapters(
-        model, adapters, dtype=dtype, device=device, allow_partial=config.allow_partial_adapters
-    )
     kv_dtype = _kv_dtype(config, quantization, dtype=dtype, device=device)
     choice = choose_runner(config, model, device=device, kv_dtype=kv_dtype)
     num_blocks, max_model_len = _size_cache(
@@ -79,20 +78,23 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         config,
         choice,
         model,
-        pool,
         num_blocks=num_blocks,
         max_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         kv_dtype=kv_dtype,
+        dtype=dtype,
         device=device,
         progress=progress,
     )
+    adapter_budget_bytes = config.adapter_memory_bytes or _default_adapter_bytes(device)
     scheduler = Scheduler(
         BlockPool(num_blocks),
+        Residency(runner.adapters, budget_bytes=adapter_budget_bytes),
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=config.prefix_caching,
+        policy=make_policy(config.scheduling, full_step=max_num_batched_tokens),
         drafter=Drafter(max_draft_tokens=config.speculate, max_model_len=max_model_len)
         if config.speculate
         else None,
@@ -100,7 +102,6 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     engine = Engine(
         scheduler,
         runner,
-        slots,
         block_size=config.block_size,
         eos_token_ids=tokenizer.eos_token_ids,
         max_model_len=max_model_len,
@@ -120,12 +121,13 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_queued_requests=config.max_queued_requests,
+        adapter_budget_bytes=adapter_budget_bytes,
     )
-    if any(adapter.name == info.model_id for adapter in infos):
-        raise StartupError(f"an adapter may not have the base model's name, {info.model_id!r}")
+    service = EngineService(engine, info)
     return BuiltServer(
         engine=engine,
-        service=EngineService(engine, info, infos),
+        service=service,
+        library=build_library(config, service, runner.adapters, progress=progress),
         tokenizer=tokenizer,
         chat_template=ChatTemplate.from_folder(source.path),
     )
@@ -170,59 +172,6 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _read_adapters(
-    specs: Sequence[AdapterSpec], progress: Callable[[str], None]
-) -> dict[str, Adapter]:
-    adapters = {}
-    for spec in specs:
-        progress(f"reading adapter {spec.name} from {spec.path}")
-        adapters[spec.name] = read_adapter(spec.path)
-    return adapters
-
-
-def _place_adapters(
-    model: CausalModel,
-    adapters: dict[str, Adapter],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    allow_partial: bool,
-) -> tuple[AdapterSlots, AdapterPool, list[AdapterInfo]]:
-    # Two names may stand for one content, which then lies in the pool once.
-    by_digest = {adapter.digest: adapter for adapter in adapters.values()}
-    num_rows = sum(adapter.rank for adapter in by_digest.values())
-    slots = AdapterSlots(num_rows)
-    pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=dtype, device=device)
-    unmatched_of: dict[str, tuple[str, ...]] = {}
-    for digest, adapter in by_digest.items():
-        matched, unmatched = pool.match(adapter)
-        if unmatched and not allow_partial:
-            shown = ", ".join(repr(name) for name in unmatched[:10])
-            raise AdapterError(
-                f"adapter {str(adapter.path)!r}: {len(unmatched)} of its {len(adapter.modules)} "
-                f"modules match no layer of this model: {shown}. Serving it would apply it in "
-                "part; --allow-partial-adapters does so."
-            )
-        rows = slots.place(digest, rank=adapter.rank)
-        assert rows is not None
-        pool.load(matched, rows)
-        unmatched_of[digest] = unmatched
-    infos = [
-        AdapterInfo(
-            name=name,
-            digest=adapter.digest,
-            path=str(adapter.path),
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            target_modules=adapter.target_modules,
-            num_bytes=adapter.num_bytes,
-            unmatched_tensors=unmatched_of[adapter.digest],
-        )
-        for name, adapter in adapters.items()
-    ]
-    return slots, pool, infos
-
-
 def _size_cache(
     config: ServerConfig, model: CausalModel, *, device: torch.device, block_bytes: int
 ) -> tuple[int, int]:
@@ -253,9 +202,19 @@ def _size_cache(
 
 def _default_kv_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        return int(0.8 * _free_bytes(device))
+    return min(_free_bytes(device) // 4, MAX_DEFAULT_CPU_KV_BYTES)
+
+
+def _default_adapter_bytes(device: torch.device) -> int:
+    """Of what the model and the cache have left."""
+    return min(_free_bytes(device) // 4, MAX_DEFAULT_ADAPTER_BYTES)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(0.8 * free)
+        return free
     # macOS knows the memory that there is, but not how much of it is free.
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    available = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
-    return min(available // 4, MAX_DEFAULT_CPU_KV_BYTES)
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

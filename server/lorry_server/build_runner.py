@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from lorry_server.config import ServerConfig
-from lorry_server.engine.engine import ModelRunner
 from lorry_server.errors import StartupError
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.model.causal_model import CausalModel
@@ -82,15 +81,15 @@ def build_runner(
     config: ServerConfig,
     choice: RunnerChoice,
     model: CausalModel,
-    pool: AdapterPool,
     *,
     num_blocks: int,
     max_tokens: int,
     max_model_len: int,
     kv_dtype: torch.dtype,
+    dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[str], None],
-) -> ModelRunner:
+) -> ReferenceRunner | CompiledRunner:
     """The runner with its cache. A compiled one takes over the model's weights."""
     num_cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -107,7 +106,6 @@ def build_runner(
         progress(f"computing with {choice.rung} kernels on {num_threads} threads")
         return CompiledRunner(
             model,
-            pool,
             kernels=kernels,
             float_kernels=float_kernels,
             num_blocks=num_blocks,
@@ -130,7 +128,7 @@ def build_runner(
             dtype=kv_dtype,
             device=device,
         ),
-        pool.routing,
+        AdapterPool(model.linears(), dtype=dtype, device=device),
         device=device,
         num_threads=num_threads,
     )

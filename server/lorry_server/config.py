@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 import configargparse
 
+from lorry_server.adapter_flags import add_adapter_flags
+from lorry_server.adapters.sources.source_url import is_url, parse_prefix
 from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
@@ -24,8 +26,10 @@ QUANTIZATIONS = ("auto", "none", "int8", "int4", "zero-one")
 CPU_KERNELS = ("auto", "avx512-vnni", "avx2", "torch")
 KV_CACHE_DTYPES = ("auto", "int8", "bfloat16", "float32")
 DEVICES = ("auto", "cpu", "cuda")
+SCHEDULINGS = ("fair", "fifo")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _BYTES = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[kmg]i?)?b?", re.IGNORECASE)
@@ -40,6 +44,14 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterWeight:
+    """`--adapter-weight name=weight`."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Settings as given; None means that the server decides when it knows model and machine."""
 
@@ -48,6 +60,7 @@ class ServerConfig:
     host: str
     port: int
     api_keys: tuple[str, ...]
+    admin_keys: tuple[str, ...]
     no_auth: bool
     device: str
     threads: int | None
@@ -56,10 +69,22 @@ class ServerConfig:
     quantization: str
     adapters: tuple[AdapterSpec, ...]
     allow_partial_adapters: bool
+    adapter_memory_bytes: int | None
+    adapter_host_memory_bytes: int | None
+    adapter_load_workers: int
+    adapter_load_timeout_s: float
+    adapter_failure_memory_s: float
+    adapter_roots: tuple[str, ...]  # absolute folders and URLs
+    adapter_sources: tuple[str, ...]  # beginnings of URLs
+    watched_folders: tuple[Path, ...]  # absolute
+    max_adapter_bytes: int
+    adapter_disk_cache_bytes: int
     max_model_len: int | None
     max_num_seqs: int
     max_num_batched_tokens: int | None
     max_queued_requests: int
+    scheduling: str
+    adapter_weights: tuple[AdapterWeight, ...]
     kv_cache_memory_bytes: int | None
     kv_cache_dtype: str
     block_size: int
@@ -80,6 +105,12 @@ class ServerConfig:
         for name in names:
             if names.count(name) > 1:
                 raise StartupError(f"--adapter {name}=... is given twice; names are unique")
+        weighted = [weight.name for weight in self.adapter_weights]
+        for name in weighted:
+            if weighted.count(name) > 1:
+                raise StartupError(f"--adapter-weight {name}=... is given twice")
+        if weighted and self.scheduling == "fifo":
+            raise StartupError("--adapter-weight has no meaning with --scheduling fifo")
         if self.max_num_batched_tokens is not None:
             _check_at_least(
                 "--max-num-batched-tokens", self.max_num_batched_tokens, self.max_num_seqs
@@ -108,6 +139,14 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
             adapters.append(AdapterSpec(check_adapter_name(name), Path(path).expanduser()))
         except ValueError as exc:
             wrong("--adapter", text, str(exc))
+    weights = []
+    for text in given.adapter_weight:
+        name, _, number = text.rpartition("=")
+        weight = _parse_weight(number)
+        if not name or weight is None:
+            wanted = f"write it as name=weight, a number from {MIN_WEIGHT} to {MAX_WEIGHT}"
+            wrong("--adapter-weight", text, wanted)
+        weights.append(AdapterWeight(name, weight))
     for flag, value, low, high in (
         ("--port", given.port, 0, 65535),
         ("--threads", given.threads, 1, 1024),
@@ -117,22 +156,45 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         ("--max-queued-requests", given.max_queued_requests, 0, 10**6),
         ("--speculate", given.speculate, 0, 16),
         ("--drain-timeout", given.drain_timeout, 0, 86400),
+        ("--adapter-load-workers", given.adapter_load_workers, 1, 64),
+        ("--adapter-load-timeout", given.adapter_load_timeout, 0.001, 86400),
+        ("--adapter-failure-memory", given.adapter_failure_memory, 0, 86400),
     ):
         if value is not None and not low <= value <= high:
             wrong(flag, value, f"it must be between {low} and {high}")
-    kv_cache_memory_bytes = None
-    if given.kv_cache_memory is not None:
-        kv_cache_memory_bytes = _parse_bytes(given.kv_cache_memory)
-        if kv_cache_memory_bytes is None:
-            wrong("--kv-cache-memory", given.kv_cache_memory, "write bytes, or 512MiB, 2GiB, 1.5GB")
-    if any(not key for key in given.api_key):
-        wrong("--api-key", "", "a key must not be empty")
+
+    def read_bytes(flag: str, text: str) -> int:
+        num_bytes = _parse_bytes(text)
+        if num_bytes is None:
+            wrong(flag, text, "write bytes, or 512MiB, 2GiB, 1.5GB")
+        return num_bytes
+
+    def read_bytes_if_given(flag: str, text: str | None) -> int | None:
+        return None if text is None else read_bytes(flag, text)
+
+    def read_prefix(flag: str, text: str) -> str:
+        try:
+            return str(parse_prefix(text))
+        except ValueError as exc:
+            wrong(flag, text, str(exc))
+
+    for text in given.adapter_source:
+        if not is_url(text):
+            wrong(
+                "--adapter-source",
+                text,
+                "write a URL such as s3://bucket/adapters/, or give a folder to --adapter-root",
+            )
+    for flag, keys in (("--api-key", given.api_key), ("--admin-key", given.admin_key)):
+        if any(not key for key in keys):
+            wrong(flag, "", "a key must not be empty")
     return ServerConfig(
         model=given.model,
         served_model_name=given.served_model_name,
         host=given.host,
         port=given.port,
         api_keys=tuple(given.api_key),
+        admin_keys=tuple(given.admin_key),
         no_auth=given.no_auth,
         device=given.device,
         threads=given.threads,
@@ -141,11 +203,32 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         quantization=given.quantization,
         adapters=tuple(adapters),
         allow_partial_adapters=given.allow_partial_adapters,
+        adapter_memory_bytes=read_bytes_if_given("--adapter-memory", given.adapter_memory),
+        adapter_host_memory_bytes=read_bytes_if_given(
+            "--adapter-host-memory", given.adapter_host_memory
+        ),
+        adapter_load_workers=given.adapter_load_workers,
+        adapter_load_timeout_s=given.adapter_load_timeout,
+        adapter_failure_memory_s=given.adapter_failure_memory,
+        adapter_roots=tuple(
+            read_prefix("--adapter-root", text)
+            if is_url(text)
+            else str(Path(text).expanduser().absolute())
+            for text in given.adapter_root
+        ),
+        adapter_sources=tuple(
+            read_prefix("--adapter-source", text) for text in given.adapter_source
+        ),
+        watched_folders=tuple(Path(text).expanduser().absolute() for text in given.watch),
+        max_adapter_bytes=read_bytes("--max-adapter-bytes", given.max_adapter_bytes),
+        adapter_disk_cache_bytes=read_bytes("--adapter-disk-cache", given.adapter_disk_cache),
         max_model_len=given.max_model_len,
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_queued_requests=given.max_queued_requests,
-        kv_cache_memory_bytes=kv_cache_memory_bytes,
+        scheduling=given.scheduling,
+        adapter_weights=tuple(weights),
+        kv_cache_memory_bytes=read_bytes_if_given("--kv-cache-memory", given.kv_cache_memory),
         kv_cache_dtype=given.kv_cache_dtype,
         block_size=given.block_size,
         prefix_caching=not given.no_prefix_caching,
@@ -190,6 +273,14 @@ def _parser() -> configargparse.ArgumentParser:
         metavar="KEY",
         help="a key that clients must send as a bearer token; may be given more than once",
     )
+    add(
+        "--admin-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that may load and unload adapters, and everything else; without one any "
+        "--api-key may; may be given more than once",
+    )
     add("--no-auth", action="store_true", help="allow an open address without any key")
     add("--device", choices=DEVICES, default="auto", help="where the model runs")
     add(
@@ -216,18 +307,7 @@ def _parser() -> configargparse.ArgumentParser:
         default="auto",
         help="of the weights; auto is int8 on a CPU, else none",
     )
-    add(
-        "--adapter",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="a PEFT LoRA folder to serve as NAME; may be given more than once",
-    )
-    add(
-        "--allow-partial-adapters",
-        action="store_true",
-        help="serve an adapter even if some of its tensors match no layer of the model",
-    )
+    add_adapter_flags(add)
     add("--max-model-len", type=int, metavar="N", help="tokens of prompt and completion together")
     add("--max-num-seqs", type=int, default=64, metavar="N", help="sequences computed together")
     add(
@@ -242,6 +322,21 @@ def _parser() -> configargparse.ArgumentParser:
         default=1024,
         metavar="N",
         help="sequences that may wait before new ones are refused",
+    )
+    add(
+        "--scheduling",
+        choices=SCHEDULINGS,
+        default="fair",
+        help="who is served next: fair gives every adapter its share of the tokens, whatever the "
+        "others ask for, fifo goes by arrival",
+    )
+    add(
+        "--adapter-weight",
+        action="append",
+        default=[],
+        metavar="NAME=W",
+        help="give an adapter W times the share of the others, whose weight is 1; the base model "
+        "goes by its name; may be given more than once",
     )
     add(
         "--kv-cache-memory",
@@ -283,7 +378,7 @@ def _parser() -> configargparse.ArgumentParser:
         "--cache-dir",
         default=str(default_cache_dir()),
         metavar="DIR",
-        help="where converted models are kept",
+        help="where converted models and fetched adapters are kept",
     )
     add("--log-level", choices=LOG_LEVELS, default="info", help="least severe level that is logged")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines")
@@ -295,6 +390,14 @@ def _parse_bytes(text: Any) -> int | None:
     if match is None:
         return None
     return int(float(match["number"]) * _UNITS[(match["unit"] or "").lower()])
+
+
+def _parse_weight(text: str) -> float | None:
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return weight if MIN_WEIGHT <= weight <= MAX_WEIGHT else None
 
 
 def _check_at_least(flag: str, value: int, least: int) -> None:

@@ -3,9 +3,12 @@
 LorryServerError
   RequestError              4xx: the request is at fault; message is for its sender
     NotFoundError           404
+    AdapterExistsError      400: a name that something is loaded as
+  AdapterLoadError          424: an adapter that the request needs cannot be loaded
   CapacityError             429 on LoRAX routes, 503 on OpenAI's; has retry_after_s
     QueueFullError
     DrainingError
+    AdapterNotReadyError    424 on LoRAX routes: an adapter is still being loaded
   EngineDeadError           503: the engine has failed and the process is about to end
   StartupError              bad configuration, model or adapter: the process does not start
     ModelError
@@ -48,6 +51,26 @@ class NotFoundError(RequestError):
         super().__init__(message, param=param, code="model_not_found", status=404)
 
 
+class AdapterExistsError(RequestError):
+    """A name that is taken, and the request did not say that it may be replaced."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"an adapter {name!r} has been loaded already", param="name", code="adapter_exists"
+        )
+
+
+class AdapterLoadError(LorryServerError):
+    """An adapter is known and cannot be loaded; the message says why.
+
+    `is_missing` tells a source where nothing is from one that holds something unusable.
+    """
+
+    def __init__(self, message: str, *, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing
+
+
 class CapacityError(LorryServerError):
     """The request was not accepted and may be sent again after `retry_after_s` seconds."""
 
@@ -62,6 +85,10 @@ class QueueFullError(CapacityError):
 
 class DrainingError(CapacityError):
     """The server is finishing what it accepted and takes nothing new."""
+
+
+class AdapterNotReadyError(CapacityError):
+    """An adapter is being loaded, and the request has waited for it as long as it may."""
 
 
 class EngineDeadError(LorryServerError):

@@ -2,7 +2,7 @@
 
 Dashboards and routers written for vLLM read these names as they stand. Gauges and counters of the
 engine are read from it at each scrape; what only the HTTP side sees is counted here. No label
-holds what a client wrote: adapters appear by name, and only those that are loaded.
+holds what a client wrote (`adapter_metrics` for those that hold names).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from lorry_server.adapter_metrics import AdapterMetrics, AdapterSeries, LibraryCollector
+from lorry_server.adapters.lease import AdapterLease
+from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.engine.client import EngineClient
 from lorry_server.engine.outputs import SequenceTimings
 from lorry_server.engine.request import Request
@@ -31,15 +34,19 @@ LENGTH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 2
 
 LAG_BUCKETS_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1)
 
-BASE = ""  # the adapter label of requests for the base model
-
 
 class Metrics:
     """The server's registry. `model_name` labels every series, as vLLM does."""
 
-    def __init__(self, engine: EngineClient, *, model_name: str) -> None:
+    def __init__(self, engine: EngineClient, library: AdapterLibrary, *, model_name: str) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine, model_name=model_name))
+        self.registry.register(LibraryCollector(library, engine, model_name=model_name))
+        self.adapters = AdapterMetrics(
+            self.registry,
+            model_name=model_name,
+            is_loaded=lambda name: library.find(name) is not None,
+        )
         self._model_name = model_name
         self.ttft = self._histogram(
             "vllm:time_to_first_token_seconds", "Arrival to first token.", LATENCY_BUCKETS_S
@@ -88,18 +95,6 @@ class Metrics:
             ("model_name", "reason"),
             registry=self.registry,
         )
-        self.adapter_requests = Counter(
-            "lorry_adapter_requests",
-            "Sequences admitted, by adapter; the base model's have an empty name.",
-            ("model_name", "adapter"),
-            registry=self.registry,
-        )
-        self.adapter_tokens = Counter(
-            "lorry_adapter_generation_tokens",
-            "Tokens generated, by adapter; the base model's have an empty name.",
-            ("model_name", "adapter"),
-            registry=self.registry,
-        )
         # Series that exist from the start can be alerted on before they first count.
         for reason in ("stop", "length", "abort", "error"):
             self.successes.labels(model_name, reason)
@@ -114,12 +109,11 @@ class Metrics:
         reason = "draining" if isinstance(error, DrainingError) else "queue_full"
         self.rejections.labels(self._model_name, reason).inc()
 
-    def sequence(self, request: Request, *, adapter: str | None) -> SequenceMetrics:
-        """Count an admitted sequence. `adapter` is a loaded adapter's name, None for the base."""
-        self.adapter_requests.labels(self._model_name, adapter or BASE).inc()
-        return SequenceMetrics(
-            self, request, tokens=self.adapter_tokens.labels(self._model_name, adapter or BASE)
-        )
+    def sequence(self, request: Request, *, lease: AdapterLease | None) -> SequenceMetrics:
+        """Count an admitted sequence, on the adapter of `lease` or the base model."""
+        adapter = self.adapters.of(lease)
+        adapter.admitted(num_prompt_tokens=len(request.prompt_token_ids))
+        return SequenceMetrics(self, request, adapter=adapter)
 
     def finished(self, reason: str) -> None:
         self.successes.labels(self._model_name, reason).inc()
@@ -135,11 +129,11 @@ class Metrics:
 class SequenceMetrics:
     """Counts one sequence while its outputs come. Times start at the request's arrival."""
 
-    def __init__(self, metrics: Metrics, request: Request, *, tokens: Counter) -> None:
+    def __init__(self, metrics: Metrics, request: Request, *, adapter: AdapterSeries) -> None:
         self._metrics = metrics
         self._arrival_s = request.arrival_s
         self._num_prompt_tokens = len(request.prompt_token_ids)
-        self._tokens = tokens
+        self._adapter = adapter
         self._num_tokens = 0
         self._first_s = 0.0
         self._last_s = 0.0
@@ -152,11 +146,12 @@ class SequenceMetrics:
         if self._num_tokens == 0:
             self._first_s = now
             self._metrics.ttft.observe(now - self._arrival_s)
+            self._adapter.began(now - self._arrival_s)
         else:
             self._metrics.itl.observe(now - self._last_s)
         self._last_s = now
         self._num_tokens += num_tokens
-        self._tokens.inc(num_tokens)
+        self._adapter.generated(num_tokens)
 
     def finished(self, reason: str, timings: SequenceTimings | None) -> None:
         """Count the end of the sequence; `reason` is stop, length, abort or error."""
@@ -229,7 +224,6 @@ class EngineCollector(Collector):
             counter.add_metric((self._model_name,), value)
             yield counter
         yield self._cache_config()
-        yield self._adapters(stats.running_adapters, stats.waiting_adapters)
 
     def _cache_config(self) -> GaugeMetricFamily:
         info = self._engine.info
@@ -239,18 +233,4 @@ class EngineCollector(Collector):
             labels=("model_name", "block_size", "num_gpu_blocks"),
         )
         family.add_metric((self._model_name, str(info.block_size), str(info.num_blocks)), 1.0)
-        return family
-
-    def _adapters(self, running: Sequence[str], waiting: Sequence[str]) -> GaugeMetricFamily:
-        """The one series that routers read to find where an adapter is in use.
-
-        Its value is the time of this reading, so that the newest of several is known.
-        """
-        family = GaugeMetricFamily(
-            "vllm:lora_requests_info",
-            "Adapters in use, in labels; the value is the Unix time of the reading.",
-            labels=("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
-        )
-        max_lora = str(len(self._engine.adapters()))
-        family.add_metric((max_lora, ",".join(running), ",".join(waiting)), time.time())
         return family

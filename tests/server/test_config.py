@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorry_server.config import AdapterSpec, read_config
+from lorry_server.config import AdapterSpec, AdapterWeight, read_config
 from lorry_server.errors import StartupError
 
 
@@ -24,6 +24,7 @@ def test_defaults_serve_the_default_model_on_loopback() -> None:
     assert (config.dtype, config.quantization) == ("auto", "auto")
     assert config.prefix_caching
     assert config.speculate == 0
+    assert (config.scheduling, config.adapter_weights) == ("fair", ())
 
 
 def test_adapters_are_names_and_paths() -> None:
@@ -35,12 +36,53 @@ def test_adapters_are_names_and_paths() -> None:
     )
 
 
+def test_weights_are_names_and_numbers() -> None:
+    config = read_config(["--adapter-weight", "sql=3", "--adapter-weight", "org/model=0.5"])
+
+    assert config.adapter_weights == (AdapterWeight("sql", 3.0), AdapterWeight("org/model", 0.5))
+
+
+def test_a_weight_given_twice_is_refused() -> None:
+    with pytest.raises(StartupError, match=r"sql=.* is given twice"):
+        read_config(["--adapter-weight", "sql=3", "--adapter-weight", "sql=4"])
+
+
+def test_weights_without_fairness_are_refused() -> None:
+    with pytest.raises(StartupError, match="--scheduling fifo"):
+        read_config(["--scheduling", "fifo", "--adapter-weight", "sql=3"])
+
+
 @pytest.mark.parametrize(
     ("text", "num_bytes"),
     [("1000", 1000), ("2GiB", 2 << 30), ("1.5MB", 1_500_000), ("512mib", 512 << 20), ("4k", 4000)],
 )
 def test_memory_is_read_with_its_unit(text: str, num_bytes: int) -> None:
     assert read_config(["--kv-cache-memory", text]).kv_cache_memory_bytes == num_bytes
+
+
+def test_adapters_may_come_from_nowhere_unless_it_is_said() -> None:
+    config = read_config([])
+
+    assert (config.adapter_roots, config.adapter_sources) == ((), ())
+    assert config.max_adapter_bytes == 2 << 30
+    assert config.adapter_disk_cache_bytes == 10 << 30
+
+
+def test_roots_and_sources_of_adapters_are_read_in_their_one_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = read_config(
+        [
+            *("--adapter-root", "adapters", "--adapter-root", "s3://bucket/adapters/"),
+            *("--adapter-source", "hf://org/", "--adapter-source", "file:///data/"),
+            *("--max-adapter-bytes", "100MB", "--adapter-disk-cache", "1GiB"),
+        ]
+    )
+
+    assert config.adapter_roots == (str(tmp_path / "adapters"), "s3://bucket/adapters")
+    assert config.adapter_sources == ("hf://org", "file:///data")
+    assert (config.max_adapter_bytes, config.adapter_disk_cache_bytes) == (10**8, 1 << 30)
 
 
 def test_a_variable_stands_in_for_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,10 +113,21 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--kv-cache-dtype", "int4"], ["--kv-cache-dtype", "int4", "int8"]),
         (["--adapter", "sql"], ["--adapter", "sql", "name=path"]),
         (["--adapter", "../x=/a"], ["--adapter", "../x", "not allowed"]),
+        (["--adapter-root", "S3://bucket"], ["--adapter-root", "S3://bucket", "lower case"]),
+        (["--adapter-source", "/data"], ["--adapter-source", "/data", "--adapter-root"]),
+        (["--adapter-source", "https://"], ["--adapter-source", "name a host"]),
+        (["--adapter-source", "s3://b/../c"], ["--adapter-source", "'..'"]),
+        (["--max-adapter-bytes", "big"], ["--max-adapter-bytes", "big", "2GiB"]),
+        (["--adapter-disk-cache", "big"], ["--adapter-disk-cache", "big", "2GiB"]),
         (["--kv-cache-memory", "lots"], ["--kv-cache-memory", "lots", "2GiB"]),
         (["--max-num-seqs", "0"], ["--max-num-seqs", "0"]),
         (["--block-size", "17"], ["--block-size", "17"]),
         (["--speculate", "17"], ["--speculate", "17", "between 0 and 16"]),
+        (["--scheduling", "lifo"], ["--scheduling", "lifo", "fair", "fifo"]),
+        (["--adapter-weight", "3"], ["--adapter-weight", "name=weight"]),
+        (["--adapter-weight", "sql=heavy"], ["--adapter-weight", "sql=heavy", "0.01"]),
+        (["--adapter-weight", "sql=0"], ["--adapter-weight", "sql=0", "0.01"]),
+        (["--adapter-weight", "sql=nan"], ["--adapter-weight", "sql=nan", "0.01"]),
         (["--frobnicate"], ["--frobnicate"]),
         (["--api-key", ""], ["--api-key", "empty"]),
     ],

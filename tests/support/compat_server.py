@@ -17,6 +17,7 @@ from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 from tests.support.chat_templates import CHATML
 from tests.support.fake_engine import FakeEngine, fake_info
+from tests.support.fake_library import fake_library
 from tests.support.live_server import live_server
 from tests.support.small_tokenizers import byte_level_tokenizer
 
@@ -68,12 +69,14 @@ def compat_tokenizer() -> Tokenizer:
 async def compat_server(*, api_keys: tuple[str, ...] = ()) -> AsyncIterator[CompatServer]:
     tokenizer = compat_tokenizer()
     engine = CompatEngine(tokenizer)
+    library = fake_library(engine)
     app = create_app(
         engine,
+        library=library,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(CHATML),
         settings=HttpSettings(served_model_name=MODEL, api_keys=api_keys),
-        metrics=Metrics(engine, model_name=MODEL),
+        metrics=Metrics(engine, library, model_name=MODEL),
     )
     async with live_server(app) as url:
         yield CompatServer(url, engine, tokenizer)

@@ -7,10 +7,12 @@ from collections import defaultdict
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.drafting import Drafter
 from lorry_server.engine.engine import Engine
+from lorry_server.engine.fairness import make_policy
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request, SamplingParams
 from lorry_server.engine.scheduler import Scheduler
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.lora.residency import Residency
+from tests.support.fake_adapters import fake_prepared
 from tests.support.fake_runner import NO_ADAPTER, FakeRunner, next_token
 
 VOCAB_SIZE = 1000
@@ -26,34 +28,40 @@ def make_engine(
     max_model_len: int = 64,
     prefix_caching: bool = True,
     adapters: dict[str, int] | None = None,
+    adapter_budget: int | None = None,
     runner: FakeRunner | None = None,
     speculate: int = 0,
+    scheduling: str = "fair",
 ) -> tuple[Engine, FakeRunner]:
-    """A small engine; `adapters` maps digests to ranks, placed in that order.
+    """A small engine; `adapters` maps digests to bytes, and are numbered in that order.
 
+    All of them fit at once, unless `adapter_budget` says how many bytes do.
     `speculate` is the greatest length of a draft; 0 drafts nothing.
     """
     if runner is None:
         runner = FakeRunner(num_blocks=num_blocks, block_size=block_size, vocab_size=VOCAB_SIZE)
-    slots = AdapterSlots(sum((adapters or {}).values()))
-    for digest, rank in (adapters or {}).items():
-        slots.place(digest, rank=rank)
+    adapters = adapters or {}
+    if adapter_budget is None:
+        adapter_budget = sum(adapters.values())
     scheduler = Scheduler(
         BlockPool(num_blocks),
+        Residency(runner.adapters, budget_bytes=adapter_budget),
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         prefix_caching=prefix_caching,
+        policy=make_policy(scheduling, full_step=max_num_batched_tokens),
         drafter=make_drafter(speculate, max_model_len=max_model_len),
     )
     engine = Engine(
         scheduler,
         runner,
-        slots,
         block_size=block_size,
         eos_token_ids=(EOS,),
         max_model_len=max_model_len,
     )
+    for number, (digest, num_bytes) in enumerate(adapters.items()):
+        engine.offer_adapter(fake_prepared(digest, num_bytes=num_bytes, number=number))
     return engine, runner
 
 
@@ -86,11 +94,12 @@ def generated(outputs: list[TokenOutput]) -> list[int]:
     return [token_id for output in outputs for token_id in output.token_ids]
 
 
-def expected_tokens(
-    prompt: list[int], num_tokens: int, *, adapter_row: int = NO_ADAPTER
-) -> list[int]:
-    """What a `FakeRunner` generates for a prompt that is alone in an endless cache."""
+def expected_tokens(prompt: list[int], num_tokens: int, *, adapter: int = NO_ADAPTER) -> list[int]:
+    """What a `FakeRunner` generates for a prompt that is alone in an endless cache.
+
+    `adapter` is its adapter's number.
+    """
     tokens = list(prompt)
     for _ in range(num_tokens):
-        tokens.append(next_token(tokens, [adapter_row] * len(tokens), vocab_size=VOCAB_SIZE))
+        tokens.append(next_token(tokens, [adapter] * len(tokens), vocab_size=VOCAB_SIZE))
     return tokens[len(prompt) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from lorry_server.engine.client import AdapterInfo, EngineInfo, EngineStats, RequestStream
+from lorry_server.engine.client import EngineInfo, EngineStats, RequestStream
 from lorry_server.engine.outputs import (
     FinishReason,
     SequenceTimings,
@@ -14,6 +14,7 @@ from lorry_server.engine.outputs import (
 )
 from lorry_server.engine.request import Request
 from lorry_server.engine.token_stream import TokenStream
+from lorry_server.lora.prepared import PreparedAdapter
 
 TIMINGS = SequenceTimings(
     queue_ms=1.5,
@@ -42,20 +43,9 @@ def fake_info(**changes: object) -> EngineInfo:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 256,
         "max_queued_requests": 8,
+        "adapter_budget_bytes": 1 << 20,
     }
     return EngineInfo(**(facts | changes))  # type: ignore[arg-type]  # values of many types
-
-
-def fake_adapter(name: str) -> AdapterInfo:
-    return AdapterInfo(
-        name=name,
-        digest=f"digest-of-{name}",
-        path=f"/adapters/{name}",
-        rank=8,
-        alpha=16.0,
-        target_modules=("q_proj", "v_proj"),
-        num_bytes=1024,
-    )
 
 
 class FakeEngine:
@@ -64,6 +54,9 @@ class FakeEngine:
     A sequence ends at an end-of-sequence or stop token, at `max_tokens`, or when the script does,
     as if the next token were the end. `hold()` makes every sequence wait before its next token
     until `release()` or, for single tokens, `step()`.
+
+    `adapters` are the names that a library over it is to begin with (`fake_library`). It takes
+    requests only for adapters that have been offered and not withdrawn.
     """
 
     def __init__(
@@ -76,7 +69,8 @@ class FakeEngine:
     ) -> None:
         self._script = script
         self._info = info or fake_info()
-        self._adapters = tuple(fake_adapter(name) for name in adapters)
+        self.adapter_names = tuple(adapters)
+        self.offered: dict[str, PreparedAdapter] = {}
         self._tokens_per_output = tokens_per_output
         self._flow = asyncio.Condition()
         self._is_held = False
@@ -84,11 +78,13 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[str, TokenStream] = {}
         self._changed = asyncio.Event()
+        self.offered: dict[str, PreparedAdapter] = {}  # and not withdrawn
         self.submitted: list[Request] = []
         self.aborted: list[str] = []
         self.refusal: Exception | None = None  # what submit() raises
         self.fail_after: int | None = None  # tokens until a sequence ends with an error
         self.end_after: int | None = None  # tokens until the engine itself aborts it
+        self.weights: dict[str | None, float] = {}
         self.current_stats = EngineStats()
 
     @property
@@ -106,6 +102,7 @@ class FakeEngine:
         streams: list[RequestStream] = []
         for request in requests:
             assert request.request_id not in self._streams, "request ids are unique"
+            assert request.adapter is None or request.adapter in self.offered
             stream = TokenStream(request.request_id, self._abort)
             self._streams[request.request_id] = stream
             self.submitted.append(request)
@@ -116,14 +113,18 @@ class FakeEngine:
         self._note_change()
         return streams
 
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        self.weights[digest] = weight
+
     def stats(self) -> EngineStats:
         return self.current_stats
 
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        return self._adapters
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        assert prepared.digest not in self.offered, "an adapter is offered once"
+        self.offered[prepared.digest] = prepared
 
-    def find_adapter(self, name: str) -> AdapterInfo | None:
-        return next((adapter for adapter in self._adapters if adapter.name == name), None)
+    def withdraw_adapter(self, digest: str) -> None:
+        del self.offered[digest]
 
     async def drain(self) -> None:
         await self.wait_for(lambda: not self._streams)

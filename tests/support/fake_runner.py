@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lorry_server.engine.plan import NON_FINITE, OK, SAMPLE, Int32, StepPlan, StepResult
+from tests.support.fake_adapters import FakeAdapters
 
 NO_ADAPTER = -1
 
@@ -28,7 +29,8 @@ class FakeRunner:
     """Deterministic next tokens, and hooks to fail.
 
     `fail_at` raises on that call (counted from 1); `corrupt` says which token id, when it is in
-    a sequence, makes the sequence's logits not finite. `plans` keeps what was run.
+    a sequence, makes the sequence's logits not finite. `plans` keeps what was run. A step that uses
+    a slot where nothing is attached fails.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class FakeRunner:
         fail_at: frozenset[int] = frozenset(),
         corrupt: int | None = None,
     ) -> None:
+        self.adapters = FakeAdapters()
         self.plans: list[StepPlan] = []
         self.before_step: Callable[[int], None] = lambda call: None
         self._block_size = block_size
@@ -82,9 +85,9 @@ class FakeRunner:
         self._tokens[plan.slot_mapping_T] = plan.token_ids_T
         adapters_T = np.full(plan.num_tokens, NO_ADAPTER, np.int32)
         segments = plan.segments
-        for index, row in enumerate(segments.rows_G):
+        for index, slot in enumerate(segments.slots_G.tolist()):
             tokens = segments.tokens_P[segments.starts_G1[index] : segments.starts_G1[index + 1]]
-            adapters_T[tokens] = row
+            adapters_T[tokens] = self.adapters.number(slot)
         self._adapters[plan.slot_mapping_T] = adapters_T
 
     def _read(self, plan: StepPlan, sequence: int, length: int) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
     python -m tests.support.forced_float_rung RUNG MODEL ADAPTER,ADAPTER ...
 
+One adapter fewer than there are fits at once, so that they come and go between the steps.
 A process has the kernels of one rung, so a lower one needs a process of its own. Prints for each dtype of
 weights and cache how many steps were close, and "OK" at the end.
 """
@@ -38,6 +39,7 @@ def main(rung: str, model: str, adapters: str) -> None:
             kv_dtype=kv_dtype,
             pair=pair,
             rung=rung,
+            adapter_slots=len(paths) - 1,
         )
         choices = [None, *digests.values()]
         for index in range(NUM_REQUESTS):
@@ -47,6 +49,7 @@ def main(rung: str, model: str, adapters: str) -> None:
             engine.add(Request(str(index), prompt, sampling, adapter=adapter))
             engine.step()
         run_to_end(engine)
+        assert engine.residency.counters.evictions > 0
         print(f"{runner.num_steps} steps with {dtype} and {kv_dtype}")
     print("OK")
 

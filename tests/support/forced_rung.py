@@ -2,6 +2,7 @@
 
     python -m tests.support.forced_rung RUNG MODEL=QUANTIZATION:ADAPTER,ADAPTER ...
 
+One adapter fewer than there are fits at once, so that they come and go between the steps.
 A process has the kernels of one rung, so a lower one needs a process of its own. Prints where
 the compiled code lies, then for each model how many steps had the same bits, and "OK" at the end.
 """
@@ -26,13 +27,18 @@ def main(rung: str, *models: str) -> None:
         quantization, _, adapters = rest.partition(":")
         paths = {path: Path(path) for path in adapters.split(",")}
         engine, runner, digests = make_twin_engine(
-            Path(folder), adapters=paths, quantization=quantization, rung=rung
+            Path(folder),
+            adapters=paths,
+            quantization=quantization,
+            rung=rung,
+            adapter_slots=len(paths) - 1,
         )
         choices = [None, *digests.values()]
         for index in range(NUM_REQUESTS):
             engine.add(make_request(index, choices[index % len(choices)]))
             engine.step()
         run_to_end(engine)
+        assert engine.residency.counters.evictions > 0
         print(f"{folder}: {runner.num_steps} steps with {quantization} weights")
     print("OK")
 

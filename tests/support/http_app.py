@@ -11,13 +11,15 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
-from lorry_server.engine.client import EngineClient
+from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.http.app import create_app
 from lorry_server.http.settings import HttpSettings
 from lorry_server.metrics import Metrics
 from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 from tests.support.chat_templates import CHATML
+from tests.support.fake_engine import FakeEngine
+from tests.support.fake_library import fake_library
 from tests.support.small_tokenizers import byte_level_tokenizer
 
 EOS = 2  # <|im_end|>
@@ -39,13 +41,22 @@ def ids(text: str) -> list[int]:
     return byte_tokenizer().encode(text)
 
 
-def fake_app(engine: EngineClient, *, with_template: bool = True, **settings: Any) -> Starlette:
+def fake_app(
+    engine: FakeEngine,
+    library: AdapterLibrary | None = None,
+    *,
+    with_template: bool = True,
+    **settings: Any,
+) -> Starlette:
+    """Without `library` there is one with the engine's adapters and no source for others."""
+    library = library or fake_library(engine)
     return create_app(
         engine,
+        library=library,
         tokenizer=byte_tokenizer(),
         chat_template=chat_template() if with_template else None,
         settings=HttpSettings(**({"served_model_name": MODEL} | settings)),
-        metrics=Metrics(engine, model_name=MODEL),
+        metrics=Metrics(engine, library, model_name=MODEL),
     )
 
 

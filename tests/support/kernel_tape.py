@@ -29,7 +29,7 @@ needs_kernels = pytest.mark.skipif(
     available_rungs()[0] == TORCH, reason="this machine has no compiled kernels"
 )
 SCRATCH_BYTES = 1 << 20  # of a thread: enough for every size here
-NO_SEGMENTS = AdapterSegments(*(np.zeros(size, np.int32) for size in (0, 1, 0, 0)))
+NO_SEGMENTS = AdapterSegments(*(np.zeros(size, np.int32) for size in (0, 1, 0)))
 DTYPES = {"Int32": np.int32, "Int64": np.int64, "Float32": np.float32}
 
 

@@ -16,7 +16,7 @@ from lorry_server.layers.attention import AttentionBackend
 from lorry_server.layers.linear import Linear
 from lorry_server.lora.adapter import read_adapter
 from lorry_server.lora.pool import AdapterPool
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.lora.residency import Residency
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.load import load_model
 from lorry_server.runner.kv_cache import KVCache
@@ -73,10 +73,11 @@ class RecordingModel:
 
 @dataclass
 class TinyEngine:
-    """`engine` with the digests of its adapters; `model` records its logits."""
+    """`engine` with the digests of its adapters and their `pool`; `model` records its logits."""
 
     engine: Engine
     model: RecordingModel
+    pool: AdapterPool
     digests: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,20 +94,17 @@ def make_tiny_engine(
     prefix_caching: bool = True,
     eos_token_ids: tuple[int, ...] = (),
     speculate: int = 0,
+    adapter_budget: int | None = None,
 ) -> TinyEngine:
+    """All `adapters` are resident at once, unless `adapter_budget` says how many bytes may be."""
     model = RecordingModel(
         load_model(folder, dtype=torch.float32, device=CPU, quantization=quantization)
     )
     read = {name: read_adapter(path) for name, path in (adapters or {}).items()}
-    num_rows = sum(adapter.rank for adapter in read.values())
-    slots = AdapterSlots(num_rows)
-    pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=torch.float32, device=CPU)
-    for adapter in read.values():
-        matched, unmatched = pool.match(adapter)
-        assert not unmatched
-        rows = slots.place(adapter.digest, rank=adapter.rank)
-        assert rows is not None
-        pool.load(matched, rows)
+    pool = AdapterPool(model.linears(), dtype=torch.float32, device=CPU)
+    prepared = [pool.prepare(adapter) for adapter in read.values()]
+    if adapter_budget is None:
+        adapter_budget = sum(one.num_bytes for one in prepared)
     cache = KVCache(
         num_layers=model.num_layers,
         num_kv_heads=model.num_kv_heads,
@@ -119,6 +117,7 @@ def make_tiny_engine(
     max_model_len = min(model.max_position, num_blocks * block_size)
     scheduler = Scheduler(
         BlockPool(num_blocks),
+        Residency(pool, budget_bytes=adapter_budget),
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -127,10 +126,12 @@ def make_tiny_engine(
     )
     engine = Engine(
         scheduler,
-        ReferenceRunner(model, cache, pool.routing, device=CPU),
-        slots,
+        ReferenceRunner(model, cache, pool, device=CPU),
         block_size=block_size,
         eos_token_ids=eos_token_ids,
         max_model_len=max_model_len,
     )
-    return TinyEngine(engine, model, {name: adapter.digest for name, adapter in read.items()})
+    for one in prepared:
+        assert not one.unmatched
+        engine.offer_adapter(one)
+    return TinyEngine(engine, model, pool, {name: adapter.digest for name, adapter in read.items()})

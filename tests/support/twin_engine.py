@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.engine import Engine
 from lorry_server.engine.plan import StepPlan, StepResult
 from lorry_server.engine.scheduler import Scheduler
-from lorry_server.lora.adapter import read_adapter
+from lorry_server.lora.adapter import Adapter, read_adapter
 from lorry_server.lora.pool import AdapterPool
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.lora.prepared import DeviceAdapters, PreparedAdapter
+from lorry_server.lora.residency import MAX_SLOTS, Residency
 from lorry_server.model.decoder import Decoder
 from lorry_server.model.load import load_model
 from lorry_server.runner.compiled.arithmetic import computes_floats
@@ -42,6 +44,28 @@ def float_kernels(rung: str | None = None) -> int:
     )
 
 
+class TwinAdapters:
+    """Both runners' adapters, as one; bytes are counted as the compiled one's."""
+
+    def __init__(self, reference: DeviceAdapters, compiled: DeviceAdapters) -> None:
+        self._reference = reference
+        self._compiled = compiled
+
+    def prepare(self, adapter: Adapter) -> PreparedAdapter:
+        pair = (self._reference.prepare(adapter), self._compiled.prepare(adapter))
+        return replace(pair[1], contents=pair)
+
+    def attach(self, slot: int, prepared: PreparedAdapter) -> None:
+        pair = prepared.contents
+        assert isinstance(pair, tuple)
+        self._reference.attach(slot, pair[0])
+        self._compiled.attach(slot, pair[1])
+
+    def detach(self, slot: int) -> None:
+        self._reference.detach(slot)
+        self._compiled.detach(slot)
+
+
 class TwinRunner:
     """Runs each plan on both runners and insists on the same bits.
 
@@ -55,6 +79,7 @@ class TwinRunner:
         self.reference = reference
         self.compiled = compiled
         self.model = model
+        self.adapters = TwinAdapters(reference.adapters, compiled.adapters)
 
     def run(self, plan: StepPlan) -> StepResult:
         self.model.logits.clear()
@@ -88,23 +113,22 @@ def make_twin_engine(
     speculate: int = 0,
     num_threads: int = 2,
     rung: str | None = None,
+    adapter_budget: int | None = None,
+    adapter_slots: int = MAX_SLOTS,
 ) -> tuple[Engine, TwinRunner, dict[str, str]]:
-    """The engine, its runner, and the adapters' digests by name."""
+    """The engine, its runner, and the adapters' digests by name.
+
+    All adapters are resident at once, unless `adapter_budget` says how many bytes may be or
+    `adapter_slots` how many of them.
+    """
     read = {name: read_adapter(path) for name, path in (adapters or {}).items()}
-    num_rows = sum(adapter.rank for adapter in read.values())
     max_model_len = num_blocks * block_size
-    models, pools = [], []
+    models = []
     for _ in range(2):
         model = load_model(folder, dtype=dtype, device=CPU, quantization=quantization)
         assert isinstance(model, Decoder)
-        slots = AdapterSlots(num_rows)
-        pool = AdapterPool(model.linears(), num_rows=num_rows, dtype=dtype, device=CPU)
-        for adapter in read.values():
-            rows = slots.place(adapter.digest, rank=adapter.rank)
-            assert rows is not None
-            pool.load(pool.match(adapter)[0], rows)
         models.append(model)
-        pools.append(pool)
+    pool = AdapterPool(models[0].linears(), dtype=dtype, device=CPU)
     arch = models[0].arch
     cache = KVCache(
         num_layers=len(arch.layers),
@@ -117,7 +141,6 @@ def make_twin_engine(
     )
     compiled = CompiledRunner(
         models[1],
-        pools[1],
         kernels=kernels(rung) if rung else kernels(),
         float_kernels=float_kernels(rung) if computes_floats(models[1], kv_dtype) else 0,
         num_blocks=num_blocks,
@@ -128,9 +151,13 @@ def make_twin_engine(
         kv_dtype=kv_dtype,
     )
     model = RecordingModel(models[0])
-    runner = pair(ReferenceRunner(model, cache, pools[0].routing, device=CPU), compiled, model)
+    runner = pair(ReferenceRunner(model, cache, pool, device=CPU), compiled, model)
+    prepared = [runner.adapters.prepare(adapter) for adapter in read.values()]
+    if adapter_budget is None:
+        adapter_budget = sum(one.num_bytes for one in prepared)
     scheduler = Scheduler(
         BlockPool(num_blocks),
+        Residency(runner.adapters, budget_bytes=adapter_budget, max_slots=adapter_slots),
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -140,9 +167,10 @@ def make_twin_engine(
     engine = Engine(
         scheduler,
         runner,
-        slots,
         block_size=block_size,
         eos_token_ids=(),
         max_model_len=max_model_len,
     )
+    for one in prepared:
+        engine.offer_adapter(one)
     return engine, runner, {name: adapter.digest for name, adapter in read.items()}

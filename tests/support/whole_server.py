@@ -47,10 +47,11 @@ async def whole_server(
     name = built.service.info.model_id
     app = create_app(
         built.service,
+        library=built.library,
         tokenizer=built.tokenizer,
         chat_template=built.chat_template,
         settings=HttpSettings(served_model_name=name),
-        metrics=Metrics(built.service, model_name=name),
+        metrics=Metrics(built.service, built.library, model_name=name),
     )
     built.service.start()
     try:

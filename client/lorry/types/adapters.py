@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+# Bounds of the texts, so that an error can show them.
+MAX_NAME_CHARS = 512
+MAX_SOURCE_CHARS = 4096
+
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
+Source = Annotated[str, Meta(max_length=MAX_SOURCE_CHARS)]
 
 
 class LoadTimes(Struct, frozen=True):
@@ -20,8 +27,9 @@ class AdapterCard(Struct, frozen=True):
     """One name. `digest` identifies the version that it stands for now.
 
     `state` is "ready", "loading", "failed" or "known" (its source is, it was not loaded yet);
-    `tier` is "device", "host" or "disk", the fastest that holds it. `error` says why the last load
-    failed.
+    `tier` is "device", "host" or "disk", the fastest that holds it; `num_bytes` is what it takes
+    there. `versions` has the digests that `name@prefix` can choose, the current one first. `error`
+    says why the last load failed.
     """
 
     id: str
@@ -37,6 +45,7 @@ class AdapterCard(Struct, frozen=True):
     target_modules: list[str] = []
     features: list[str] = []
     requests_in_flight: int = 0
+    versions: list[str] = []
     load_ms: LoadTimes | None = None
     unmatched_tensors: list[str] = []
     doctor: dict[str, Any] | None = None
@@ -56,7 +65,7 @@ class PutAdapter(Struct, frozen=True, forbid_unknown_fields=True):
     not taken out of memory to make room.
     """
 
-    source: str
+    source: Source
     pinned: bool = False
     preload: bool = True
 
@@ -65,3 +74,19 @@ class DeletedAdapter(Struct, frozen=True):
     id: str
     object: str = "adapter"
     deleted: bool = True
+
+
+class LoadLoraAdapter(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of vLLM's `/v1/load_lora_adapter`. Without `load_inplace` the name must be new."""
+
+    lora_name: Name = ""
+    lora_path: Source = ""
+    load_inplace: bool = False
+    is_3d_lora_weight: bool = False
+
+
+class UnloadLoraAdapter(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of vLLM's `/v1/unload_lora_adapter`."""
+
+    lora_name: Name = ""
+    lora_int_id: int | None = None

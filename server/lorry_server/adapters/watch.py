@@ -24,7 +24,7 @@ POLL_S = 1.0
 class WatchedLibrary(Protocol):
     """What the watch needs of the library of adapters."""
 
-    async def load(self, name: str, source: str, *, replace: bool) -> object:
+    async def load(self, name: str, source: str, *, replace: bool, preload: bool = True) -> object:
         """Raises LorryServerError; what had the name before is then served on."""
         ...
 
@@ -101,6 +101,9 @@ class AdapterWatch:
             return
         self._owned.add(name)
         try:
+            if self._library.find(name) is None:
+                # Declared first, so that it is listed even when it cannot be loaded.
+                await self._library.load(name, path, replace=True, preload=False)
             await self._library.load(name, path, replace=True)
         except LorryServerError as exc:
             logger.warning("watched adapter refused", adapter=name, path=path, reason=str(exc))

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorry_server.adapters.whole_adapter import CONFIG_FILE, Stamps, stamps_of, why_not_whole
+from lorry_server.adapters.whole_adapter import Stamps, stamps_of, why_not_whole
+from lorry_server.lora.adapter_files import ADAPTER_FILES, CONFIG_FILE
 from lorry_server.lora.names import check_adapter_name
 
 # A copy that stalls for so many polls is given on as it is: the library's refusal then tells
@@ -58,14 +59,14 @@ class WatchedFolders:
     """The PEFT folders directly below `directories`, by the names that they are served under.
 
     A folder's name is the adapter's. Hidden folders are passed over, since writers use them for
-    what is unfinished, and so are links that lead out of their directory. Where two directories
+    what is unfinished, and so are links, which may change where they lead. Where two directories
     have a folder of one name, the first directory's counts.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = tuple(directories)
         self._folders: dict[str, _Folder] = {}
-        self._told_names: set[str] = set()
+        self._told_paths: set[str] = set()
 
     def poll(self) -> list[Finding]:
         """Look once. A `Changed` folder is not found again until it changes again."""
@@ -108,34 +109,42 @@ class WatchedFolders:
     def _present(self, findings: list[Finding]) -> Iterator[tuple[str, Path]]:
         names: set[str] = set()
         for directory in self._directories:
-            for path in sorted(_entries(directory)):
-                if path.name.startswith(".") or not (path / CONFIG_FILE).is_file():
-                    continue
-                reason = _why_not_served(path, directory, is_taken=path.name in names)
+            for path in _adapter_folders(directory):
+                reason = _why_not_served(path)
+                if reason is None and path.name in names:
+                    reason = "another watched directory has a folder of this name"
                 if reason is None:
                     names.add(path.name)
                     yield path.name, path
-                elif str(path) not in self._told_names:
-                    self._told_names.add(str(path))
+                elif str(path) not in self._told_paths:
+                    self._told_paths.add(str(path))
                     findings.append(Waiting(path.name, path, reason))
 
 
-def _entries(directory: Path) -> list[Path]:
+def _adapter_folders(directory: Path) -> list[Path]:
+    """Paths without links before their last part, in the order of their names."""
     try:
-        return list(directory.iterdir())
+        # The operator may let the directory itself be a link.
+        entries = sorted(directory.resolve().iterdir())
     except OSError:
         return []  # it may come later, as the first checkpoint does
+    return [path for path in entries if not path.name.startswith(".") and _has_config(path)]
 
 
-def _why_not_served(path: Path, directory: Path, *, is_taken: bool) -> str | None:
+def _has_config(folder: Path) -> bool:
     try:
-        check_adapter_name(path.name)
-        inside = directory.resolve()
-        for place in (path, *(path / entry.name for entry in path.iterdir())):
-            if not place.resolve().is_relative_to(inside):
-                return f"{place.name} is a link that leads out of the watched directory"
+        (folder / CONFIG_FILE).lstat()
+    except OSError:
+        return False
+    return True
+
+
+def _why_not_served(folder: Path) -> str | None:
+    try:
+        check_adapter_name(folder.name)
     except ValueError as exc:
         return str(exc)
-    except OSError as exc:
-        return f"it cannot be read: {exc.strerror}"
-    return "another watched directory has a folder of this name" if is_taken else None
+    for path in (folder, *(folder / name for name in ADAPTER_FILES)):
+        if path.is_symlink():
+            return f"{path.name} is a symbolic link, and these are not followed"
+    return None

@@ -1,7 +1,7 @@
 """Whether an adapter's folder is written to its end, from its files' sizes, times and heads.
 
-A safetensors file names the end of its last tensor in its header, so a file that somebody is still
-copying is known by its size. Nothing of the tensors is read.
+A safetensors file says in its header how long it is, so one that somebody is still copying is known
+by its size. Nothing of the tensors is read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-CARD_FILE = "lorry.json"
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
-MAX_CONFIG_BYTES = 1 << 20
-_LENGTH_BYTES = 8
+from lorry_server.errors import AdapterError
+from lorry_server.lora.adapter_files import (
+    ADAPTER_FILES,
+    CONFIG_FILE,
+    MAX_SMALL_FILE_BYTES,
+    PICKLE_FILE,
+    WEIGHTS_FILE,
+)
+from lorry_server.lora.regular_file import (
+    NotRegularError,
+    explain_os_error,
+    open_folder,
+    open_regular,
+    read_regular_file,
+)
+from lorry_server.lora.safetensors_header import check_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,70 +41,49 @@ Stamps = tuple[FileStamp | None, ...]
 
 
 def stamps_of(folder: Path) -> Stamps:
-    """What changes when a file of the adapter does; None for a file that is not there."""
-    return tuple(_stamp(folder / name) for name in (CONFIG_FILE, *WEIGHTS_FILES, CARD_FILE))
+    """What changes when a file of the adapter does; None for what is not a file, or is a link."""
+    return tuple(_stamp(folder / name) for name in (*ADAPTER_FILES, PICKLE_FILE))
 
 
 def why_not_whole(folder: Path) -> str | None:
     """What is missing yet, or None when a reader would find everything.
 
-    A pickle counts as there: that it is refused is for its reader to say.
+    There is no link in the path `folder`. A pickle counts as there: that it is refused is for its
+    reader to say.
     """
     try:
-        config = _read_start(folder / CONFIG_FILE, MAX_CONFIG_BYTES + 1)
-        if len(config) > MAX_CONFIG_BYTES:
-            return f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes"
-        if not isinstance(json.loads(config), dict):
-            return f"{CONFIG_FILE} holds no JSON object"
-    except FileNotFoundError:
-        return f"{CONFIG_FILE} is not there"
+        config = json.loads(read_regular_file(folder / CONFIG_FILE, max_bytes=MAX_SMALL_FILE_BYTES))
     except (ValueError, RecursionError):
         return f"{CONFIG_FILE} is not whole JSON"
-    except OSError as exc:
-        return f"{CONFIG_FILE} cannot be read: {exc.strerror}"
-    safetensors, pickle = (folder / name for name in WEIGHTS_FILES)
-    if not safetensors.is_file():
-        return None if pickle.is_file() else f"{safetensors.name} is not there"
+    except AdapterError as exc:
+        return str(exc)
+    if not isinstance(config, dict):
+        return f"{CONFIG_FILE} holds no JSON object"
+    _, weights, _, pickle = stamps_of(folder)
+    if weights is None and pickle is not None:
+        return None
     try:
-        return _why_weights_are_not_whole(safetensors)
+        folder_fd = open_folder(folder)
+        try:
+            file_fd = open_regular(WEIGHTS_FILE, folder_fd=folder_fd)
+        finally:
+            os.close(folder_fd)
+        with open(file_fd, "rb") as opened:
+            check_header(opened)
+    except NotRegularError as exc:
+        return f"{WEIGHTS_FILE} is {exc}, not a regular file"
     except OSError as exc:
-        return f"{safetensors.name} cannot be read: {exc.strerror}"
-
-
-def _why_weights_are_not_whole(path: Path) -> str | None:
-    with path.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        head = stream.read(_LENGTH_BYTES)
-        if len(head) < _LENGTH_BYTES:
-            return f"{path.name} has only {size} bytes"
-        num_header_bytes = int.from_bytes(head, "little")
-        if num_header_bytes > MAX_HEADER_BYTES:
-            return f"{path.name} claims a header of {num_header_bytes} bytes"
-        raw = stream.read(num_header_bytes)
-    if len(raw) < num_header_bytes:
-        return f"{path.name} ends within its header"
-    try:
-        ends = [
-            int(entry["data_offsets"][1])
-            for name, entry in json.loads(raw).items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
-        return f"the header of {path.name} is not one of safetensors"
-    whole = _LENGTH_BYTES + num_header_bytes + max(ends, default=0)
-    return None if size == whole else f"{path.name} has {size} of {whole} bytes"
-
-
-def _read_start(path: Path, num_bytes: int) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(num_bytes)
+        return f"{WEIGHTS_FILE} {explain_os_error(exc)}"
+    except AdapterError as exc:
+        return f"{WEIGHTS_FILE} is {exc}"
+    return None
 
 
 def _stamp(path: Path) -> FileStamp | None:
     try:
-        found = path.stat()
+        found = path.stat(follow_symlinks=False)
     except OSError:
         return None
     if not stat.S_ISREG(found.st_mode):
-        return None  # a pipe would make its reader wait
+        return None
     return FileStamp(found.st_size, found.st_mtime_ns, found.st_ino)

@@ -3,12 +3,14 @@
 A block is in exactly one of three states: *used* (referenced by at least one block table),
 *cached* (referenced by none, but its content is known by a hash and may be used again), or *free*
 (referenced by none, content unknown). Cached blocks are given away, oldest first, only when no
-free one is left. The pool holds block numbers, never tensors.
+free one is left. Of the free ones the last that came back goes first: memory that no block has needed
+so far stays untouched, and the system never has to provide it. The pool holds block numbers, never
+tensors.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 
 
@@ -24,7 +26,7 @@ class BlockPool:
         self._ref_counts = [0] * num_blocks
         self._hash_of_block: list[bytes | None] = [None] * num_blocks
         self._block_of_hash: dict[bytes, int] = {}
-        self._free: deque[int] = deque(range(num_blocks))
+        self._free = list(reversed(range(num_blocks)))  # a stack
         self._cached: OrderedDict[int, None] = OrderedDict()  # oldest first
 
     @property
@@ -66,7 +68,7 @@ class BlockPool:
         blocks = []
         for _ in range(count):
             if self._free:
-                block = self._free.popleft()
+                block = self._free.pop()
             else:
                 block, _ = self._cached.popitem(last=False)
                 self._forget(block)

@@ -12,20 +12,7 @@ from typing import Protocol
 
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterInfo:
-    """A loaded adapter. `digest` is the hash of its weights and config: its identity."""
-
-    name: str
-    digest: str
-    path: str
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    num_bytes: int
-    unmatched_tensors: tuple[str, ...] = ()
+from lorry_server.lora.prepared import PreparedAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +33,7 @@ class EngineInfo:
     max_num_seqs: int
     max_num_batched_tokens: int
     max_queued_requests: int
+    adapter_budget_bytes: int  # on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +55,12 @@ class EngineStats:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0  # draft tokens that spared a step
     corrupted_requests: int = 0
-    running_adapters: tuple[str, ...] = ()  # names
+    adapter_hits: int = 0  # sequences that found their adapter resident
+    adapter_attaches: int = 0
+    adapter_evictions: int = 0
+    resident_adapters: tuple[str, ...] = ()  # digests
+    resident_adapter_bytes: int = 0
+    running_adapters: tuple[str, ...] = ()  # digests
     waiting_adapters: tuple[str, ...] = ()
     is_healthy: bool = True
     is_draining: bool = False
@@ -110,13 +103,25 @@ class EngineClient(Protocol):
         """
         ...
 
-    def stats(self) -> EngineStats: ...
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        """Make an adapter known: requests that are submitted from now on may name its digest.
 
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        """Loaded adapters, in order of loading."""
+        Raises AdapterError when it is larger than all of the device's memory for adapters.
+        """
         ...
 
-    def find_adapter(self, name: str) -> AdapterInfo | None: ...
+    def withdraw_adapter(self, digest: str) -> None:
+        """Forget an adapter; what was submitted before still ends on it. Harmless if unknown."""
+        ...
+
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """Give an adapter, or the base model, `weight` times the share of one with weight 1.
+
+        The weight, which is greater than 0, outlives the adapter; 1.0 takes it back.
+        """
+        ...
+
+    def stats(self) -> EngineStats: ...
 
     async def drain(self) -> None:
         """Refuse new requests and return when every accepted one has ended."""

@@ -13,11 +13,11 @@ from lorry_server.engine.request import Request
 from lorry_server.engine.scheduler import ScheduledSequence, Scheduler
 from lorry_server.engine.sequence import Sequence
 from lorry_server.engine.step_rows import StepRows
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.lora.prepared import PreparedAdapter
 
 
 class ModelRunner(Protocol):
-    """Computes steps on a device. It owns the KV cache and keeps nothing else between steps."""
+    """Computes steps on a device. Between them it keeps the KV cache and the attached adapters."""
 
     def run(self, plan: StepPlan) -> StepResult: ...
 
@@ -32,7 +32,6 @@ class Engine:
         self,
         scheduler: Scheduler,
         runner: ModelRunner,
-        slots: AdapterSlots,
         *,
         block_size: int,
         eos_token_ids: tuple[int, ...],
@@ -40,7 +39,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.scheduler = scheduler
-        self.slots = slots
+        self.residency = scheduler.residency
         self.num_steps = 0
         self.prompt_tokens = 0
         self.generation_tokens = 0
@@ -52,6 +51,7 @@ class Engine:
         self._clock = clock
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
+        self._leaving: set[str] = set()  # adapters that are withdrawn once no sequence has them
 
     @property
     def has_work(self) -> bool:
@@ -61,14 +61,28 @@ class Engine:
         """All that are not finished, in order of arrival."""
         return self._sequences.values()
 
-    def add(self, request: Request) -> None:
-        """Accept a request: its adapter is resident (the edge checked) and is pinned until it ends."""
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        """Take requests for an adapter from now on."""
+        self._leaving.discard(prepared.digest)
+        self.residency.offer(prepared)
+
+    def withdraw_adapter(self, digest: str) -> None:
+        """Forget an adapter, once every sequence that was accepted with it has ended."""
+        if self._is_wanted(digest):
+            self._leaving.add(digest)
+        else:
+            self.residency.withdraw(digest)
+
+    def add(self, request: Request) -> TokenOutput | None:
+        """Accept a request. One whose adapter was never offered has ended: its output is returned."""
         sequence = Sequence(request, order=self._num_added, block_size=self._block_size)
         self._num_added += 1
-        if request.adapter is not None:
-            self.slots.pin(request.adapter)
         self._sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
+        if request.adapter is not None and not self.residency.is_known(request.adapter):
+            error = "this request's adapter is not loaded"
+            return self._end(sequence, FinishReason.ERROR, error=error)
+        return None
 
     def abort(self, request_id: str) -> TokenOutput | None:
         """End a request now and free what it holds; None when it has ended already."""
@@ -97,7 +111,7 @@ class Engine:
         plan = build_plan(
             scheduled,
             block_size=self._block_size,
-            slots=self.slots,
+            residency=self.residency,
             eos_token_ids=self._eos_token_ids,
         )
         try:
@@ -226,16 +240,22 @@ class Engine:
         sequence.finish_reason = finish_reason
         self.scheduler.finish(sequence)
         del self._sequences[sequence.request.request_id]
-        if sequence.request.adapter is not None:
-            self.slots.unpin(sequence.request.adapter)
+        adapter = sequence.request.adapter
+        if adapter in self._leaving and not self._is_wanted(adapter):
+            self._leaving.remove(adapter)
+            self.residency.withdraw(adapter)
+
+    def _is_wanted(self, digest: str) -> bool:
+        return any(sequence.request.adapter == digest for sequence in self._sequences.values())
 
     def check_integrity(self) -> None:
-        """Assert that blocks, sequences and pins agree with each other."""
+        """Assert that blocks, sequences, pins and adapters agree with each other."""
         self.scheduler.check_integrity()
         num_lined_up = len(self.scheduler.waiting) + len(self.scheduler.running)
         assert len(self._sequences) == num_lined_up
-        num_with_adapter = sum(s.request.adapter is not None for s in self._sequences.values())
-        assert self.slots.num_pins == num_with_adapter
+        wanted = {s.request.adapter for s in self._sequences.values()} - {None}
+        assert all(self.residency.is_known(digest) for digest in wanted if digest is not None)
+        assert self._leaving <= wanted, "an adapter stays that nobody wants"
 
 
 class StepFailed(Exception):

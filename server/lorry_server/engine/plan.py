@@ -2,7 +2,8 @@
 
 Both are plain numpy, so the same plan serves the torch reference, compiled CPU code, CUDA graphs
 and a runner in another process. Nobody writes to a plan once it is made. A runner keeps no state
-about requests but the KV cache: all it needs for a step is in the plan.
+about requests but the KV cache: all it needs for a step is in the plan, and in the adapters that are
+attached to the slots that the plan names.
 
 Shape legend: T tokens of the step, S sequences of the step, M blocks of the longest sequence,
 G adapter segments, P tokens that use an adapter, N logits rows, K most alternatives asked for.
@@ -32,14 +33,13 @@ class AdapterSegments:
     """Runs of the step's tokens that use the same adapter; base-only tokens are in none.
 
     `tokens_P` lists token indices sorted by adapter, stable; segment g is
-    `tokens_P[starts_G1[g] : starts_G1[g + 1]]` and uses rows
-    `rows_G[g] : rows_G[g] + ranks_G[g]` of the adapter pools.
+    `tokens_P[starts_G1[g] : starts_G1[g + 1]]` and uses the adapter that is attached in slot
+    `slots_G[g]`.
     """
 
     tokens_P: Int32
     starts_G1: Int32
-    rows_G: Int32
-    ranks_G: Int32
+    slots_G: Int32
 
 
 @dataclass(frozen=True, slots=True)

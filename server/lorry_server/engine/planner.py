@@ -18,13 +18,12 @@ from lorry_server.engine.plan import SAMPLE, AdapterSegments, Int32, LogitsPlan,
 from lorry_server.engine.sampling_columns import SamplingColumns, column_arrays
 from lorry_server.engine.scheduler import ScheduledSequence
 from lorry_server.engine.sequence import Sequence
-from lorry_server.lora.slots import AdapterSlots
+from lorry_server.lora.residency import Residency
 
 NO_SEGMENTS = AdapterSegments(
     tokens_P=np.zeros(0, np.int32),
     starts_G1=np.zeros(1, np.int32),
-    rows_G=np.zeros(0, np.int32),
-    ranks_G=np.zeros(0, np.int32),
+    slots_G=np.zeros(0, np.int32),
 )
 
 
@@ -32,7 +31,7 @@ def build_plan(
     scheduled: Sequences[ScheduledSequence],
     *,
     block_size: int,
-    slots: AdapterSlots,
+    residency: Residency,
     eos_token_ids: tuple[int, ...],
 ) -> StepPlan:
     """Lay out one step. Sequences keep the scheduler's order; tokens of each stay together."""
@@ -61,7 +60,7 @@ def build_plan(
         query_starts_S1=query_starts_S1,
         context_lens_S=firsts_S + lens_S,
         block_tables_SM=block_tables_SM,
-        segments=_segments(scheduled, starts, slots),
+        segments=_segments(scheduled, starts, residency),
         logits=_logits_plan(scheduled, starts, eos_token_ids),
     )
 
@@ -74,7 +73,7 @@ def _block_tables(tables: list[array[int]]) -> Int32:
 
 
 def _segments(
-    scheduled: Sequences[ScheduledSequence], starts: list[int], slots: AdapterSlots
+    scheduled: Sequences[ScheduledSequence], starts: list[int], residency: Residency
 ) -> AdapterSegments:
     if all(item.sequence.request.adapter is None for item in scheduled):
         return NO_SEGMENTS
@@ -83,12 +82,10 @@ def _segments(
         adapter = item.sequence.request.adapter
         if adapter is not None:
             tokens_of.setdefault(adapter, []).extend(range(starts[index], starts[index + 1]))
-    ranges = [slots.rows(adapter) for adapter in tokens_of]
     return AdapterSegments(
         tokens_P=np.array([token for run in tokens_of.values() for token in run], np.int32),
         starts_G1=_starts(len(run) for run in tokens_of.values()),
-        rows_G=np.array([r.start for r in ranges], np.int32),
-        ranks_G=np.array([r.rank for r in ranges], np.int32),
+        slots_G=np.array([residency.slot(adapter) for adapter in tokens_of], np.int32),
     )
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 from array import array
+from typing import TypeAlias
 
 from lorry_server.engine.outputs import FinishReason, SequenceTimings, TokenLogprobs
 from lorry_server.engine.prefix_hash import block_hash, root_hash
 from lorry_server.engine.request import Request
 from lorry_server.engine.sampling_columns import SamplingColumns
+
+# Whose turn it is to be served: an adapter, by its digest, or the base model, by None.
+Flow: TypeAlias = str | None
 
 
 class SequenceStatus(enum.Enum):
@@ -20,18 +24,24 @@ class SequenceStatus(enum.Enum):
 class Sequence:
     """Tokens, how many of them are computed, and the blocks that hold their keys and values.
 
-    Owned by the engine's thread. `order` is the place in the line of arrivals; it decides who is
-    served first and never changes, not even by preemption. `token_ids` and `block_table` are arrays
-    of 32-bit integers, so that a step's plan takes them as they lie in memory.
+    Owned by the engine's thread. `order` is the place in the line of arrivals and never changes, not
+    even by preemption; within a flow it decides who is served first. `token_ids` and `block_table`
+    are arrays of 32-bit integers, so that a step's plan takes them as they lie in memory.
     """
 
     def __init__(self, request: Request, *, order: int, block_size: int) -> None:
         self.request = request
         self.order = order
+        self.flow: Flow = request.adapter
         self.status = SequenceStatus.WAITING
         self.token_ids = array("i", request.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.num_computed_tokens = 0
+        # How many tokens are paid for (see `engine.fairness`), and how many had been computed when
+        # the sequence was last preempted: what it computes again is neither paid nor progress.
+        self.num_paid_tokens = 0
+        self.num_reached_tokens = 0
+        self.waiting_since = 0  # tokens that had been served when it began to wait
         self.block_table = array("i")
         self.finish_reason: FinishReason | None = None
         self.prompt_logprobs: list[TokenLogprobs] = []

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from lorry_server.engine.client import AdapterInfo, EngineInfo, EngineStats, RequestStream
+from lorry_server.engine.client import EngineInfo, EngineStats, RequestStream
 from lorry_server.engine.engine import Engine, StepFailed
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.request import Request
 from lorry_server.engine.token_stream import TokenStream
-from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
+from lorry_server.errors import AdapterError, DrainingError, EngineDeadError, QueueFullError
+from lorry_server.lora.prepared import PreparedAdapter
 
 logger = structlog.get_logger(__name__)
 
@@ -45,19 +46,33 @@ class _EndAll:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    prepared: PreparedAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdraw:
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SetWeight:
+    digest: str | None
+    weight: float
+
+
+_Message = _Add | _Abort | _EndAll | _Offer | _Withdraw | _SetWeight
+
+
 class EngineService:
     """Owns the engine's thread. `start` is called on the loop that will read the streams."""
 
-    def __init__(
-        self, engine: Engine, info: EngineInfo, adapters: Sequence[AdapterInfo] = ()
-    ) -> None:
+    def __init__(self, engine: Engine, info: EngineInfo) -> None:
         self._engine = engine
         self._info = info
-        self._adapters = tuple(adapters)
-        self._adapter_of_name = {adapter.name: adapter for adapter in adapters}
-        self._name_of_digest = {adapter.digest: adapter.name for adapter in adapters}
         self._on_death: Callable[[], None] | None = None
-        self._inbox: deque[_Add | _Abort | _EndAll] = deque()
+        self._inbox: deque[_Message] = deque()
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="lorry-engine", daemon=True)
@@ -141,6 +156,32 @@ class EngineService:
         self._wake.set()
         return list(streams)
 
+    def offer_adapter(self, prepared: PreparedAdapter) -> None:
+        """See `EngineClient.offer_adapter`."""
+        if prepared.num_bytes > self._info.adapter_budget_bytes:
+            raise AdapterError(
+                f"an adapter of {prepared.num_bytes} bytes can never be loaded: the memory for "
+                f"adapters is {self._info.adapter_budget_bytes} bytes"
+            )
+        if self._loop is None:  # the engine has no thread yet
+            self._engine.offer_adapter(prepared)
+            return
+        self._inbox.append(_Offer(prepared))
+        self._wake.set()
+
+    def withdraw_adapter(self, digest: str) -> None:
+        """See `EngineClient.withdraw_adapter`."""
+        if self._loop is None:
+            self._engine.withdraw_adapter(digest)
+            return
+        self._inbox.append(_Withdraw(digest))
+        self._wake.set()
+
+    def set_adapter_weight(self, digest: str | None, weight: float) -> None:
+        """See `EngineClient.set_adapter_weight`."""
+        self._inbox.append(_SetWeight(digest, weight))
+        self._wake.set()
+
     def stats(self) -> EngineStats:
         stats = self._stats
         is_idle = not self._streams
@@ -150,12 +191,6 @@ class EngineService:
             is_draining=self._is_draining,
             seconds_since_progress=0.0 if is_idle else time.perf_counter() - self._last_progress_s,
         )
-
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        return self._adapters
-
-    def find_adapter(self, name: str) -> AdapterInfo | None:
-        return self._adapter_of_name.get(name)
 
     def _abort(self, request_id: str) -> None:
         self._inbox.append(_Abort(request_id))
@@ -222,14 +257,21 @@ class EngineService:
         outputs = []
         while self._inbox:
             message = self._inbox.popleft()
+            output = None
             if isinstance(message, _Add):
-                self._engine.add(message.request)
+                output = self._engine.add(message.request)
+            elif isinstance(message, _Abort):
+                output = self._engine.abort(message.request_id)
             elif isinstance(message, _EndAll):
                 outputs += self._engine.fail_all(message.error)
+            elif isinstance(message, _Offer):
+                self._engine.offer_adapter(message.prepared)
+            elif isinstance(message, _SetWeight):
+                self._engine.scheduler.set_weight(message.digest, message.weight)
             else:
-                output = self._engine.abort(message.request_id)
-                if output is not None:
-                    outputs.append(output)
+                self._engine.withdraw_adapter(message.digest)
+            if output is not None:
+                outputs.append(output)
         return outputs
 
     def _publish(self, outputs: list[TokenOutput]) -> None:
@@ -245,12 +287,13 @@ class EngineService:
 
     def _gather_stats(self) -> EngineStats:
         engine, scheduler = self._engine, self._engine.scheduler
+        residency = engine.residency
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_used_blocks=scheduler.pool.num_used,
             num_cached_blocks=scheduler.pool.num_cached,
-            num_adapter_pins=engine.slots.num_pins,
+            num_adapter_pins=residency.num_pins,
             num_preemptions=scheduler.counters.num_preemptions,
             num_steps=engine.num_steps,
             prompt_tokens=engine.prompt_tokens,
@@ -261,13 +304,18 @@ class EngineService:
             num_draft_tokens=scheduler.counters.num_draft_tokens,
             num_accepted_tokens=scheduler.counters.num_accepted_tokens,
             corrupted_requests=engine.corrupted_requests,
-            running_adapters=self._names(s.request.adapter for s in scheduler.running),
-            waiting_adapters=self._names(s.request.adapter for s in scheduler.waiting),
+            adapter_hits=residency.counters.hits,
+            adapter_attaches=residency.counters.attaches,
+            adapter_evictions=residency.counters.evictions,
+            resident_adapters=residency.resident_digests,
+            resident_adapter_bytes=residency.resident_bytes,
+            running_adapters=_present(s.request.adapter for s in scheduler.running),
+            waiting_adapters=_present(s.request.adapter for s in scheduler.waiting),
         )
 
-    def _names(self, digests: Iterable[str | None]) -> tuple[str, ...]:
-        present = dict.fromkeys(d for d in digests if d is not None)
-        return tuple(self._name_of_digest[digest] for digest in present)
+
+def _present(digests: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(digest for digest in digests if digest is not None))
 
 
 class _DrainRate:

@@ -9,16 +9,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.engine.client import EngineClient
 from lorry_server.errors import LorryServerError
 from lorry_server.http.errors import error_response, handle_error, route_error
+from lorry_server.http.keys import Endpoint, for_admins
 from lorry_server.http.middleware import (
     ApiKeyMiddleware,
     BodyLimitMiddleware,
     RequestLogMiddleware,
 )
 from lorry_server.http.openapi import DocumentEndpoint
-from lorry_server.http.operations import all_operations
+from lorry_server.http.operations import Operation, all_operations
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
 from lorry_server.http.settings import HttpSettings
@@ -33,6 +35,7 @@ CLIENT_CLOSED_REQUEST = 499
 def create_app(
     engine: EngineClient,
     *,
+    library: AdapterLibrary,
     tokenizer: Tokenizer,
     chat_template: ChatTemplate | None,
     settings: HttpSettings,
@@ -44,6 +47,7 @@ def create_app(
     """
     serving = Serving(
         engine=engine,
+        library=library,
         tokenizer=tokenizer,
         chat_template=chat_template,
         settings=settings,
@@ -52,7 +56,7 @@ def create_app(
     operations = all_operations(serving)
     app = Starlette(
         routes=[
-            *(Route(o.path, o.endpoint, methods=[o.method]) for o in operations),
+            *(Route(o.path, endpoint_of(o, settings), methods=[o.method]) for o in operations),
             Route("/openapi.json", DocumentEndpoint(operations).get, methods=["GET"]),
         ],
         middleware=middleware(settings),
@@ -67,10 +71,19 @@ def create_app(
     return app
 
 
+def endpoint_of(operation: Operation, settings: HttpSettings) -> Endpoint:
+    if not operation.is_admin or not settings.admin_keys:
+        return operation.endpoint
+    return for_admins(
+        operation.endpoint, admin_keys=settings.admin_keys, api_keys=settings.api_keys
+    )
+
+
 def middleware(settings: HttpSettings) -> list[Middleware]:
     layers = [Middleware(RequestLogMiddleware)]
     if settings.api_keys:
-        layers.append(Middleware(ApiKeyMiddleware, api_keys=settings.api_keys))
+        keys = (*settings.api_keys, *settings.admin_keys)
+        layers.append(Middleware(ApiKeyMiddleware, api_keys=keys))
     layers.append(
         Middleware(
             BodyLimitMiddleware,

@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 from lorry.types.errors import ErrorBody, ErrorDetail, LoraxErrorBody
 from lorry_server.errors import (
+    AdapterLoadError,
+    AdapterNotReadyError,
     CapacityError,
     DrainingError,
     EngineDeadError,
@@ -69,8 +71,12 @@ def wire_error(exc: Exception) -> WireError:
         return not_found_error(exc)
     if isinstance(exc, RequestError):
         return request_error(exc)
+    if isinstance(exc, AdapterNotReadyError):
+        return adapter_not_ready_error(exc)
     if isinstance(exc, CapacityError):
         return capacity_error(exc)
+    if isinstance(exc, AdapterLoadError):
+        return adapter_load_error(exc)
     if isinstance(exc, EngineDeadError):
         return WireError(
             status=503,
@@ -135,6 +141,33 @@ def capacity_error(exc: CapacityError) -> WireError:
         lorax_status=429,
         lorax_message="Model is overloaded",
         headers=headers,
+    )
+
+
+def adapter_not_ready_error(exc: AdapterNotReadyError) -> WireError:
+    return WireError(
+        status=503,
+        message=str(exc),
+        openai_type="overloaded_error",
+        code="adapter_loading",
+        lorax_type="generation",
+        lorax_status=424,
+        lorax_message=f"Request failed during generation: {exc}",
+        headers=retry_headers(exc.retry_after_s),
+    )
+
+
+def adapter_load_error(exc: AdapterLoadError) -> WireError:
+    """The request is well-formed and what it depends on is not: 424, as LoRAX answers it."""
+    return WireError(
+        status=424,
+        message=str(exc),
+        openai_type="invalid_request_error",
+        param="model",
+        code="adapter_load_failed",
+        lorax_type="generation",
+        lorax_message=f"Request failed during generation: {exc}",
+        headers={"x-should-retry": "false"},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.engine.client import RequestStream
 from lorry_server.engine.outputs import (
     FinishReason,
@@ -39,15 +40,20 @@ class GenerationError(LorryServerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to generate: one request a sequence, all with the same stop strings.
+    """What to generate: one request a sequence, all with the same stop strings and adapter.
 
-    `adapter` is the name of the adapter that all of them use.
+    Whoever starts the job takes over its lease.
     """
 
     requests: tuple[Request, ...]
     stop: tuple[str, ...] = ()
     include_stop: bool = False
-    adapter: str | None = None
+    lease: AdapterLease | None = None
+
+    @property
+    def adapter(self) -> str | None:
+        """What the request called its adapter; None for the base model."""
+        return None if self.lease is None else self.lease.asked
 
 
 class GeneratedToken(msgspec.Struct, frozen=True):
@@ -95,11 +101,14 @@ class Delta(msgspec.Struct, frozen=True):
 class Generation:
     """Async iterator over what is new in a job: the deltas that came since it was last asked.
 
-    It is a context manager: leaving it ends whatever is still being computed. Raises
-    `GenerationError` as soon as one of the sequences fails.
+    It is a context manager: leaving it ends whatever is still being computed, and releases the
+    lease of the adapter. Raises `GenerationError` as soon as one of the sequences fails.
     """
 
-    def __init__(self, readers: Sequence[SequenceReader]) -> None:
+    def __init__(
+        self, readers: Sequence[SequenceReader], *, lease: AdapterLease | None = None
+    ) -> None:
+        self._lease = lease
         self._open = {reader.index: reader for reader in readers}
         self._arrived: dict[int, SequenceReader] = {}  # in order of arrival
         self._arrival: asyncio.Future[None] | None = None
@@ -119,6 +128,8 @@ class Generation:
         for reader in abandoned.values():
             reader.metrics.abandoned()
             reader.stream.abort()
+        if self._lease is not None:
+            self._lease.release()
 
     def __aiter__(self) -> Self:
         return self
@@ -245,12 +256,13 @@ def start_generation(job: Job, *, is_streamed: bool, serving: Serving) -> Genera
                 detokenizer=IncrementalDetokenizer(
                     serving.tokenizer, stop=job.stop, include_stop=job.include_stop
                 ),
-                metrics=serving.metrics.sequence(request, adapter=job.adapter),
+                metrics=serving.metrics.sequence(request, lease=job.lease),
                 include_stop=job.include_stop,
                 reads_at_end=not is_streamed and not job.stop,
             )
             for index, (request, stream) in enumerate(zip(job.requests, streams, strict=True))
-        ]
+        ],
+        lease=job.lease,
     )
 
 

@@ -1,8 +1,8 @@
 """`POST /`, `/generate` and `/generate_stream`: LoRAX's native API, and with it TGI's.
 
 Three things differ from LoRAX. Unknown fields are refused by name instead of being ignored.
-`apply_chat_template: true` does what it says. An adapter that is not loaded is answered as LoRAX
-answers one that it fails to load, with 424 and `generation`, since nothing is fetched here.
+`apply_chat_template: true` does what it says. Adapters come from where the operator allows it, so
+`api_token` is refused by name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lorry.types.lorax import GenerateRequest, GenerateResponse
+from lorry_server.adapters.lease import released_on_error
 from lorry_server.errors import RequestError
 from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import collect_answers, start_generation
@@ -61,24 +62,27 @@ class GenerateEndpoint:
         return await open_call(
             wanted,
             is_streamed=is_streamed,
+            receive=request.receive,
             record=RequestRecord.of(request),
             serving=self.serving,
         )
 
     async def _answer(self, request: Request, call: LoraxCall) -> GenerateResponse:
-        generation = start_generation(call.job, is_streamed=False, serving=self.serving)
+        with released_on_error(call.job.lease):
+            generation = start_generation(call.job, is_streamed=False, serving=self.serving)
         async with generation:
             answers = await unless_disconnected(request.receive, collect_answers(generation))
         return generate_response(call, answers, tokenizer=self.serving.tokenizer)
 
     async def _stream(self, request: Request, wanted: GenerateRequest) -> Response:
         call = await self._open(request, wanted, is_streamed=True)
-        generation = start_generation(call.job, is_streamed=True, serving=self.serving)
-        return EventStreamResponse(
-            GenerateEvents(call, tokenizer=self.serving.tokenizer),
-            generation=generation,
-            error_event=lorax_error_event,
-            record=call.record,
-            settings=self.serving.settings,
-            headers=start_headers(call, serving=self.serving),
-        )
+        with released_on_error(call.job.lease):
+            generation = start_generation(call.job, is_streamed=True, serving=self.serving)
+            return EventStreamResponse(
+                GenerateEvents(call, tokenizer=self.serving.tokenizer),
+                generation=generation,
+                error_event=lorax_error_event,
+                record=call.record,
+                settings=self.serving.settings,
+                headers=start_headers(call, serving=self.serving),
+            )

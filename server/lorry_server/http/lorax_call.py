@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from starlette.types import Receive
+
 from lorry.types.lorax import GenerateParameters, GenerateRequest
-from lorry_server.engine.client import AdapterInfo
+from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.engine.request import Request as EngineRequest
 from lorry_server.engine.request import SamplingParams
 from lorry_server.errors import NotFoundError
@@ -52,23 +54,53 @@ class LoraxCall:
 
 
 async def open_call(
-    wanted: GenerateRequest, *, is_streamed: bool, record: RequestRecord, serving: Serving
+    wanted: GenerateRequest,
+    *,
+    is_streamed: bool,
+    receive: Receive,
+    record: RequestRecord,
+    serving: Serving,
 ) -> LoraxCall:
-    """Check a request and make the engine's requests of it; raise `RequestError`."""
+    """Check a request, lease its adapter, and make the engine's requests of it.
+
+    The call's job has the lease. Raises `RequestError` and what `choose_adapter` raises.
+    """
     parameters = wanted.parameters or GenerateParameters()
     check_parameters(parameters, is_streamed=is_streamed, settings=serving.settings)
     if not wanted.inputs:
         raise invalid("`inputs` cannot be empty")
-    num_sequences = parameters.best_of or 1
-    check_num_sequences(1, num_sequences, serving=serving)
+    check_num_sequences(1, parameters.best_of or 1, serving=serving)
     stop = stop_strings(parameters.stop, max_strings=serving.settings.max_stop_sequences)
-    adapter = choose_adapter(parameters, serving=serving)
+    lease = await choose_adapter(parameters, receive=receive, serving=serving)
+    with released_on_error(lease):
+        return await _open_leased(
+            wanted,
+            parameters,
+            lease,
+            stop=stop,
+            is_streamed=is_streamed,
+            record=record,
+            serving=serving,
+        )
+
+
+async def _open_leased(
+    wanted: GenerateRequest,
+    parameters: GenerateParameters,
+    lease: AdapterLease | None,
+    *,
+    stop: tuple[str, ...],
+    is_streamed: bool,
+    record: RequestRecord,
+    serving: Serving,
+) -> LoraxCall:
     token_ids = await prompt_token_ids(wanted.inputs, parameters, serving=serving)
     max_tokens = resolve_max_new_tokens(
         parameters.max_new_tokens, input_length=len(token_ids), serving=serving
     )
     is_sampled = samples(parameters)
     seed = None if parameters.seed is None else parameters.seed % SEED_RANGE
+    num_sequences = parameters.best_of or 1
     seeds = sequence_seeds(seed, num_sequences=num_sequences)
     call_id = f"gen-{secrets.token_hex(16)}"
     requests = tuple(
@@ -81,14 +113,15 @@ async def open_call(
                 seed=sequence_seed,
                 num_logprobs=num_logprobs(parameters, is_streamed=is_streamed),
             ),
-            adapter=adapter.digest if adapter else None,
+            adapter=lease.digest if lease else None,
             arrival_s=record.arrival_s,
         )
         for index, sequence_seed in enumerate(seeds)
     )
-    name = adapter.name if adapter else None
+    # Both servers keep the stop sequence in the text that it ends.
+    job = Job(requests=requests, stop=stop, include_stop=True, lease=lease)
     record.model = serving.settings.served_model_name
-    record.adapter = name
+    record.adapter = job.adapter
     record.is_streamed = is_streamed
     record.num_sequences = num_sequences
     record.num_prompt_tokens = len(token_ids)
@@ -100,20 +133,23 @@ async def open_call(
         parameters=parameters,
         prompt_token_ids=token_ids,
         seeds=shown_seeds,
-        # Both servers keep the stop sequence in the text that it ends.
-        job=Job(requests=requests, stop=stop, include_stop=True, adapter=name),
+        job=job,
         record=record,
     )
 
 
-def choose_adapter(parameters: GenerateParameters, *, serving: Serving) -> AdapterInfo | None:
-    """Return the adapter of this call, None for the base.
+async def choose_adapter(
+    parameters: GenerateParameters, *, receive: Receive, serving: Serving
+) -> AdapterLease | None:
+    """Lease the adapter of this call; None is the base.
 
-    Nothing is fetched: an `adapter_source` other than `local` matters only for an adapter that is
-    not loaded, and is then refused by name. `api_token` is for fetching, too.
+    Where an adapter comes from is the operator's to say, not the request's: an `adapter_source`
+    other than `local` is let through where the server knows the adapter, and else refused by name.
     """
+    if parameters.api_token is not None:
+        raise unsupported("api_token")
     try:
-        return find_adapter(parameters.adapter_id, engine=serving.engine, settings=serving.settings)
+        return await find_adapter(parameters.adapter_id, receive=receive, serving=serving)
     except NotFoundError as exc:
         if parameters.adapter_source not in (None, "", "local"):
             raise unsupported("adapter_source") from exc

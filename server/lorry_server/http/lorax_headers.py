@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from lorry_server.http.adapter_choice import wait_headers
 from lorry_server.http.lorax_call import LoraxCall
 from lorry_server.http.serving import Serving
 
@@ -18,6 +19,7 @@ def start_headers(call: LoraxCall, *, serving: Serving) -> dict[str, str]:
     }
     if call.job.adapter is not None:
         headers |= {"x-adapter-id": call.job.adapter, "x-adapter-source": "local"}
+    headers |= wait_headers(call.job.lease)
     return {name: header_value(value) for name, value in headers.items()}
 
 

@@ -6,8 +6,6 @@ can be forged.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import secrets
 import time
@@ -19,8 +17,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorry_server.errors import RequestError
-from lorry_server.http.errors import WireError, error_response, wire_error
+from lorry_server.http.errors import error_response, wire_error
+from lorry_server.http.keys import UNAUTHORIZED, KeyRing
 from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.turnstile import Turnstile
 
 logger = structlog.get_logger(__name__)
 
@@ -35,12 +35,15 @@ class RequestLogMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         record = RequestRecord(request_id=request_id(Headers(scope=scope)))
+        if scope["path"] not in OPEN_PATHS:
+            await self._turnstile.go_through()
         status: int | None = None
 
         async def send_named(message: Message) -> None:
@@ -52,6 +55,7 @@ class RequestLogMiddleware:
 
         try:
             await self.app(record.put_in(scope), receive, send_named)
+            await self._turnstile.go_through()
         except Exception as exc:
             # The outermost frame of ours: the cause is for the log, the client gets our words.
             logger.exception("request failed", request_id=record.request_id)
@@ -110,38 +114,18 @@ class ApiKeyMiddleware:
 
     def __init__(self, app: ASGIApp, *, api_keys: Sequence[str]) -> None:
         self.app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+        self._keys = KeyRing(api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] == "http"
             and scope["path"] not in OPEN_PATHS
-            and not self._is_known(scope["headers"])
+            and not self._keys.opens_for(scope["headers"])
         ):
             response = error_response(UNAUTHORIZED, scope["path"])
             await response(scope, receive, send)
             return
         await self.app(scope, receive, send)
-
-    def _is_known(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        sent = [value for name, value in headers if name == b"authorization"]
-        if len(sent) != 1:
-            return False
-        scheme, _, key = sent[0].partition(b" ")
-        digest = hashlib.sha256(key).digest()
-        # All are compared, so that the time does not tell which was nearest.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
-
-
-UNAUTHORIZED = WireError(
-    status=401,
-    message="A valid API key is needed: Authorization: Bearer <key>.",
-    openai_type="invalid_request_error",
-    code="invalid_api_key",
-    lorax_type="authentication",
-    headers={"www-authenticate": "Bearer"},
-)
 
 
 class BodyLimitMiddleware:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lorry_server.http.adapter_choice import wait_headers
 from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import Answer, collect_answers, start_generation
 from lorry_server.http.json_response import json_response
@@ -28,6 +29,7 @@ async def answer_call(
 
     A client that leaves ends the generation, whichever it waits for.
     """
+    headers = wait_headers(call.job.lease)
     generation = start_generation(call.job, is_streamed=events is not None, serving=serving)
     if events is not None:
         return EventStreamResponse(
@@ -36,7 +38,8 @@ async def answer_call(
             error_event=openai_error_event,
             record=call.record,
             settings=serving.settings,
+            headers=headers,
         )
     async with generation:
         answers = await unless_disconnected(request.receive, collect_answers(generation))
-    return json_response(whole(answers))
+    return json_response(whole(answers), headers=headers)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from lorry.types.chat import ChatRequest
 from lorry.types.common import Timings, Usage
 from lorry.types.completions import CompletionRequest
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.engine.outputs import SequenceTimings
 from lorry_server.engine.request import Request as EngineRequest
 from lorry_server.errors import RequestError
-from lorry_server.http.adapter_choice import choose_adapter
 from lorry_server.http.answer_timings import answer_timings, usage
 from lorry_server.http.generation import Delta, Job
 from lorry_server.http.openai_sampling import sampling_params, sequence_seeds, stop_strings
@@ -70,6 +70,7 @@ def open_call(
     request: CompletionRequest | ChatRequest,
     prompts: Sequence[Prompt],
     *,
+    lease: AdapterLease | None,
     kind: str,
     num_sequences: int,
     max_tokens: int | None,
@@ -81,13 +82,10 @@ def open_call(
 ) -> OpenAICall:
     """Check what the two OpenAI routes have in common and make the engine's requests.
 
-    `kind` is the prefix of the answer's id. Without `max_tokens` a sequence may have
+    `lease` goes into the call; if this raises it is still its owner's. `kind` is the prefix of the answer's id. Without `max_tokens` a sequence may have
     `default_max_tokens`, or the rest of the context if that is None.
     """
     check_num_sequences(len(prompts), num_sequences, serving=serving)
-    adapter = choose_adapter(
-        request.model, request.adapter_id, engine=serving.engine, settings=serving.settings
-    )
     # Who names no limit gets as much as all sequences may have together, and no refusal.
     share = serving.settings.max_completion_tokens_per_request // (len(prompts) * num_sequences)
     default = share if default_max_tokens is None else min(default_max_tokens, share)
@@ -110,30 +108,30 @@ def open_call(
                 seed=seed,
                 logits_width=serving.engine.info.logits_width,
             ),
-            adapter=adapter.digest if adapter else None,
+            adapter=lease.digest if lease else None,
             arrival_s=record.arrival_s,
         )
         for place, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
         for choice, seed in enumerate(seeds)
     ]
-    name = adapter.name if adapter else None
+    job = Job(
+        requests=tuple(requests),
+        stop=stop_strings(request.stop),
+        include_stop=bool(request.include_stop_str_in_output),
+        lease=lease,
+    )
     record.model = serving.settings.served_model_name
-    record.adapter = name
+    record.adapter = job.adapter
     record.is_streamed = bool(request.stream)
     record.num_sequences = len(requests)
     record.num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     return OpenAICall(
         answer_id=answer_id,
         created=int(time.time()),
-        model=name or serving.settings.served_model_name,
+        model=job.adapter or serving.settings.served_model_name,
         prompts=list(prompts),
         num_sequences=num_sequences,
-        job=Job(
-            requests=tuple(requests),
-            stop=stop_strings(request.stop),
-            include_stop=bool(request.include_stop_str_in_output),
-            adapter=name,
-        ),
+        job=job,
         record=record,
     )
 

@@ -22,7 +22,9 @@ from lorry.types.chat import (
     ChatRequest,
 )
 from lorry.types.common import StreamOptions, Timings, Usage
+from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.errors import RequestError
+from lorry_server.http.adapter_choice import choose_adapter
 from lorry_server.http.generation import (
     Answer,
     Delta,
@@ -49,31 +51,38 @@ class ChatEndpoint:
     serving: Serving
 
     async def create(self, request: Request) -> Response:
-        record = RequestRecord.of(request)
+        serving = self.serving
         wanted = await parse_body(
             request,
             ChatRequest,
-            timeout_s=self.serving.settings.body_timeout_s,
+            timeout_s=serving.settings.body_timeout_s,
             prepare=take_chat_fields,
         )
-        call = await open_chat(wanted, record=record, serving=self.serving)
-        return await answer_call(
-            request,
-            call,
-            events=ChatEvents(wanted, call, serving=self.serving) if wanted.stream else None,
-            whole=lambda answers: chat_completion(wanted, call, answers, serving=self.serving),
-            serving=self.serving,
+        check_chat_fields(wanted)
+        lease = await choose_adapter(
+            wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
         )
+        with released_on_error(lease):
+            call = await open_chat(wanted, lease, record=RequestRecord.of(request), serving=serving)
+            return await answer_call(
+                request,
+                call,
+                events=ChatEvents(wanted, call, serving=serving) if wanted.stream else None,
+                whole=lambda answers: chat_completion(wanted, call, answers, serving=serving),
+                serving=serving,
+            )
 
 
-async def open_chat(wanted: ChatRequest, *, record: RequestRecord, serving: Serving) -> OpenAICall:
-    check_chat_fields(wanted)
+async def open_chat(
+    wanted: ChatRequest, lease: AdapterLease | None, *, record: RequestRecord, serving: Serving
+) -> OpenAICall:
     num_choices = wanted.n or 1
     check_num_sequences(1, num_choices, serving=serving)
     prompt = await chat_prompt(wanted, serving=serving)
     return open_call(
         wanted,
         [prompt],
+        lease=lease,
         kind="chatcmpl",
         num_sequences=num_choices,
         max_tokens=chat_max_tokens(wanted),

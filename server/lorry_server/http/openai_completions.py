@@ -15,7 +15,9 @@ from lorry.types.completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
+from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.errors import RequestError
+from lorry_server.http.adapter_choice import choose_adapter
 from lorry_server.http.generation import Answer, Delta
 from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, open_call
@@ -34,42 +36,61 @@ class CompletionsEndpoint:
     serving: Serving
 
     async def create(self, request: Request) -> Response:
-        record = RequestRecord.of(request)
+        serving = self.serving
         wanted = await parse_body(
             request,
             CompletionRequest,
-            timeout_s=self.serving.settings.body_timeout_s,
+            timeout_s=serving.settings.body_timeout_s,
             prepare=take_completion_fields,
         )
-        call = await open_completion(wanted, record=record, serving=self.serving)
-        return await answer_call(
-            request,
-            call,
-            events=CompletionEvents(wanted, call, serving=self.serving) if wanted.stream else None,
-            whole=lambda answers: completion(wanted, call, answers, serving=self.serving),
-            serving=self.serving,
+        check_completion_fields(wanted)
+        lease = await choose_adapter(
+            wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
         )
+        with released_on_error(lease):
+            call = await open_completion(
+                wanted, lease, record=RequestRecord.of(request), serving=serving
+            )
+            return await answer_call(
+                request,
+                call,
+                events=CompletionEvents(wanted, call, serving=serving) if wanted.stream else None,
+                whole=lambda answers: completion(wanted, call, answers, serving=serving),
+                serving=serving,
+            )
 
 
-async def open_completion(
-    wanted: CompletionRequest, *, record: RequestRecord, serving: Serving
-) -> OpenAICall:
-    num_choices = wanted.n or 1
-    best_of = num_choices if wanted.best_of is None else wanted.best_of
-    check_best_of(best_of, num_choices, is_streamed=bool(wanted.stream))
+def check_completion_fields(wanted: CompletionRequest) -> None:
+    check_best_of(num_sequences(wanted), num_choices=wanted.n or 1, is_streamed=bool(wanted.stream))
     if wanted.stream_options is not None and not wanted.stream:
         raise RequestError(
             "`stream_options` is only for `stream: true`",
             param="stream_options",
             code="invalid_value",
         )
+
+
+def num_sequences(wanted: CompletionRequest) -> int:
+    """How many are generated for each prompt."""
+    return (wanted.n or 1) if wanted.best_of is None else wanted.best_of
+
+
+async def open_completion(
+    wanted: CompletionRequest,
+    lease: AdapterLease | None,
+    *,
+    record: RequestRecord,
+    serving: Serving,
+) -> OpenAICall:
+    best_of = num_sequences(wanted)
     prompts = await completion_prompts(wanted.prompt, serving=serving)
     num_logprobs = wanted.logprobs
-    if num_logprobs is None and best_of > num_choices:
+    if num_logprobs is None and best_of > (wanted.n or 1):
         num_logprobs = 0  # to rank the sequences by
     return open_call(
         wanted,
         prompts,
+        lease=lease,
         kind="cmpl",
         num_sequences=best_of,
         max_tokens=wanted.max_tokens,

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lorry.types.models import AdapterDetails, ModelCard, ModelList
-from lorry_server.engine.client import AdapterInfo
+from lorry_server.adapters.info import AdapterInfo
 from lorry_server.http.adapter_choice import is_base_model, unknown_model
 from lorry_server.http.json_response import json_response
 from lorry_server.http.serving import Serving
@@ -22,14 +22,14 @@ class ModelsEndpoint:
 
     async def list(self, request: Request) -> Response:
         cards = [self._base_card()]
-        cards += [self._adapter_card(adapter) for adapter in self.serving.engine.adapters()]
+        cards += [self._adapter_card(adapter) for adapter in self.serving.library.list()]
         return json_response(ModelList(data=cards))
 
     async def retrieve(self, request: Request) -> Response:
         name = request.path_params["model"]
-        if is_base_model(name, engine=self.serving.engine, settings=self.serving.settings):
+        if is_base_model(name, serving=self.serving):
             return json_response(self._base_card())
-        adapter = self.serving.engine.find_adapter(name)
+        adapter = self.serving.library.find(name)
         if adapter is None:
             raise unknown_model(name, param="model")
         return json_response(self._adapter_card(adapter))
@@ -44,17 +44,21 @@ class ModelsEndpoint:
         )
 
     def _adapter_card(self, adapter: AdapterInfo) -> ModelCard:
+        """An adapter that no request has asked for yet may be known by its source alone."""
+        facts = adapter.facts
         return ModelCard(
             id=adapter.name,
             created=self.created,
-            root=adapter.path,
+            root=adapter.source,
             parent=self.serving.settings.served_model_name,
             max_model_len=self.serving.engine.info.max_model_len,
-            adapter=AdapterDetails(
-                rank=adapter.rank,
-                alpha=adapter.alpha,
-                target_modules=list(adapter.target_modules),
-                digest=adapter.digest,
-                num_bytes=adapter.num_bytes,
+            adapter=None
+            if facts is None
+            else AdapterDetails(
+                rank=facts.rank,
+                alpha=facts.alpha,
+                target_modules=list(facts.target_modules),
+                digest=facts.digest,
+                num_bytes=facts.num_bytes,
             ),
         )

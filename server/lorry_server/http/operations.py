@@ -9,6 +9,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lorry.types.adapters import (
+    AdapterCard,
+    AdapterList,
+    DeletedAdapter,
+    LoadLoraAdapter,
+    PutAdapter,
+    UnloadLoraAdapter,
+)
 from lorry.types.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from lorry.types.completions import Completion, CompletionRequest
 from lorry.types.lorax import (
@@ -20,12 +28,14 @@ from lorry.types.lorax import (
     TokenSpan,
 )
 from lorry.types.models import ModelCard, ModelList
+from lorry_server.http.adapters import AdaptersEndpoint
 from lorry_server.http.lorax import GenerateEndpoint
 from lorry_server.http.openai_chat import ChatEndpoint
 from lorry_server.http.openai_completions import CompletionsEndpoint
 from lorry_server.http.openai_models import ModelsEndpoint
 from lorry_server.http.serving import Serving
 from lorry_server.http.system import SystemEndpoint
+from lorry_server.http.vllm_adapters import VllmAdaptersEndpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +49,7 @@ class Operation:
     body: Any = None
     answer: Any = None
     events: Any = None
+    is_admin: bool = False  # changes what is served
 
     @property
     def path_parameters(self) -> list[str]:
@@ -46,7 +57,12 @@ class Operation:
 
 
 def all_operations(serving: Serving) -> list[Operation]:
-    return [*openai_operations(serving), *lorax_operations(serving), *system_operations(serving)]
+    return [
+        *openai_operations(serving),
+        *adapter_operations(serving),
+        *lorax_operations(serving),
+        *system_operations(serving),
+    ]
 
 
 def openai_operations(serving: Serving) -> list[Operation]:
@@ -87,6 +103,59 @@ def openai_operations(serving: Serving) -> list[Operation]:
             summary="Show the base model or one adapter.",
             endpoint=models.retrieve,
             answer=ModelCard,
+        ),
+    ]
+
+
+def adapter_operations(serving: Serving) -> list[Operation]:
+    adapters, vllm = AdaptersEndpoint(serving), VllmAdaptersEndpoint(serving)
+    return [
+        Operation(
+            method="GET",
+            path="/v1/adapters",
+            summary="List the adapters and where they are.",
+            endpoint=adapters.list,
+            answer=AdapterList,
+        ),
+        Operation(
+            method="GET",
+            path="/v1/adapters/{name:path}",
+            summary="Show one adapter, or with `name@digest` a version of it.",
+            endpoint=adapters.retrieve,
+            answer=AdapterCard,
+        ),
+        Operation(
+            method="PUT",
+            path="/v1/adapters/{name:path}",
+            summary="Load an adapter, in place of what has the name.",
+            endpoint=adapters.put,
+            body=PutAdapter,
+            answer=AdapterCard,
+            is_admin=True,
+        ),
+        Operation(
+            method="DELETE",
+            path="/v1/adapters/{name:path}",
+            summary="Unload an adapter; running requests finish.",
+            endpoint=adapters.delete,
+            answer=DeletedAdapter,
+            is_admin=True,
+        ),
+        Operation(
+            method="POST",
+            path="/v1/load_lora_adapter",
+            summary="As vLLM: load an adapter; answers with plain text.",
+            endpoint=vllm.load,
+            body=LoadLoraAdapter,
+            is_admin=True,
+        ),
+        Operation(
+            method="POST",
+            path="/v1/unload_lora_adapter",
+            summary="As vLLM: unload an adapter; answers with plain text.",
+            endpoint=vllm.unload,
+            body=UnloadLoraAdapter,
+            is_admin=True,
         ),
     ]
 

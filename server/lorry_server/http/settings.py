@@ -11,13 +11,15 @@ MIB = 1024 * 1024
 class HttpSettings:
     """Names and limits; every one is checked before a request reaches the engine.
 
-    Without `api_keys` every route is open: whoever builds this decides that knowingly.
+    Without `api_keys` every route is open: whoever builds this decides that knowingly. With
+    `admin_keys` only they open the routes that change adapters; they open everything else too.
     """
 
     served_model_name: str
     # what TGI's clients and huggingface_hub call any model that they know by its address
     model_aliases: tuple[str, ...] = ("tgi", "dummy")
     api_keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
     max_body_bytes: int = 2 * MIB
     max_headers: int = 100
     body_timeout_s: float = 30.0
@@ -36,8 +38,8 @@ class HttpSettings:
     def __post_init__(self) -> None:
         if not self.served_model_name:
             raise ValueError("served_model_name must not be empty")
-        if any(not key for key in self.api_keys):
-            raise ValueError("api_keys must not contain an empty key")
+        if any(not key for key in (*self.api_keys, *self.admin_keys)):
+            raise ValueError("api_keys and admin_keys must not contain an empty key")
         for name in ("max_body_bytes", "max_headers", "max_best_of", "max_stop_sequences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -12,14 +12,14 @@ segment.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lorry_server.kernels.lora import TokenSegment
 from lorry_server.layers.linear import LinearSlice
-from lorry_server.lora.adapter import LoraWeights
+from lorry_server.lora.matching import MatchedSlice
 from lorry_server.quantization.int8 import Int8Weight
 
 
@@ -31,6 +31,10 @@ class Int8Update:
     a: Int8Weight
     b: Int8Weight
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(buffer.nbytes for weight in (self.a, self.b) for buffer in weight.buffers())
+
     def add_(self, y_TO: Tensor, x_TI: Tensor, tokens_P: Tensor | None) -> None:
         """Add to `y_TO`, the whole fused output, in place; None means every token."""
         y_slice = y_TO[:, self.part.start : self.part.stop]
@@ -39,34 +43,25 @@ class Int8Update:
         else:
             y_slice.index_add_(0, tokens_P, self._of(x_TI.index_select(0, tokens_P)))
 
+    def to(self, device: torch.device) -> Int8Update:
+        """The same on `device`."""
+        if self.a.scale_O.device == device:
+            return self
+        return Int8Update(self.part, deepcopy(self.a).to(device), deepcopy(self.b).to(device))
+
     def _of(self, x_PI: Tensor) -> Tensor:
         return self.b.matmul(self.a.matmul(x_PI))
 
 
-class Int8Updates:
-    """The updates of one quantized linear; `by_start` has them by their adapter's first pool row.
+def int8_update(matched: MatchedSlice) -> Int8Update:
+    """Quantize one slice's update, in host memory."""
+    weights = matched.weights
+    return Int8Update(matched.part, _quantized(weights.a_RI), _quantized(weights.b_OR))
 
-    An adapter has one for each slice that it targets, in the order of the slices, and there
-    exactly the rank that it has there.
-    """
 
-    def __init__(self, *, device: torch.device) -> None:
-        self.by_start: dict[int, tuple[Int8Update, ...]] = {}
-        self._device = device
-
-    def write(self, part: LinearSlice, weights: LoraWeights, *, start: int) -> None:
-        update = Int8Update(part, self._quantized(weights.a_RI), self._quantized(weights.b_OR))
-        updates = (*self.by_start.get(start, ()), update)
-        self.by_start[start] = tuple(sorted(updates, key=lambda update: update.part.start))
-
-    def add_(self, y_TO: Tensor, x_TI: Tensor, segments: tuple[TokenSegment, ...]) -> None:
-        for segment in segments:
-            for update in self.by_start.get(segment.start, ()):
-                update.add_(y_TO, x_TI, segment.tokens_P)
-
-    def _quantized(self, w_OI: Tensor) -> Int8Weight:
-        weight = Int8Weight(
-            len(w_OI), in_features=w_OI.shape[1], dtype=torch.float32, device=self._device
-        )
-        weight.load_rows_(0, w_OI)
-        return weight
+def _quantized(w_OI: Tensor) -> Int8Weight:
+    weight = Int8Weight(
+        len(w_OI), in_features=w_OI.shape[1], dtype=torch.float32, device=w_OI.device
+    )
+    weight.load_rows_(0, w_OI)
+    return weight

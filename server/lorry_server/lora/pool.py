@@ -1,10 +1,10 @@
-"""`AdapterPool`: all resident adapters, and the seam into the model's layers.
+"""`AdapterPool`: the adapters of the reference runner, and the seam into the model's layers.
 
-On float weights they are rank rows of float pools, on quantized ones int8 of each adapter's own
-size. A row range names an adapter in either.
+On float weights they are floats, on quantized ones int8; each adapter has tensors of exactly its
+own ranks, slices and linears. They are prepared in host memory (page-locked, where the device is a
+GPU), and are on the device while they are attached.
 
-Shape legend: R rank rows of the pool, S slices of a fused projection, I input and O output
-features, T tokens of the step, N logits rows.
+Shape legend: I input and O output features, T tokens of the step.
 """
 
 from __future__ import annotations
@@ -15,144 +15,96 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorry_server.errors import AdapterError
-from lorry_server.kernels.lora import TokenSegment, lora_add_
-from lorry_server.layers.linear import Linear, LinearSlice
-from lorry_server.lora.adapter import Adapter, LoraWeights
-from lorry_server.lora.int8_updates import Int8Updates
-from lorry_server.lora.slots import RowRange
+from lorry_server.kernels.lora import TokenSegment
+from lorry_server.layers.linear import Linear
+from lorry_server.lora.adapter import Adapter
+from lorry_server.lora.float_updates import FloatUpdate, float_update
+from lorry_server.lora.int8_updates import Int8Update, int8_update
+from lorry_server.lora.matching import AdapterMatcher, MatchedSlice
+from lorry_server.lora.prepared import PreparedAdapter
+
+Update = FloatUpdate | Int8Update
 
 
 class AdapterRouting:
-    """Which tokens of the step use which rows: one owner writes it, every layer reads it."""
+    """Which tokens of the step use which slot: one owner writes it, every layer reads it."""
 
     def __init__(self) -> None:
         self.segments: tuple[TokenSegment, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FloatUpdate:
-    """One adapter's update of one slice: views of its rows, the scaling folded into `b_RO`."""
+class LinearSlots:
+    """What is attached to a linear as its `adapters`: their updates of it, by slot.
 
-    part: LinearSlice
-    a_RI: Tensor
-    b_RO: Tensor
-
-    @property
-    def rank(self) -> int:
-        return self.a_RI.shape[0]
-
-
-class FloatRows:
-    """The rank rows of one linear that is not quantized, for all adapters.
-
-    `by_start` has the updates of each adapter that targets it by the adapter's first row.
+    An adapter has one for each slice that it targets, in the order of the slices.
     """
 
-    def __init__(
-        self,
-        linear: Linear,
-        *,
-        num_rows: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        num_slices = len(linear.slices)
-        shape_a = (num_rows, num_slices, linear.in_features)
-        shape_b = (num_rows, num_slices, linear.out_features)
-        self._a_RSI = torch.zeros(shape_a, dtype=dtype, device=device)
-        self._b_RSO = torch.zeros(shape_b, dtype=dtype, device=device)
-        self._slice_indices = {part.name: index for index, part in enumerate(linear.slices)}
-        self.by_start: dict[int, tuple[FloatUpdate, ...]] = {}
-
-    def write(self, part: LinearSlice, weights: LoraWeights, *, start: int) -> None:
-        index = self._slice_indices[part.name]
-        rows = slice(start, start + weights.rank)
-        a_RI = self._a_RSI[rows, index]
-        b_RO = self._b_RSO[rows, index, part.start : part.stop]
-        a_RI.copy_(weights.a_RI)
-        b_RO.copy_(weights.b_OR.T)
-        self.by_start[start] = (*self.by_start.get(start, ()), FloatUpdate(part, a_RI, b_RO))
-
-    def add_(self, y_TO: Tensor, x_TI: Tensor, segments: tuple[TokenSegment, ...]) -> None:
-        mine = [segment for segment in segments if segment.start in self.by_start]
-        if mine:
-            lora_add_(y_TO, x_TI, self._a_RSI, self._b_RSO, mine)
-
-
-class ResidentAdapters:
-    """What is attached to a linear as its `adapters`: it knows the step's routing."""
-
-    def __init__(self, updates: FloatRows | Int8Updates, routing: AdapterRouting) -> None:
-        self.updates = updates
+    def __init__(self, routing: AdapterRouting) -> None:
+        self.by_slot: dict[int, tuple[Update, ...]] = {}
         self._routing = routing
 
     def add_(self, y_TO: Tensor, x_TI: Tensor) -> None:
         """Add each token's adapter update to `y_TO`; tokens without one are left alone."""
-        self.updates.add_(y_TO, x_TI, self._routing.segments)
+        if not self.by_slot:
+            return
+        for segment in self._routing.segments:
+            for update in self.by_slot.get(segment.slot, ()):
+                update.add_(y_TO, x_TI, segment.tokens_P)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedUpdates:
+    """The `contents` of a `PreparedAdapter` of this pool: updates by the linear's name."""
+
+    by_linear: Mapping[str, tuple[Update, ...]]
 
 
 class AdapterPool:
-    """The adapters on the device, for every linear layer that some adapter has targeted.
-
-    `updates` has them by the linear's name.
-    """
+    """`DeviceAdapters` for torch. `slots` has every linear's, by its name."""
 
     def __init__(
-        self,
-        linears: Iterable[Linear],
-        *,
-        num_rows: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, linears: Iterable[Linear], *, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.routing = AdapterRouting()
-        self._num_rows = num_rows
+        self.slots: dict[str, LinearSlots] = {}
         self._dtype = dtype
         self._device = device
-        self._slices: dict[str, tuple[Linear, LinearSlice]] = {
-            part.name: (linear, part) for linear in linears for part in linear.slices
+        self._is_quantized: dict[str, bool] = {}
+        linears = tuple(linears)
+        self._matcher = AdapterMatcher(linears)
+        for linear in linears:
+            self.slots[linear.name] = linear.adapters = LinearSlots(self.routing)
+            self._is_quantized[linear.name] = linear.weight.is_quantized
+
+    def prepare(self, adapter: Adapter) -> PreparedAdapter:
+        """See `DeviceAdapters.prepare`."""
+        matched = self._matcher.match(adapter)
+        by_linear = {
+            name: tuple(self._prepared(name, one) for one in slices)
+            for name, slices in matched.by_linear.items()
         }
-        self.updates: dict[str, FloatRows | Int8Updates] = {}
+        return PreparedAdapter(
+            digest=adapter.digest,
+            num_bytes=sum(update.num_bytes for of in by_linear.values() for update in of),
+            unmatched=matched.unmatched,
+            contents=PreparedUpdates(by_linear),
+        )
 
-    def load(self, modules: Mapping[str, LoraWeights], rows: RowRange) -> None:
-        """Write the matched `modules` of an adapter into its rows."""
-        for module, weights in modules.items():
-            linear, part = self._slices[module]
-            self._updates_of(linear).write(part, weights, start=rows.start)
+    def attach(self, slot: int, prepared: PreparedAdapter) -> None:
+        """See `DeviceAdapters.attach`. On a GPU the copies are queued before the next step."""
+        contents = prepared.contents
+        assert isinstance(contents, PreparedUpdates)
+        for name, updates in contents.by_linear.items():
+            by_slot = self.slots[name].by_slot
+            assert slot not in by_slot
+            by_slot[slot] = tuple(update.to(self._device) for update in updates)
 
-    def match(self, adapter: Adapter) -> tuple[dict[str, LoraWeights], tuple[str, ...]]:
-        """Split an adapter into the modules that this model has and the names of the others.
+    def detach(self, slot: int) -> None:
+        """See `DeviceAdapters.detach`."""
+        for slots in self.slots.values():
+            slots.by_slot.pop(slot, None)
 
-        Raises AdapterError when a matching module has the wrong shape, or none matches.
-        """
-        matched = {name: w for name, w in adapter.modules.items() if name in self._slices}
-        unmatched = tuple(name for name in adapter.modules if name not in self._slices)
-        if not matched:
-            shown = ", ".join(repr(name) for name in unmatched[:3])
-            raise AdapterError(
-                f"adapter {str(adapter.path)!r} was made for another model: none of its "
-                f"{len(unmatched)} modules is a layer of this one (it has {shown}, ...)"
-            )
-        for name, weights in matched.items():
-            linear, part = self._slices[name]
-            wanted = (part.stop - part.start, linear.in_features)
-            given = (weights.b_OR.shape[0], weights.a_RI.shape[1])
-            if wanted != given:
-                raise AdapterError(
-                    f"adapter {str(adapter.path)!r}: {name!r} is for a layer of shape "
-                    f"{given[0]} x {given[1]}, the model's is {wanted[0]} x {wanted[1]}"
-                )
-        return matched, unmatched
-
-    def _updates_of(self, linear: Linear) -> FloatRows | Int8Updates:
-        if linear.name not in self.updates:
-            updates = self._new(linear)
-            self.updates[linear.name] = updates
-            linear.adapters = ResidentAdapters(updates, self.routing)
-        return self.updates[linear.name]
-
-    def _new(self, linear: Linear) -> FloatRows | Int8Updates:
-        if linear.weight.is_quantized:
-            return Int8Updates(device=self._device)
-        return FloatRows(linear, num_rows=self._num_rows, dtype=self._dtype, device=self._device)
+    def _prepared(self, linear: str, matched: MatchedSlice) -> Update:
+        if self._is_quantized[linear]:
+            return int8_update(matched)
+        return float_update(matched, dtype=self._dtype, is_pinned=self._device.type == "cuda")

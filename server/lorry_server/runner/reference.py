@@ -21,7 +21,7 @@ from lorry_server.engine.plan import (
 )
 from lorry_server.kernels.lora import TokenSegment
 from lorry_server.kernels.paged_attention import QueryGroup, group_queries
-from lorry_server.lora.pool import AdapterRouting
+from lorry_server.lora.pool import AdapterPool
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.runner.kv_cache import KVCache
 from lorry_server.runner.sampler import sample
@@ -61,7 +61,7 @@ class StepAttention:
 
 
 class ReferenceRunner:
-    """Runs plans on `model` with `cache`; `routing` is what the model's adapter pools read.
+    """Runs plans on `model` with `cache`; `adapters` is the pool of the model's linears.
 
     On a CPU, steps of many tokens use `num_threads`; smaller ones leave one of them to the event
     loop. torch's threads meet after every operation, and a decode step has two thousand short
@@ -72,14 +72,15 @@ class ReferenceRunner:
         self,
         model: CausalModel,
         cache: KVCache,
-        routing: AdapterRouting,
+        adapters: AdapterPool,
         *,
         device: torch.device,
         num_threads: int = 1,
     ) -> None:
         self._model = model
         self._cache = cache
-        self._routing = routing
+        self.adapters = adapters
+        self._routing = adapters.routing
         self._device = device
         self._num_threads = num_threads
 
@@ -119,7 +120,7 @@ class ReferenceRunner:
     def _segments(self, segments: AdapterSegments, *, num_tokens: int) -> tuple[TokenSegment, ...]:
         starts = segments.starts_G1
         converted = []
-        for index in range(len(segments.rows_G)):
+        for index in range(len(segments.slots_G)):
             tokens_P = segments.tokens_P[starts[index] : starts[index + 1]]
             if len(tokens_P) == 0:
                 continue
@@ -127,8 +128,7 @@ class ReferenceRunner:
             converted.append(
                 TokenSegment(
                     tokens_P=None if covers_all else self._tensor(tokens_P),
-                    start=int(segments.rows_G[index]),
-                    rank=int(segments.ranks_G[index]),
+                    slot=int(segments.slots_G[index]),
                 )
             )
         return tuple(converted)
@@ -142,19 +142,18 @@ def _segments_of_rows(
 ) -> AdapterSegments:
     """The same segments over logits rows instead of tokens."""
     segment_of_token = np.full(num_tokens, -1, np.int32)
-    for index in range(len(segments.rows_G)):
+    for index in range(len(segments.slots_G)):
         tokens = segments.tokens_P[segments.starts_G1[index] : segments.starts_G1[index + 1]]
         segment_of_token[tokens] = index
     segment_of_row = segment_of_token[rows_N]
     runs = [
         np.flatnonzero(segment_of_row == index).astype(np.int32)
-        for index in range(len(segments.rows_G))
+        for index in range(len(segments.slots_G))
     ]
     starts_G1 = np.zeros(len(runs) + 1, np.int32)
     np.cumsum([len(run) for run in runs], out=starts_G1[1:])
     return AdapterSegments(
         tokens_P=np.concatenate(runs) if runs else np.zeros(0, np.int32),
         starts_G1=starts_G1,
-        rows_G=segments.rows_G,
-        ranks_G=segments.ranks_G,
+        slots_G=segments.slots_G,
     )

@@ -18,8 +18,8 @@ from lorry_server.kernels.lora import TokenSegment
 from lorry_server.layers.linear import Linear
 from lorry_server.lora.adapter import LoraWeights
 from lorry_server.lora.pool import AdapterPool
-from lorry_server.lora.slots import RowRange
 from lorry_server.runner.compiled.adapter_table import AdapterTable
+from lorry_server.runner.compiled.int8_packer import Int8Packer
 from lorry_server.runner.compiled.records import Field
 from tests.support.kernel_product import (
     pack,
@@ -36,6 +36,7 @@ from tests.support.kernel_tape import (
     read_floats,
     same_bits,
 )
+from tests.support.made_adapters import made_adapter
 
 pytestmark = needs_kernels
 SIZES = [70, 33, 64]  # of the modules that are fused
@@ -58,14 +59,15 @@ class Adapted:
         self, adapters: Sequence[Mapping[str, int]], *, scheme: str = "int8", max_rows: int = 64
     ) -> None:
         self.linear: Linear = random_linear(IN_FEATURES, SIZES, scheme=scheme, bias=True)
-        self.pool = AdapterPool(
-            [self.linear],
-            num_rows=64 * len(adapters),
-            dtype=torch.float32,
-            device=torch.device("cpu"),
+        self.pool = AdapterPool([self.linear], dtype=torch.float32, device=torch.device("cpu"))
+        self.tape = KernelTape(max_rows=max_rows)
+        self.table = AdapterTable(
+            [self.linear], Int8Packer(), self.tape.arena, max_rows=max_rows, max_slots=len(adapters)
         )
+        self.packed = pack(self.linear, self.tape.arena)
+        self.lora = self.table.fields(self.packed)
         generator = torch.Generator().manual_seed(1)
-        for index, ranks in enumerate(adapters):
+        for slot, ranks in enumerate(adapters):
             modules = {
                 name: LoraWeights(
                     a_RI=torch.randn(rank, IN_FEATURES, generator=generator),
@@ -73,14 +75,14 @@ class Adapted:
                 )
                 for name, rank in ranks.items()
             }
-            self.pool.load(modules, RowRange(64 * index, 64))
-        self.tape = KernelTape(max_rows=max_rows)
-        self.table = AdapterTable(self.pool, self.tape.arena, max_rows=max_rows)
+            adapter = made_adapter(modules)
+            self.pool.attach(slot, self.pool.prepare(adapter))
+            self.table.attach(slot, self.table.prepare(adapter))
 
     def expected(self, x_NI: Tensor, rows_of: Mapping[int, list[int]]) -> Tensor:
         """The reference's product; `rows_of` has the rows of each adapter."""
         self.pool.routing.segments = tuple(
-            TokenSegment(torch.tensor(rows), start=64 * adapter, rank=64)
+            TokenSegment(torch.tensor(rows), slot=adapter)
             for adapter, rows in rows_of.items()
             if rows
         )
@@ -97,12 +99,11 @@ class Adapted:
         num_threads: int = 2,
     ) -> Tensor:
         """The product over tokens; over `logits_rows`, whose inputs `x_NI` are, if given."""
-        tape, num_rows = self.tape, len(x_NI)
-        packed = pack(self.linear, tape.arena)
+        tape, packed, lora = self.tape, self.packed, self.lora
+        num_rows = len(x_NI)
         over = t.TOKENS if logits_rows is None else t.LOGITS_ROWS
         rows = tape.quantized(x_NI, rows=over)
         y = results_of(packed, tape, num_rows)
-        lora = self.table.fields(packed)
         tape.add(t.SHRINK, rows.as_input() | lora, rows=over)
         target: dict[int, Field] = {t.MODE: t.STORE, t.Y: y.values, t.LD_Y: y.stride}
         tape.add(t.MATMUL, product_fields(packed, rows) | lora | target, rows=over)
@@ -110,7 +111,7 @@ class Adapted:
         tape.compute(
             plan_of_rows(num_tokens),
             rows=logits_rows or (),
-            adapters=self.table.numbers(segments_of(tokens_of), num_tokens),
+            adapters=self.table.slots_of_tokens(segments_of(tokens_of), num_tokens),
             num_threads=num_threads,
         )
         return unpadded(packed, read_floats(y, num_rows))
@@ -122,8 +123,7 @@ def segments_of(tokens_of: Mapping[int, list[int]]) -> AdapterSegments:
     return AdapterSegments(
         tokens_P=np.array([token for tokens in tokens_of.values() for token in tokens], np.int32),
         starts_G1=np.cumsum([0, *lengths]).astype(np.int32),
-        rows_G=np.array([64 * adapter for adapter in tokens_of], np.int32),
-        ranks_G=np.full(len(tokens_of), 64, np.int32),
+        slots_G=np.array(list(tokens_of), np.int32),
     )
 
 
@@ -193,7 +193,7 @@ def test_segments_without_tokens_change_nothing() -> None:
 def test_a_step_without_segments_has_no_adapters() -> None:
     adapted = Adapted(UNLIKE)
 
-    assert adapted.table.numbers(segments_of({}), 5) is None
+    assert adapted.table.slots_of_tokens(segments_of({}), 5) is None
 
 
 def test_a_module_that_an_adapter_misses_is_the_base() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from lorry_server.adapters.watch import AdapterWatch
 from lorry_server.adapters.watched_folders import PATIENCE
 from lorry_server.finetune.whole_folder import replaced_whole
-from tests.support.fake_library import FakeLibrary
+from tests.support.noting_library import NotingLibrary
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -30,12 +30,12 @@ def write_folder(folder: Path, *, value: float = 1.0, num_bytes: int | None = No
 
 
 @pytest.fixture
-def library() -> FakeLibrary:
-    return FakeLibrary()
+def library() -> NotingLibrary:
+    return NotingLibrary()
 
 
 @pytest.fixture
-def watch(library: FakeLibrary, tmp_path: Path) -> AdapterWatch:
+def watch(library: NotingLibrary, tmp_path: Path) -> AdapterWatch:
     return AdapterWatch(library, [tmp_path / "first", tmp_path / "second"])
 
 
@@ -46,7 +46,7 @@ async def poll(watch: AdapterWatch, times: int = 1) -> None:
 
 
 async def test_folder_is_served_when_two_polls_found_it_the_same(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     await poll(watch)  # the directory itself may come later
     folder = write_folder(tmp_path / "first" / "y.step-200")
@@ -60,7 +60,7 @@ async def test_folder_is_served_when_two_polls_found_it_the_same(
 
 
 async def test_half_written_weights_are_served_only_when_they_are_whole(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     write_folder(tmp_path / "first" / "y", num_bytes=50)
     with structlog.testing.capture_logs() as logs:
@@ -77,7 +77,7 @@ async def test_half_written_weights_are_served_only_when_they_are_whole(
 
 
 async def test_file_that_grows_at_every_poll_is_not_served(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     for num_bytes in range(20, 90, 2):
         write_folder(tmp_path / "first" / "y", num_bytes=num_bytes)
@@ -87,7 +87,7 @@ async def test_file_that_grows_at_every_poll_is_not_served(
 
 
 async def test_copy_that_stalls_is_given_to_the_library_once_which_says_what_is_wrong(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     library.broken.add("y")
     write_folder(tmp_path / "first" / "y", num_bytes=50)
@@ -104,7 +104,7 @@ async def test_copy_that_stalls_is_given_to_the_library_once_which_says_what_is_
 
 
 async def test_changed_folder_replaces_what_was_served(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "first" / "y")
     await poll(watch, times=2)
@@ -118,7 +118,7 @@ async def test_changed_folder_replaces_what_was_served(
 
 
 async def test_changed_card_alone_loads_again(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "first" / "y")
     await poll(watch, times=2)
@@ -130,7 +130,7 @@ async def test_changed_card_alone_loads_again(
 
 
 async def test_broken_adapter_is_tried_and_logged_once_until_it_changes(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     library.broken.add("y")
     write_folder(tmp_path / "first" / "y")
@@ -138,6 +138,7 @@ async def test_broken_adapter_is_tried_and_logged_once_until_it_changes(
         await poll(watch, times=6)
     assert library.calls == [("load", "y")]
     assert [log["reason"] for log in logs] == ["y is broken"]
+    assert library.find("y") is not None  # listed, so that its card can say why
 
     library.broken.clear()
     write_folder(tmp_path / "first" / "y", value=3.0)
@@ -147,7 +148,7 @@ async def test_broken_adapter_is_tried_and_logged_once_until_it_changes(
 
 
 async def test_removed_folder_is_unloaded_when_two_polls_missed_it(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "first" / "y")
     await poll(watch, times=2)
@@ -164,7 +165,7 @@ async def test_removed_folder_is_unloaded_when_two_polls_missed_it(
 
 
 async def test_folder_missing_for_one_poll_is_not_loaded_again(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "first" / "y")
     await poll(watch, times=2)
@@ -178,7 +179,7 @@ async def test_folder_missing_for_one_poll_is_not_loaded_again(
 
 
 async def test_name_that_something_else_has_is_left_alone(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     library.served["y"] = "the operator's own"
     folder = write_folder(tmp_path / "first" / "y")
@@ -194,7 +195,7 @@ async def test_name_that_something_else_has_is_left_alone(
 
 
 async def test_first_directory_counts_where_two_have_a_name(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     first = write_folder(tmp_path / "first" / "y")
     second = write_folder(tmp_path / "second" / "y", value=2.0)
@@ -209,7 +210,7 @@ async def test_first_directory_counts_where_two_have_a_name(
 
 @pytest.mark.parametrize("name", [".hidden", "with space", "y@step-200", "-y"])
 async def test_folder_whose_name_cannot_be_an_adapters_is_not_served(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path, name: str
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path, name: str
 ) -> None:
     write_folder(tmp_path / "first" / name)
 
@@ -218,29 +219,39 @@ async def test_folder_whose_name_cannot_be_an_adapters_is_not_served(
     assert library.calls == []
 
 
-@pytest.mark.parametrize("linked", ["y", f"y/{WEIGHTS}"])
-async def test_links_that_lead_out_of_the_directory_are_not_followed(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path, linked: str
+@pytest.mark.parametrize("linked", ["y", f"y/{WEIGHTS}", f"y/{CONFIG}"])
+async def test_links_are_not_followed_and_that_is_logged_once(
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path, linked: str
 ) -> None:
     outside = write_folder(tmp_path / "outside" / "y")
     if linked == "y":
         (tmp_path / "first").mkdir()
-        (tmp_path / "first" / "y").symlink_to(outside)
     else:
-        folder = write_folder(tmp_path / "first" / "y")
-        (folder / WEIGHTS).unlink()
-        (folder / WEIGHTS).symlink_to(outside / WEIGHTS)
+        write_folder(tmp_path / "first" / "y")
+        (tmp_path / "first" / linked).unlink()
+    (tmp_path / "first" / linked).symlink_to(outside.parent / linked)
 
     with structlog.testing.capture_logs() as logs:
-        await poll(watch, times=3)
+        await poll(watch, times=2 * PATIENCE)
 
     assert library.calls == []
     assert len(logs) == 1
-    assert "a link that leads out" in logs[0]["reason"]
+    assert "is a symbolic link" in logs[0]["reason"]
+
+
+async def test_watched_directory_may_be_a_link_itself(
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "elsewhere" / "y")
+    (tmp_path / "first").symlink_to(folder.parent)
+
+    await poll(watch, times=2)
+
+    assert library.served == {"y": str(folder)}
 
 
 async def test_slow_load_holds_up_no_other_and_a_change_meanwhile_follows_it(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     library.gates["slow"] = asyncio.Event()
     slow = write_folder(tmp_path / "first" / "slow")
@@ -263,7 +274,7 @@ async def test_slow_load_holds_up_no_other_and_a_change_meanwhile_follows_it(
 
 
 async def test_running_watch_serves_what_comes_and_ends_when_it_is_cancelled(
-    library: FakeLibrary, tmp_path: Path
+    library: NotingLibrary, tmp_path: Path
 ) -> None:
     watch = AdapterWatch(library, [tmp_path], poll_s=0.005)
     running = asyncio.create_task(watch.run())
@@ -279,7 +290,7 @@ async def test_running_watch_serves_what_comes_and_ends_when_it_is_cancelled(
 
 
 async def test_pipe_in_place_of_weights_stalls_nothing(
-    watch: AdapterWatch, library: FakeLibrary, tmp_path: Path
+    watch: AdapterWatch, library: NotingLibrary, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "first" / "pipe")
     (folder / WEIGHTS).unlink()

@@ -36,42 +36,29 @@ def test_weights_are_whole_only_with_their_last_byte(folder: Path) -> None:
         assert why_not_whole(folder) is not None, num_bytes
 
     (folder / WEIGHTS).write_bytes(whole + b"\0")
-    assert why_not_whole(folder) == f"{WEIGHTS} has {len(whole) + 1} of {len(whole)} bytes"
+    reason = why_not_whole(folder)
+    assert reason is not None
+    assert "1 bytes more than its tensors take" in reason
 
 
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [
-        (b"", f"{WEIGHTS} has only 0 bytes"),
-        ((10**12).to_bytes(8, "little"), f"{WEIGHTS} claims a header of {10**12} bytes"),
-        ((50).to_bytes(8, "little") + b"{}", f"{WEIGHTS} ends within its header"),
-        ((2).to_bytes(8, "little") + b"[]", f"the header of {WEIGHTS} is not one of safetensors"),
-        ((2).to_bytes(8, "little") + b"{]", f"the header of {WEIGHTS} is not one of safetensors"),
-        (
-            (8).to_bytes(8, "little") + b'{"a": 1}',
-            f"the header of {WEIGHTS} is not one of safetensors",
-        ),
-    ],
-)
-def test_header_that_is_none_is_named(folder: Path, contents: bytes, reason: str) -> None:
-    (folder / WEIGHTS).write_bytes(contents)
-
-    assert why_not_whole(folder) == reason
-
-
-@pytest.mark.parametrize(
-    ("contents", "reason"),
-    [
-        (b'{"peft_type": "LO', f"{CONFIG} is not whole JSON"),
-        (b"\xff", f"{CONFIG} is not whole JSON"),
-        (b"[]", f"{CONFIG} holds no JSON object"),
-        (b" " * (1 << 21), f"{CONFIG} is larger than {1 << 20} bytes"),
+        (b'{"peft_type": "LO', "is not whole JSON"),
+        (b"\xff", "is not whole JSON"),
+        (b"[" * 10_000, "is not whole JSON"),
+        (b"[]", "holds no JSON object"),
+        (b" " * (1 << 21), f"has {1 << 21} bytes; {1 << 20} are allowed"),
     ],
 )
 def test_config_that_is_not_whole_is_named(folder: Path, contents: bytes, reason: str) -> None:
     (folder / CONFIG).write_bytes(contents)
 
-    assert why_not_whole(folder) == reason
+    told = why_not_whole(folder)
+
+    assert told is not None
+    assert CONFIG in told
+    assert reason in told
 
 
 def test_missing_files_are_named_and_a_pickle_is_left_to_its_reader(folder: Path) -> None:
@@ -80,18 +67,27 @@ def test_missing_files_are_named_and_a_pickle_is_left_to_its_reader(folder: Path
     (folder / "adapter_model.bin").write_bytes(b"pickle")
     assert why_not_whole(folder) is None
     (folder / CONFIG).unlink()
-    assert why_not_whole(folder) == f"{CONFIG} is not there"
+    assert "is not there" in str(why_not_whole(folder))
 
 
-def test_pipe_is_never_opened(folder: Path) -> None:
-    (folder / WEIGHTS).unlink()
-    os.mkfifo(folder / WEIGHTS)
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_pipe_is_never_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
 
-    assert why_not_whole(folder) == f"{WEIGHTS} is not there"
-    assert stamps_of(folder)[1] is None
+    assert "is a named pipe, not a regular file" in str(why_not_whole(folder))
+    assert stamps_of(folder).count(None) == 3  # with the card and the pickle
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "lorry.json"])
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_link_in_place_of_a_file_is_not_followed(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+
+    assert "is a symbolic link, not a regular file" in str(why_not_whole(folder))
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "lorry.json", "adapter_model.bin"])
 def test_every_file_of_an_adapter_changes_its_stamps(folder: Path, name: str) -> None:
     before = stamps_of(folder)
     assert stamps_of(folder) == before

@@ -17,6 +17,18 @@ def test_allocated_blocks_are_distinct_and_come_back_on_release() -> None:
     pool.check_integrity()
 
 
+def test_memory_that_was_never_needed_stays_untouched() -> None:
+    pool = BlockPool(100)
+    touched: set[int] = set()
+
+    for _ in range(50):
+        blocks = pool.allocate(3)
+        touched.update(blocks)
+        pool.release(blocks)
+
+    assert len(touched) == 3
+
+
 def test_a_released_block_with_known_content_is_found_again() -> None:
     pool = BlockPool(4)
     blocks = pool.allocate(2)

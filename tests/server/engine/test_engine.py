@@ -119,7 +119,7 @@ def test_a_prefix_computed_under_one_adapter_is_never_used_under_another() -> No
     engine.add(request("x again", PROMPT, adapter="x"))
     outputs = run_to_end(engine)["x again"]
     assert engine.scheduler.counters.prefix_cache_hits == 8
-    assert generated(outputs) == expected_tokens(PROMPT, 4, adapter_row=0)
+    assert generated(outputs) == expected_tokens(PROMPT, 4, adapter=0)
     assert len(runner.plans) > 0
 
 
@@ -133,13 +133,12 @@ def test_rows_of_several_adapters_and_of_none_share_a_step() -> None:
     outputs = run_to_end(engine)
 
     segments = runner.plans[0].segments
-    assert segments.rows_G.tolist() == [4, 0]
-    assert segments.ranks_G.tolist() == [8, 4]
+    assert segments.slots_G.tolist() == [0, 1], "in the order in which they were first wanted"
     assert segments.starts_G1.tolist() == [0, 15, 25]
-    assert generated(outputs["x"]) == expected_tokens(PROMPT, 4, adapter_row=0)
-    assert generated(outputs["y"]) == expected_tokens(PROMPT, 4, adapter_row=4)
+    assert generated(outputs["x"]) == expected_tokens(PROMPT, 4, adapter=0)
+    assert generated(outputs["y"]) == expected_tokens(PROMPT, 4, adapter=1)
     assert generated(outputs["base"]) == expected_tokens(PROMPT, 4)
-    assert engine.slots.num_pins == 0
+    assert engine.residency.num_pins == 0
 
 
 def test_preempted_sequences_come_back_with_the_same_tokens() -> None:
@@ -237,7 +236,7 @@ def test_an_aborted_sequence_gives_back_blocks_and_pin() -> None:
     assert output is not None
     assert output.finish_reason is FinishReason.ABORT
     assert engine.scheduler.pool.num_used == 0
-    assert engine.slots.num_pins == 0
+    assert engine.residency.num_pins == 0
     assert engine.abort("a") is None
     engine.check_integrity()
 
@@ -299,7 +298,7 @@ def test_any_order_of_arrivals_gives_every_request_its_own_tokens(seed: int) -> 
         prefix_caching=rng.random() < 0.8,
         adapters={"x": 4, "y": 8},
     )
-    rows = {None: -1, "x": 0, "y": 4}
+    numbers = {None: -1, "x": 0, "y": 1}
     prefixes = [[rng.randrange(900) for _ in range(12)] for _ in range(3)]
     wanted: dict[str, list[int]] = {}
     got: dict[str, list[int]] = {}
@@ -311,7 +310,7 @@ def test_any_order_of_arrivals_gives_every_request_its_own_tokens(seed: int) -> 
             prompt = prompt + [rng.randrange(900) for _ in range(rng.randint(0, 6))]
             adapter = rng.choice([None, "x", "y"])
             num_tokens = rng.randint(1, 20)
-            wanted[name] = expected_tokens(prompt, num_tokens, adapter_row=rows[adapter])
+            wanted[name] = expected_tokens(prompt, num_tokens, adapter=numbers[adapter])
             got[name] = []
             engine.add(request(name, prompt, adapter=adapter, max_tokens=num_tokens))
         if engine.has_work and rng.random() < 0.05:
@@ -329,4 +328,4 @@ def test_any_order_of_arrivals_gives_every_request_its_own_tokens(seed: int) -> 
             assert got[name] == tokens
     assert len(wanted) > 30
     assert engine.scheduler.pool.num_used == 0
-    assert engine.slots.num_pins == 0
+    assert engine.residency.num_pins == 0

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from lorry_server.engine.client import AdapterInfo, EngineInfo
+from lorry_server.engine.client import EngineInfo
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.service import EngineService
 from lorry_server.engine.token_stream import TokenStream
-from lorry_server.errors import DrainingError, EngineDeadError, QueueFullError
+from lorry_server.errors import AdapterError, DrainingError, EngineDeadError, QueueFullError
 from tests.support.engines import expected_tokens, generated, make_engine, request
+from tests.support.fake_adapters import fake_prepared
 from tests.support.fake_runner import FakeRunner
 from tests.support.stream_reader import StreamReader
 
@@ -47,9 +48,9 @@ async def running_service(
         max_num_seqs=8,
         max_num_batched_tokens=16,
         max_queued_requests=max_queued_requests,
+        adapter_budget_bytes=4,
     )
-    adapter = AdapterInfo("sql", "digest", "/adapters/sql", 4, 8.0, ("q_proj",), 100)
-    service = EngineService(engine, info, [adapter])
+    service = EngineService(engine, info)
     service.start()
     try:
         yield service
@@ -208,16 +209,6 @@ async def test_an_engine_that_keeps_failing_dies_loudly() -> None:
     await service.stop()
 
 
-async def test_adapters_are_found_by_name() -> None:
-    async with running_service() as service:
-        found = service.find_adapter("sql")
-
-        assert found is not None
-        assert found.digest == "digest"
-        assert service.find_adapter("unknown") is None
-        assert [adapter.name for adapter in service.adapters()] == ["sql"]
-
-
 async def test_a_listener_learns_of_what_came_before_it() -> None:
     outputs: list[TokenOutput] = []
     stream = TokenStream("a", abort=lambda _: None)
@@ -228,3 +219,43 @@ async def test_a_listener_learns_of_what_came_before_it() -> None:
 
     assert [output.token_ids for output in outputs] == [(1,), (2, 3)]
     assert stream.take().token_ids == (1, 2, 3)
+
+
+async def test_an_adapter_serves_from_when_it_is_offered_until_it_is_withdrawn() -> None:
+    async with running_service() as service:
+        service.offer_adapter(fake_prepared("late", num_bytes=3, number=5))
+        (stream,) = service.submit([request("a", PROMPT, adapter="late", max_tokens=6)])
+        service.withdraw_adapter("late")
+
+        tokens = generated([output async for output in StreamReader(stream)])
+        (refused,) = service.submit([request("b", PROMPT, adapter="late")])
+        last = [output async for output in StreamReader(refused)][-1]
+
+        assert tokens == expected_tokens(PROMPT, 6, adapter=5)
+        assert last.finish_reason is FinishReason.ERROR
+        assert last.error == "this request's adapter is not loaded"
+        assert service.stats().is_healthy
+
+
+async def test_residency_is_in_the_stats() -> None:
+    async with running_service() as service:
+        for digest in ("one", "two"):
+            service.offer_adapter(fake_prepared(digest, num_bytes=3))
+        for index, digest in enumerate(["one", "one", "two"]):
+            (stream,) = service.submit([request(f"r{index}", PROMPT, adapter=digest)])
+            async for _ in StreamReader(stream):
+                pass
+        await service.drain()
+
+        stats = service.stats()
+        assert stats.resident_adapters == ("two",)
+        assert stats.resident_adapter_bytes == 3
+        assert (stats.adapter_hits, stats.adapter_attaches, stats.adapter_evictions) == (1, 2, 1)
+
+
+async def test_an_adapter_larger_than_the_memory_for_adapters_is_refused() -> None:
+    async with running_service() as service:
+        with pytest.raises(AdapterError, match=r"5 bytes .* the memory for adapters is 4 bytes"):
+            service.offer_adapter(fake_prepared("large", num_bytes=5))
+
+        assert service.stats().is_healthy

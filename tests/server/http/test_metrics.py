@@ -67,7 +67,9 @@ async def test_gauges_and_counters_are_the_engines():
 
 async def test_adapters_in_use_are_listed_in_labels():
     engine = FakeEngine(adapters=["sql", "law", "tax"])
-    engine.current_stats = EngineStats(running_adapters=("sql", "law"), waiting_adapters=("tax",))
+    engine.current_stats = EngineStats(
+        running_adapters=("digest-of-sql", "digest-of-law"), waiting_adapters=("digest-of-tax",)
+    )
 
     async with in_process(fake_app(engine)) as client:
         samples = await scrape(client)

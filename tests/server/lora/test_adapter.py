@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lorry_server.errors import AdapterError
 from lorry_server.lora.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
-from lorry_server.lora.pool import AdapterPool
+from lorry_server.lora.pool import AdapterPool, PreparedUpdates
 from tests.support.tiny_adapters import write_adapter
 from tests.support.tiny_engine import CPU, make_tiny_engine
 from tests.support.tiny_model import write_tiny_model
@@ -168,14 +168,14 @@ def test_an_adapter_for_another_model_is_refused(base: Path, folder: Path) -> No
     pool = pool_of(base)
 
     with pytest.raises(AdapterError, match=r"none of its 2 modules.*'model\.layers\.0.*query'"):
-        pool.match(read_adapter(folder))
+        pool.prepare(read_adapter(folder))
 
 
 def test_an_adapter_of_another_width_is_refused(tmp_path: Path, folder: Path) -> None:
     wide = write_tiny_model(tmp_path / "wide", hidden_size=128)
 
     with pytest.raises(AdapterError, match="is for a layer of shape 64 x 64"):
-        pool_of(wide).match(read_adapter(folder))
+        pool_of(wide).prepare(read_adapter(folder))
 
 
 def test_modules_without_a_layer_are_named(base: Path, folder: Path) -> None:
@@ -184,12 +184,15 @@ def test_modules_without_a_layer_are_named(base: Path, folder: Path) -> None:
             tensors[name.replace("layers.1", "layers.9")] = tensors[name].clone()
 
     edit_tensors(folder, add_layer)
-    matched, unmatched = pool_of(base).match(read_adapter(folder))
+    prepared = pool_of(base).prepare(read_adapter(folder))
 
-    assert set(matched) == {f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)}
-    assert unmatched == ("model.layers.9.self_attn.q_proj",)
+    assert isinstance(prepared.contents, PreparedUpdates)
+    assert [one.part.name for of in prepared.contents.by_linear.values() for one in of] == [
+        f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)
+    ]
+    assert prepared.unmatched == ("model.layers.9.self_attn.q_proj",)
 
 
 def pool_of(base: Path) -> AdapterPool:
     model = make_tiny_engine(base).model
-    return AdapterPool(model.linears(), num_rows=8, dtype=torch.float32, device=CPU)
+    return AdapterPool(model.linears(), dtype=torch.float32, device=CPU)

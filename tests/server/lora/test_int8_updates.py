@@ -8,10 +8,11 @@ from lorry_server.kernels.affine_matmul import affine_matmul
 from lorry_server.kernels.lora import TokenSegment
 from lorry_server.layers.linear import Linear
 from lorry_server.lora.adapter import LoraWeights
-from lorry_server.lora.int8_updates import Int8Update, Int8Updates
-from lorry_server.lora.pool import AdapterPool, FloatRows
-from lorry_server.lora.slots import RowRange
+from lorry_server.lora.float_updates import FloatUpdate
+from lorry_server.lora.int8_updates import Int8Update
+from lorry_server.lora.pool import AdapterPool
 from lorry_server.quantization.registry import scheme_named
+from tests.support.made_adapters import made_adapter
 
 CPU = torch.device("cpu")
 SIZES = {"q": 40, "k": 24, "v": 8}
@@ -48,16 +49,16 @@ MODULES = {"q": update("q", 9, seed=10), "v": update("v", 40, seed=20)}  # k is 
 
 
 def make_pool(linear: Linear) -> AdapterPool:
-    """Two adapters: `MODULES` in rows 0 to 40, and one for k alone in rows 40 to 44."""
-    pool = AdapterPool([linear], num_rows=44, dtype=torch.float32, device=CPU)
-    pool.load(MODULES, RowRange(0, 40))
-    pool.load({"k": update("k", 4, seed=30)}, RowRange(40, 4))
+    """Two adapters: `MODULES` in slot 0, and one for k alone in slot 4."""
+    pool = AdapterPool([linear], dtype=torch.float32, device=CPU)
+    pool.attach(0, pool.prepare(made_adapter(MODULES)))
+    pool.attach(4, pool.prepare(made_adapter({"k": update("k", 4, seed=30)})))
     return pool
 
 
-def updates_of(pool: AdapterPool) -> Int8Updates:
-    updates = pool.updates["qkv"]
-    assert isinstance(updates, Int8Updates)
+def updates_of(pool: AdapterPool, slot: int) -> list[Int8Update]:
+    updates = [one for one in pool.slots["qkv"].by_slot[slot] if isinstance(one, Int8Update)]
+    assert len(updates) == len(pool.slots["qkv"].by_slot[slot])
     return updates
 
 
@@ -66,11 +67,11 @@ def test_updates_are_two_affine_products_added_after_the_bias() -> None:
     x_TI = random(7, NUM_INPUTS, seed=2)
     expected_TO = linear(x_TI)
     pool = make_pool(linear)
-    pool.routing.segments = (TokenSegment(None, 0, 40),)
+    pool.routing.segments = (TokenSegment(None, 0),)
 
     y_TO = linear(x_TI)
 
-    q, v = updates_of(pool).by_start[0]
+    q, v = updates_of(pool, 0)
     for one, columns in ((q, slice(0, 40)), (v, slice(64, 72))):
         t_TR = affine_matmul(x_TI, one.a.q_OI, one.a.scale_O, one.a.zero_O)
         expected_TO[:, columns] += affine_matmul(t_TR, one.b.q_OI, one.b.scale_O, one.b.zero_O)
@@ -78,25 +79,38 @@ def test_updates_are_two_affine_products_added_after_the_bias() -> None:
 
 
 def test_an_adapter_keeps_exactly_its_own_ranks_and_slices() -> None:
-    by_start = updates_of(make_pool(make_linear())).by_start
+    pool = make_pool(make_linear())
 
     def shapes(one: Int8Update) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
         return one.part.name, tuple(one.a.q_OI.shape), tuple(one.b.q_OI.shape)
 
-    assert [shapes(one) for one in by_start[0]] == [
+    assert [shapes(one) for one in updates_of(pool, 0)] == [
         ("q", (9, NUM_INPUTS), (40, 9)),
         ("v", (40, NUM_INPUTS), (8, 40)),
     ]
-    assert [shapes(one) for one in by_start[40]] == [("k", (4, NUM_INPUTS), (24, 4))]
+    assert [shapes(one) for one in updates_of(pool, 4)] == [("k", (4, NUM_INPUTS), (24, 4))]
 
 
 def test_slices_lie_in_their_order_whatever_the_order_of_loading() -> None:
-    linear = make_linear()
-    pool = AdapterPool([linear], num_rows=40, dtype=torch.float32, device=CPU)
+    pool = AdapterPool([make_linear()], dtype=torch.float32, device=CPU)
 
-    pool.load(dict(reversed(MODULES.items())), RowRange(0, 40))
+    pool.attach(0, pool.prepare(made_adapter(dict(reversed(MODULES.items())))))
 
-    assert [one.part.name for one in updates_of(pool).by_start[0]] == ["q", "v"]
+    assert [one.part.name for one in updates_of(pool, 0)] == ["q", "v"]
+
+
+def test_the_bytes_of_an_adapter_are_those_of_its_tensors() -> None:
+    padded_inputs, padded_ranks = 64, {"q": 32, "v": 64}  # groups of 32
+    scales = 8  # a float32 scale and zero point for each row
+
+    prepared = AdapterPool([make_linear()], dtype=torch.float32, device=CPU).prepare(
+        made_adapter(MODULES)
+    )
+
+    assert prepared.num_bytes == sum(
+        MODULES[name].rank * (padded_inputs + scales) + SIZES[name] * (padded_ranks[name] + scales)
+        for name in MODULES
+    )
 
 
 def test_tokens_of_other_adapters_and_of_none_are_left_alone() -> None:
@@ -105,21 +119,21 @@ def test_tokens_of_other_adapters_and_of_none_are_left_alone() -> None:
     base_TO = linear(x_TI)
     pool = make_pool(linear)
     alone = {}
-    for start in (0, 40):
-        pool.routing.segments = (TokenSegment(None, start, 4),)
-        alone[start] = linear(x_TI)
+    for slot in (0, 4):
+        pool.routing.segments = (TokenSegment(None, slot),)
+        alone[slot] = linear(x_TI)
 
     pool.routing.segments = (
-        TokenSegment(torch.tensor([1, 4, 8]), 0, 40),
-        TokenSegment(torch.tensor([0, 7]), 40, 4),
+        TokenSegment(torch.tensor([1, 4, 8]), 0),
+        TokenSegment(torch.tensor([0, 7]), 4),
     )
     y_TO = linear(x_TI)
 
     assert torch.equal(y_TO[[1, 4, 8]], alone[0][[1, 4, 8]])
-    assert torch.equal(y_TO[[0, 7]], alone[40][[0, 7]])
+    assert torch.equal(y_TO[[0, 7]], alone[4][[0, 7]])
     assert torch.equal(y_TO[[2, 3, 5, 6]], base_TO[[2, 3, 5, 6]])
-    assert torch.equal(alone[40][:, :40], base_TO[:, :40])
-    assert torch.equal(alone[40][:, 64:], base_TO[:, 64:])
+    assert torch.equal(alone[4][:, :40], base_TO[:, :40])
+    assert torch.equal(alone[4][:, 64:], base_TO[:, 64:])
 
 
 def test_int8_updates_are_near_the_float_ones() -> None:
@@ -127,7 +141,7 @@ def test_int8_updates_are_near_the_float_ones() -> None:
     x_TI = random(9, NUM_INPUTS, seed=2)
     base_TO = linear(x_TI)
     pool = make_pool(linear)
-    pool.routing.segments = (TokenSegment(None, 0, 40),)
+    pool.routing.segments = (TokenSegment(None, 0),)
 
     added_TO = linear(x_TI) - base_TO
 
@@ -138,9 +152,21 @@ def test_int8_updates_are_near_the_float_ones() -> None:
 
 @pytest.mark.parametrize(
     ("quantization", "kind"),
-    [("none", FloatRows), ("int8", Int8Updates), ("int4", Int8Updates), ("zero-one", Int8Updates)],
+    [("none", FloatUpdate), ("int8", Int8Update), ("int4", Int8Update), ("zero-one", Int8Update)],
 )
 def test_adapters_are_int8_where_the_base_is_quantized(quantization: str, kind: type) -> None:
     pool = make_pool(make_linear(quantization))
 
-    assert isinstance(pool.updates["qkv"], kind)
+    assert {type(one) for one in pool.slots["qkv"].by_slot[0]} == {kind}
+
+
+def test_a_linear_is_the_base_again_once_its_adapters_are_detached() -> None:
+    linear = make_linear()
+    x_TI = random(3, NUM_INPUTS, seed=2)
+    base_TO = linear(x_TI)
+    pool = make_pool(linear)
+
+    pool.detach(0)
+    pool.routing.segments = (TokenSegment(None, 0),)
+
+    assert torch.equal(linear(x_TI), base_TO)

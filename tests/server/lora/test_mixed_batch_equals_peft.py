@@ -107,7 +107,7 @@ def test_each_row_of_a_mixed_batch_equals_peft_alone(
     for index, name in enumerate(order):
         mine = [output for output in early if output.request_id == f"{index}"]
         assert generated(mine + outputs[f"{index}"]) == alone[name][0]
-    assert tiny.engine.slots.num_pins == 0
+    assert tiny.engine.residency.num_pins == 0
     if options.get("num_blocks") == SCARCE:
         assert tiny.engine.scheduler.counters.num_preemptions > 0
 

@@ -44,10 +44,11 @@ def shrink_float_row(rec, step, row):
     is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
     row_bytes = load_i64(rec + t.LD_XQ)  # of A as well
     x = load_i64(rec + t.XQ) + row * row_bytes
-    out = load_i64(rec + t.LORA_XQ) + row * load_i64(rec + t.LORA_LD_XQ)
-    piece_bytes = 32 * load_i64(rec + t.LORA_GROUPS) * (2 if is_bf16 else 4)
-    entry = load_i64(rec + t.LORA) + adapter * t.LORA_ENTRY_BYTES
-    for piece in range(load_i64(rec + t.NUM_SLICES)):
+    shrunk, num_slices = load_i64(rec + t.SHRUNK), load_i64(rec + t.NUM_SLICES)
+    piece_bytes = 32 * load_i64(shrunk + t.SHRUNK_GROUPS) * (2 if is_bf16 else 4)
+    out = load_i64(shrunk + t.SHRUNK_XQ) + row * piece_bytes * num_slices
+    entry = load_i64(rec + t.LORA) + adapter * load_i64(rec + t.LORA_SLOT_BYTES)
+    for piece in range(num_slices):
         part = entry + piece * (t.SLICE_WORDS * t.WORD_BYTES)
         for rank in range(0, load_i64(part + t.LORA_RANK), RANK_STEP):
             a = load_i64(part + t.LORA_A) + rank * row_bytes

@@ -21,14 +21,14 @@ from lorry_server.kernels.cpu.float_tile import (
     multiply_floats,
     multiply_pairs,
 )
-from lorry_server.kernels.cpu.matmul import num_rows
+from lorry_server.kernels.cpu.matmul import has_adapters, num_rows
 from lorry_server.kernels.cpu.simd import load_i64
 
 AHEAD_BYTES = 2048  # of weights, where one tile takes all rows
 
 
 @njit(nogil=True)
-def float_panel(rec, step, first, rows, panel, tile, ahead, has_adapters):
+def float_panel(rec, step, first, rows, panel, tile, ahead, adds_adapters):
     """Results of a tile of rows with one panel of 32 columns."""
     w = load_i64(rec + t.W) + panel * load_i64(rec + t.PANEL_BYTES)
     ld, steps = load_i64(rec + t.LD_XQ), 32 * load_i64(rec + t.NUM_GROUPS)
@@ -39,7 +39,7 @@ def float_panel(rec, step, first, rows, panel, tile, ahead, has_adapters):
     else:
         multiply_floats(rows, w, w + 64, STEP_BYTES, x, ld, steps, tile, LD_TILE, ahead)
     add_bias(rec, rows, panel, tile)
-    if has_adapters:
+    if adds_adapters:
         add_float_adapters(rec, step, first, rows, panel, tile)
 
 
@@ -54,7 +54,7 @@ def float_matmul_chunk(rec, step, chunk, scratch):
     panel_bytes = load_i64(rec + t.PANEL_BYTES)
     w = load_i64(rec + t.W)
     total = num_rows(rec, step)
-    has_adapters = load_i64(step + t.HAS_ADAPTERS) != 0 and load_i64(rec + t.LORA) != 0
+    adds_adapters = has_adapters(rec, step)
     for panel in range(chunk * per_chunk, min(panels, (chunk + 1) * per_chunk)):
         here = w + panel * panel_bytes
         for first in range(0, total, MAX_ROWS):
@@ -67,10 +67,10 @@ def float_matmul_chunk(rec, step, chunk, scratch):
                 ahead = here + panel_bytes + first // MAX_ROWS * (panel_bytes // 2)
             else:
                 ahead = here
-            float_panel(rec, step, first, rows, panel, scratch, ahead, has_adapters)
+            float_panel(rec, step, first, rows, panel, scratch, ahead, adds_adapters)
             if mode == t.GATE:
                 upper, ahead_up = scratch + 128, ahead + panels * panel_bytes
-                float_panel(rec, step, first, rows, panel + panels, upper, ahead_up, has_adapters)
+                float_panel(rec, step, first, rows, panel + panels, upper, ahead_up, adds_adapters)
                 float_gate_tile(rec, first, rows, panel, scratch)
             elif mode == t.ADD:
                 add_float_tile(rec, first, rows, panel, scratch)

@@ -59,9 +59,10 @@ def add_float_adapters(rec, step, first, rows, panel, tile):
     adapters = load_i64(step + (t.ROW_ADAPTERS if over_rows else t.TOKEN_ADAPTERS)) + 4 * first
     piece = np.int64(load_u8(load_i64(rec + t.PANEL_SLICE) + panel))
     is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
-    ld = load_i64(rec + t.LORA_LD_XQ)
-    piece_bytes = 32 * load_i64(rec + t.LORA_GROUPS) * (2 if is_bf16 else 4)
-    x = load_i64(rec + t.LORA_XQ) + first * ld + piece * piece_bytes
+    shrunk = load_i64(rec + t.SHRUNK)
+    piece_bytes = 32 * load_i64(shrunk + t.SHRUNK_GROUPS) * (2 if is_bf16 else 4)
+    ld = piece_bytes * load_i64(rec + t.NUM_SLICES)
+    x = load_i64(shrunk + t.SHRUNK_XQ) + first * ld + piece * piece_bytes
     rounds = load_i64(rec + t.ROUNDS) != 0
     m = 0
     while m < rows:
@@ -70,7 +71,7 @@ def add_float_adapters(rec, step, first, rows, panel, tile):
         while end < rows and load_i32(adapters + 4 * end) == adapter:
             end += 1
         if adapter >= 0:
-            entry = load_i64(rec + t.LORA) + adapter * t.LORA_ENTRY_BYTES
+            entry = load_i64(rec + t.LORA) + adapter * load_i64(rec + t.LORA_SLOT_BYTES)
             part = entry + piece * (t.SLICE_WORDS * t.WORD_BYTES)
             rank = load_i64(part + t.LORA_RANK)
             steps = (rank + 1) // 2 if is_bf16 else rank

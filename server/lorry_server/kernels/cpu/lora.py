@@ -46,11 +46,13 @@ def shrink_chunk(rec, step, chunk, scratch):
 @njit(nogil=True)
 def shrink_rows(rec, adapter, first, rows, scratch):
     """At most `MAX_ROWS` rows of one adapter, 32 ranks at a time."""
-    entry = load_i64(rec + t.LORA) + adapter * t.LORA_ENTRY_BYTES
-    groups, lora_groups = load_i64(rec + t.NUM_GROUPS), load_i64(rec + t.LORA_GROUPS)
+    entry = load_i64(rec + t.LORA) + adapter * load_i64(rec + t.LORA_SLOT_BYTES)
+    shrunk = load_i64(rec + t.SHRUNK)
+    groups, lora_groups = load_i64(rec + t.NUM_GROUPS), load_i64(shrunk + t.SHRUNK_GROUPS)
     num_slices = load_i64(rec + t.NUM_SLICES)
     ld, ld_scale = load_i64(rec + t.LD_XQ), 4 * groups
-    out_ld, out_ld_scale = load_i64(rec + t.LORA_LD_XQ), lora_groups * num_slices
+    out_ld_scale = lora_groups * num_slices
+    out_ld = 32 * out_ld_scale
     for piece in range(num_slices):
         part = entry + piece * (t.SLICE_WORDS * t.WORD_BYTES)
         rank = load_i64(part + t.LORA_RANK)
@@ -91,11 +93,11 @@ def shrink_rows(rec, adapter, first, rows, scratch):
                 quantize_group(
                     low,
                     high,
-                    load_i64(rec + t.LORA_XQ)
+                    load_i64(shrunk + t.SHRUNK_XQ)
                     + (first + m) * out_ld
                     + 32 * (piece * lora_groups + group),
-                    load_i64(rec + t.LORA_SCALE) + at,
-                    load_i64(rec + t.LORA_START) + at,
+                    load_i64(shrunk + t.SHRUNK_SCALE) + at,
+                    load_i64(shrunk + t.SHRUNK_START) + at,
                 )
 
 

@@ -36,6 +36,15 @@ def num_rows(rec, step):
 
 
 @njit(nogil=True)
+def has_adapters(rec, step):
+    """Whether an adapter of this step changes what a record's linear computes."""
+    if load_i64(step + t.HAS_ADAPTERS) == 0:
+        return False
+    is_active = load_i64(rec + t.LORA_IS_ACTIVE)
+    return is_active != 0 and load_i64(is_active) != 0
+
+
+@njit(nogil=True)
 def weight_start_sum(x_start, x_scale, num_groups):
     """The row's dequantized sum, which a zero point other than 128 needs."""
     total = np.float32(0.0)
@@ -78,15 +87,17 @@ def add_adapters(rec, step, first, rows, panel, next_panel, tile, scratch):
 
     Each adapter's B for `next_panel` is asked for: a step reads it once, and from memory.
     """
-    table = load_i64(rec + t.LORA)
+    table, slot_bytes = load_i64(rec + t.LORA), load_i64(rec + t.LORA_SLOT_BYTES)
     over_rows = load_i64(rec + t.ROWS) == t.LOGITS_ROWS
     adapters = load_i64(step + (t.ROW_ADAPTERS if over_rows else t.TOKEN_ADAPTERS)) + 4 * first
     piece = np.int64(load_u8(load_i64(rec + t.PANEL_SLICE) + panel))
-    ld, groups = load_i64(rec + t.LORA_LD_XQ), load_i64(rec + t.LORA_GROUPS)
+    shrunk = load_i64(rec + t.SHRUNK)
+    groups = load_i64(shrunk + t.SHRUNK_GROUPS)
     ld_scale = 4 * groups * load_i64(rec + t.NUM_SLICES)
-    x = load_i64(rec + t.LORA_XQ) + first * ld + 32 * groups * piece
-    scale = load_i64(rec + t.LORA_SCALE) + first * ld_scale + 4 * groups * piece
-    start = load_i64(rec + t.LORA_START) + first * ld_scale + 4 * groups * piece
+    ld = 8 * ld_scale
+    x = load_i64(shrunk + t.SHRUNK_XQ) + first * ld + 32 * groups * piece
+    scale = load_i64(shrunk + t.SHRUNK_SCALE) + first * ld_scale + 4 * groups * piece
+    start = load_i64(shrunk + t.SHRUNK_START) + first * ld_scale + 4 * groups * piece
     m = 0
     while m < rows:
         adapter = load_i32(adapters + 4 * m)
@@ -94,7 +105,7 @@ def add_adapters(rec, step, first, rows, panel, next_panel, tile, scratch):
         while end < rows and load_i32(adapters + 4 * end) == adapter:
             end += 1
         if adapter >= 0:
-            entry = table + adapter * t.LORA_ENTRY_BYTES
+            entry = table + adapter * slot_bytes
             part = entry + piece * (t.SLICE_WORDS * t.WORD_BYTES)
             rank = load_i64(part + t.LORA_RANK)
             if rank > 0:
@@ -249,7 +260,7 @@ def matmul_chunk(rec, step, chunk, scratch):
     total = num_rows(rec, step)
     num_tiles = (total + MAX_ROWS - 1) // MAX_ROWS
     asked_bytes = load_i64(rec + t.NUM_GROUPS) * (64 * LINES_AHEAD)
-    has_adapters = load_i64(step + t.HAS_ADAPTERS) != 0 and load_i64(rec + t.LORA) != 0
+    adds_adapters = has_adapters(rec, step)
     for panel in range(chunk * per_chunk, min(panels, (chunk + 1) * per_chunk)):
         # The next panel of this thread: of this chunk, or where its next chunk is likely to begin.
         next_panel = panel + 1
@@ -265,14 +276,14 @@ def matmul_chunk(rec, step, chunk, scratch):
                 ahead = w + next_panel * panel_bytes + index * asked_bytes
             matmul_panel(rec, first, rows, panel, scratch, ahead)
             scale_tile(rec, first, rows, panel, scratch)
-            if has_adapters:
+            if adds_adapters:
                 add_adapters(rec, step, first, rows, panel, next_panel, scratch, scratch)
             if mode == t.GATE:
                 upper = scratch + 128
                 upper_ahead = ahead + panels * panel_bytes if ahead != 0 else ahead
                 matmul_panel(rec, first, rows, panel + panels, upper, upper_ahead)
                 scale_tile(rec, first, rows, panel + panels, upper)
-                if has_adapters:
+                if adds_adapters:
                     add_adapters(
                         rec, step, first, rows, panel + panels, next_panel + panels, upper, scratch
                     )

@@ -44,6 +44,11 @@ class Arena:
         return self.bytes(8 * count).view(np.int64)[:count]
 
 
+def own_memory(num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Zeroed bytes that go back to the system when nothing refers to them."""
+    return _region(num_bytes, huge_pages=True)
+
+
 def address(array: npt.NDArray[np.generic]) -> int:
     """Where an array begins; the caller keeps it alive."""
     return int(array.ctypes.data)

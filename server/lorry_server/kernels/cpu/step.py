@@ -10,7 +10,7 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.attention import attend_chunk
 from lorry_server.kernels.cpu.keys_and_values import keys_and_values_token
 from lorry_server.kernels.cpu.lora import rows_per_shrink_chunk, shrink_chunk
-from lorry_server.kernels.cpu.matmul import matmul_chunk, num_rows
+from lorry_server.kernels.cpu.matmul import has_adapters, matmul_chunk, num_rows
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
     embed_row,
@@ -56,13 +56,11 @@ def num_chunks_of(rec, step):
         return (panels + per_chunk - 1) // per_chunk
     if op == t.ATTEND or op == t.FLOAT_ATTEND:
         return load_i64(step + t.NUM_ITEMS) * load_i64(rec + t.NUM_KV_HEADS)
-    if op == t.SHRINK:
-        if load_i64(step + t.HAS_ADAPTERS) == 0:
+    if op == t.SHRINK or op == t.FLOAT_SHRINK:
+        if not has_adapters(rec, step):
             return np.int64(0)
-        per_chunk = rows_per_shrink_chunk(rows)
+        per_chunk = rows_per_shrink_chunk(rows) if op == t.SHRINK else rows_per_chunk(rows)
         return (rows + per_chunk - 1) // per_chunk
-    if op == t.FLOAT_SHRINK and load_i64(step + t.HAS_ADAPTERS) == 0:
-        return np.int64(0)
     per_chunk = 1 if op == t.SAMPLE else rows_per_chunk(rows)
     return (rows + per_chunk - 1) // per_chunk
 

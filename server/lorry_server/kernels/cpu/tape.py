@@ -38,15 +38,12 @@ W_SCALE, W_ZERO, BIAS, MODE = 88, 96, 104, 112
 Y, LD_Y, FACTOR, SOFTCAP = 120, 128, 136, 144
 ACTIVATION = 152
 OUT_XQ, OUT_LD_XQ, OUT_SCALE, OUT_START, OUT_GROUPS = 160, 168, 176, 184, 192
-LORA, LORA_XQ, LORA_LD_XQ, LORA_SCALE, LORA_START, LORA_GROUPS, PANEL_SLICE = (
-    200,
-    208,
-    216,
-    224,
-    232,
-    240,
-    248,
-)
+# LORA: the entry of slot 0; LORA_SLOT_BYTES: from slot to slot; LORA_IS_ACTIVE: the address of a word
+# that says whether an adapter of the step targets the linear; SHRUNK: a block that says where shrunk
+# rows lie.
+LORA, LORA_SLOT_BYTES, LORA_IS_ACTIVE, SHRUNK, PANEL_SLICE = 200, 208, 216, 224, 248
+SHRUNK_XQ, SHRUNK_SCALE, SHRUNK_START, SHRUNK_GROUPS = range(0, 32, 8)
+SHRUNK_WORDS = 4
 NIBBLE_SCALE, NIBBLE_ZERO = 264, 272  # int4: of each panel's groups; 0 where weights are bytes
 STORE, ADD, GATE, LOGITS = range(4)
 SILU, GELU_TANH = range(2)
@@ -56,8 +53,8 @@ SILU, GELU_TANH = range(2)
 ELEMENT, ROUNDS = 280, 288
 FLOAT32, BFLOAT16 = range(2)
 
-# SHRINK reads LORA*, XQ* and NUM_SLICES. A table entry has, for each slice: rank, A, A's scales, B;
-# then the scales of B, which all slices share.
+# SHRINK reads LORA*, SHRUNK, XQ* and NUM_SLICES. An entry has, for each slice: rank, A, A's scales,
+# B; then the scales of B, which all slices share.
 NUM_SLICES = 256
 MAX_SLICES = 3
 SLICE_WORDS = 4

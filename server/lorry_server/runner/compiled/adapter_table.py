@@ -1,10 +1,15 @@
-"""`AdapterTable`: the adapters of a model where the compiled code finds them, by linear and number.
+"""`AdapterTable`: the adapters of a model where the compiled code finds them, by slot and linear.
 
-Each linear has a row of entries, one for each adapter number. An adapter that does not target a
-slice of the linear has rank 0 there and costs nothing.
+Every linear of the tape has an entry for each slot from the start, so any adapter may come at any
+time. An adapter that does not target a slice of a linear has rank 0 there and costs nothing; a linear
+that no adapter of the step targets is computed as if there were none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,105 +17,132 @@ import numpy.typing as npt
 from lorry_server.engine.plan import AdapterSegments, Int32
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
-from lorry_server.kernels.cpu.pack import GROUP, PANEL, Part, num_panels, pack_bytes, padded, spread
-from lorry_server.lora.int8_updates import Int8Update, Int8Updates
-from lorry_server.lora.pool import AdapterPool
-from lorry_server.quantization.int8 import Int8Weight
-from lorry_server.runner.compiled.adapter_numbers import AdapterNumbers
+from lorry_server.layers.linear import Linear
+from lorry_server.lora.adapter import Adapter
+from lorry_server.lora.matching import AdapterMatcher, MatchedSlice
+from lorry_server.lora.prepared import PreparedAdapter
+from lorry_server.lora.residency import MAX_SLOTS
+from lorry_server.runner.compiled.adapter_memory import ENTRY_WORDS, AdapterMemory, Entry
 from lorry_server.runner.compiled.packed_linear import PackedLinear
 from lorry_server.runner.compiled.records import Field
+from lorry_server.runner.compiled.shrunk_rows import ShrunkRows
+from lorry_server.runner.compiled.step_block import NO_ADAPTER
 
-RANK_STEP = 4  # ranks that one instruction multiplies
-NARROW = 16  # columns of a half panel
-ENTRY_WORDS = t.LORA_ENTRY_BYTES // t.WORD_BYTES
+
+class AdapterPacker(Protocol):
+    """How adapters lie beside weights of one kind."""
+
+    def pack(
+        self, linear: PackedLinear, slices: Sequence[MatchedSlice], memory: AdapterMemory
+    ) -> Entry:
+        """Put an adapter's updates of a linear into `memory`; from any thread."""
+        ...
+
+    def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """The `contents` of a `PreparedAdapter` of this table.
+
+    `entries` are of the linears with the numbers `linears_L`, and name addresses in `memory`.
+    """
+
+    memory: npt.NDArray[np.uint8]
+    linears_L: npt.NDArray[np.int64]
+    entries: npt.NDArray[np.int64]
+    rank: int  # the largest
 
 
 class AdapterTable:
-    """Entries for the adapters of `pool`, whose linears are all quantized."""
+    """`DeviceAdapters` for compiled code: `linears` are the model's, `max_rows` a step's tokens."""
 
-    def __init__(self, pool: AdapterPool, arena: Arena, *, max_rows: int) -> None:
-        self._updates: dict[str, Int8Updates] = {}
-        self._numbers = AdapterNumbers()
-        max_rank = 1
-        for name, updates in pool.updates.items():
-            assert isinstance(updates, Int8Updates)
-            self._updates[name] = updates
-            for start, of_adapter in updates.by_start.items():
-                self._numbers.add(start)
-                max_rank = max(max_rank, *(update.a.out_features for update in of_adapter))
-        self._groups = padded(max_rank) // GROUP
-        shrunk = max_rows * t.MAX_SLICES * self._groups
-        self._shrunk = arena.bytes(GROUP * shrunk)
-        self._shrunk_scale = arena.floats(shrunk)
-        self._shrunk_start = arena.ints(shrunk)
-        self._arena = arena
+    def __init__(
+        self,
+        linears: Iterable[Linear],
+        packer: AdapterPacker,
+        arena: Arena,
+        *,
+        max_rows: int,
+        max_slots: int = MAX_SLOTS,
+    ) -> None:
+        linears = tuple(linears)
+        self._packer = packer
+        self._matcher = AdapterMatcher(linears)
+        self._numbers = {linear.name: number for number, linear in enumerate(linears)}
+        self._packed: dict[str, PackedLinear] = {}
+        # All of a slot lies together, so that slots that were never used take no memory.
+        shape = (max_slots, len(linears), ENTRY_WORDS)
+        self._entries = Arena(huge_pages=False).words(int(np.prod(shape))).reshape(shape)
+        self._targets = np.zeros((max_slots, len(linears)), np.bool_)
+        self._is_active = arena.words(len(linears))
+        self._active_slots: list[int] = []  # of which `_is_active` tells
+        self._shrunk = packer.shrunk_rows(arena, max_rows=max_rows)
+        self._attached: dict[int, PackedAdapter] = {}  # keeps their memory
 
     def fields(self, linear: PackedLinear) -> dict[int, Field]:
-        """What a record needs to apply adapters to a linear; empty where none targets it."""
-        updates = self._updates.get(linear.name)
-        if updates is None:
-            return {}
-        entries = self._arena.words(len(self._numbers) * ENTRY_WORDS).reshape(-1, ENTRY_WORDS)
-        for start, of_adapter in updates.by_start.items():
-            self._write(linear, entries[self._numbers[start]], of_adapter)
+        """What a record needs to apply adapters to a linear."""
+        number = self._numbers[linear.name]
+        self._packed[linear.name] = linear
         return {
-            t.LORA: entries,
-            t.LORA_XQ: self._shrunk,
-            t.LORA_LD_XQ: GROUP * self._groups * linear.num_slices,
-            t.LORA_SCALE: self._shrunk_scale,
-            t.LORA_START: self._shrunk_start,
-            t.LORA_GROUPS: self._groups,
+            t.LORA: self._entries[0, number],
+            t.LORA_SLOT_BYTES: self._entries[0].nbytes,
+            t.LORA_IS_ACTIVE: self._is_active[number:],
+            t.SHRUNK: self._shrunk.block,
             t.NUM_SLICES: linear.num_slices,
         }
 
-    def numbers(self, segments: AdapterSegments, num_tokens: int) -> Int32 | None:
-        """See `AdapterNumbers.of_tokens`."""
-        return self._numbers.of_tokens(segments, num_tokens)
+    def prepare(self, adapter: Adapter) -> PreparedAdapter:
+        """See `DeviceAdapters.prepare`; once all linears have their `fields`."""
+        matched = self._matcher.match(adapter)
+        memory = AdapterMemory()
+        entries = [
+            self._packer.pack(self._packed[name], slices, memory)
+            for name, slices in matched.by_linear.items()
+        ]
+        laid = memory.lay()
+        packed = PackedAdapter(
+            memory=laid,
+            linears_L=np.array([self._numbers[name] for name in matched.by_linear], np.int64),
+            entries=np.stack([entry.at(address(laid)) for entry in entries]),
+            rank=max(one.weights.rank for of in matched.by_linear.values() for one in of),
+        )
+        return PreparedAdapter(
+            digest=adapter.digest,
+            num_bytes=len(laid),
+            unmatched=matched.unmatched,
+            contents=packed,
+        )
 
-    def _write(
-        self, linear: PackedLinear, entry: npt.NDArray[np.int64], updates: tuple[Int8Update, ...]
-    ) -> None:
-        scale = self._arena.floats(linear.num_outputs)
-        entry[t.LORA_B_SCALE // t.WORD_BYTES] = address(scale)
-        for update in updates:
-            index = linear.slice_starts.index(update.part.start)
-            rank = update.a.out_features
-            parts = linear.parts_of_slice(index)
-            first_panel = parts[0].panel
-            words = entry[index * t.SLICE_WORDS : (index + 1) * t.SLICE_WORDS]
-            words[t.LORA_RANK // t.WORD_BYTES] = rank
-            words[t.LORA_A // t.WORD_BYTES] = address(self._pack_a(update.a))
-            words[t.LORA_A_SCALE // t.WORD_BYTES] = address(self._padded_scale(update.a))
-            steps = -(-rank // RANK_STEP)
-            b = self._arena.bytes((num_panels(parts) - first_panel) * steps * RANK_STEP * PANEL)
-            moved = [
-                Part(p.start - update.part.start, p.stop - update.part.start, p.panel - first_panel)
-                for p in parts
-            ]
-            pack_bytes(update.b.q_OI.numpy(), moved, b, multiple=RANK_STEP)
-            # the panels are counted from the linear's first
-            words[t.LORA_B // t.WORD_BYTES] = address(b) - first_panel * steps * RANK_STEP * PANEL
-            spread(update.b.scale_O.numpy(), moved, scale[PANEL * first_panel :])
+    def attach(self, slot: int, prepared: PreparedAdapter) -> None:
+        """See `DeviceAdapters.attach`."""
+        packed = prepared.contents
+        assert isinstance(packed, PackedAdapter)
+        assert slot not in self._attached
+        self._shrunk.hold(packed.rank)
+        self._entries[slot, packed.linears_L] = packed.entries
+        self._targets[slot, packed.linears_L] = True
+        self._attached[slot] = packed
+        self._active_slots = []
 
-    def _pack_a(self, a: Int8Weight) -> npt.NDArray[np.uint8]:
-        """Panels of 32 ranks; of 16 at the end where that is enough."""
-        rank, q_RI = a.out_features, a.q_OI.numpy()
-        whole = rank // PANEL * PANEL
-        rest = rank - whole
-        if rest > NARROW:
-            whole, rest = rank, 0
-        width = padded(a.in_features)
-        packed = self._arena.bytes((padded(whole) + (NARROW if rest else 0)) * width)
-        if whole:
-            pack_bytes(q_RI, [Part(0, whole, 0)], packed[: padded(whole) * width])
-        if rest:
-            q_NI = np.full((NARROW, width), 128, np.uint8)
-            q_NI[:rest, : a.in_features] = q_RI[whole:]
-            lines = q_NI.reshape(NARROW, width // 4, 4).transpose(1, 0, 2)
-            packed[padded(whole) * width :][: NARROW * width] = lines.reshape(-1)
-        return packed
+    def detach(self, slot: int) -> None:
+        """See `DeviceAdapters.detach`."""
+        del self._attached[slot]
+        self._entries[slot] = 0
+        self._targets[slot] = False
+        self._active_slots = []
 
-    def _padded_scale(self, a: Int8Weight) -> npt.NDArray[np.float32]:
-        scale = self._arena.floats(padded(a.out_features))
-        scale[: a.out_features] = a.scale_O.numpy()
-        return scale
+    def slots_of_tokens(self, segments: AdapterSegments, num_tokens: int) -> Int32 | None:
+        """The slot of each token of the next step, -1 for none; None if no token has one.
+
+        Has the next step pass over the linears that none of its adapters targets.
+        """
+        if len(segments.slots_G) == 0:
+            return None
+        slots = segments.slots_G.tolist()
+        if slots != self._active_slots:
+            self._is_active[:] = self._targets[slots].any(axis=0)
+            self._active_slots = slots
+        slots_T = np.full(num_tokens, NO_ADAPTER, np.int32)
+        slots_T[segments.tokens_P] = np.repeat(segments.slots_G, np.diff(segments.starts_G1))
+        return slots_T

@@ -3,7 +3,7 @@
 A layer is seven operations: norm and quantize; the fused q, k and v; rotation, bytes of queries and
 writing of the cache; attention; quantize; the output product, added to the residual stream; the same
 again for the feed-forward layer, whose activation and quantization are done in the product's tiles.
-Before a product whose linear has adapters stands the shrink.
+Before each product stands the shrink of its adapters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from lorry_server.runner.compiled.arithmetic import InputRows, arithmetic_of, re
 from lorry_server.runner.compiled.buffers import FloatRows
 from lorry_server.runner.compiled.byte_cache import ByteCache
 from lorry_server.runner.compiled.elements import ELEMENT_BYTES, as_bits, bits_of
-from lorry_server.runner.compiled.float_adapter_table import FloatAdapterTable
 from lorry_server.runner.compiled.float_cache import FloatCache
 from lorry_server.runner.compiled.logits_rows import LogitsRows
 from lorry_server.runner.compiled.packed_linear import PackedLinear, pack_linear
@@ -65,7 +64,7 @@ class DecoderTape:
         self,
         decoder: Decoder,
         cache: ByteCache | FloatCache,
-        adapters: AdapterTable | FloatAdapterTable,
+        adapters: AdapterTable,
         arena: Arena,
         sizes: Sizes,
     ) -> None:
@@ -285,10 +284,9 @@ class DecoderTape:
         rows: int = t.TOKENS,
     ) -> None:
         lora = self._adapters.fields(linear)
-        if lora:
-            self.tape.add(
-                f"{name}: shrink", self._arithmetic.shrink, rows_in.as_input() | lora, rows=rows
-            )
+        self.tape.add(
+            f"{name}: shrink", self._arithmetic.shrink, rows_in.as_input() | lora, rows=rows
+        )
         panels = linear.num_panels // (2 if fields[t.MODE] == t.GATE else 1)
         self.tape.add(
             name,

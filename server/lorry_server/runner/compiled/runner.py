@@ -23,7 +23,6 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.logits_block import scratch_bytes as sampling_bytes
 from lorry_server.kernels.cpu.memory import Arena, address
 from lorry_server.kernels.cpu.pack import padded
-from lorry_server.lora.pool import AdapterPool
 from lorry_server.model.decoder import Decoder
 from lorry_server.runner.compiled.adapter_tables import make_adapter_table
 from lorry_server.runner.compiled.cache import make_cache
@@ -47,7 +46,6 @@ class CompiledRunner:
     def __init__(
         self,
         decoder: Decoder,
-        pool: AdapterPool,
         *,
         kernels: Callable[[int, int], None],
         float_kernels: int,
@@ -61,7 +59,7 @@ class CompiledRunner:
         arena = Arena()
         self._arena = arena
         arch = decoder.arch
-        self._adapters = make_adapter_table(decoder, pool, arena, max_rows=max_tokens)
+        self.adapters = make_adapter_table(decoder, arena, max_rows=max_tokens)
         cache = make_cache(
             decoder,
             Arena(huge_pages=False),
@@ -70,7 +68,7 @@ class CompiledRunner:
             block_size=block_size,
         )
         sizes = Sizes(max_tokens, min(MAX_LOGITS_ROWS, max_tokens), max_model_len)
-        self._tape = DecoderTape(decoder, cache, self._adapters, arena, sizes)
+        self._tape = DecoderTape(decoder, cache, self.adapters, arena, sizes)
         records = self._tape.tape.finish(arena)
         self._num_ops = len(self._tape.tape.names())
         self._records = address(records)
@@ -113,7 +111,7 @@ class CompiledRunner:
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
-        self._block.fill(plan, self._adapters.numbers(plan.segments, plan.num_tokens))
+        self._block.fill(plan, self.adapters.slots_of_tokens(plan.segments, plan.num_tokens))
         parts = []
         first, num_rows = 0, len(plan.logits.rows_N)
         while True:

@@ -1,0 +1,91 @@
+"""`SharedLoad`: one load, and everybody who waits for what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lorry_server.adapters.shelf import Version
+from lorry_server.errors import AdapterNotReadyError
+
+T = TypeVar("T")
+
+RETRY_AFTER_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class SharedLoad:
+    """`name` is who it is for in messages; `number` says which of two loads began later.
+
+    The event loop owns it, but for `is_cancelled`, which the load's thread looks at. `is_asked`
+    marks a load that somebody asked for by name and source, whatever requests wait for it too.
+    """
+
+    key: str
+    name: str
+    number: int
+    source: str | None = None
+    is_asked: bool = False
+    is_pinned: bool = False
+    is_done: bool = False
+    is_cancelled: bool = False
+    timer: asyncio.TimerHandle | None = None
+    _waiters: dict[asyncio.Future[Any], Callable[[Version], Any]] = field(default_factory=dict)
+
+    @property
+    def num_waiters(self) -> int:
+        return len(self._waiters)
+
+    async def wait(
+        self, take: Callable[[Version], T], *, give_back: Callable[[T], None], limit_s: float
+    ) -> T:
+        """Return what `take` makes of the version that was loaded.
+
+        `take` is called in the moment when the load is done, before anything else can use the
+        room; what it took is given back if this waiter was cancelled in between. Raises what the
+        load failed with, and AdapterNotReadyError after `limit_s`: then the load goes on.
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[T] = loop.create_future()
+        self._waiters[waiter] = take
+        timer = loop.call_later(limit_s, self._expire, waiter, limit_s)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                give_back(waiter.result())
+            raise
+        finally:
+            timer.cancel()
+            self._waiters.pop(waiter, None)
+
+    def succeed(self, version: Version) -> None:
+        """Give every waiter its part of `version`."""
+        for waiter, take in self._end():
+            if not waiter.done():
+                waiter.set_result(take(version))
+
+    def fail(self, error_for: Callable[[], Exception]) -> None:
+        """Raise a new error in every waiter."""
+        for waiter, _ in self._end():
+            if not waiter.done():
+                waiter.set_exception(error_for())
+
+    def _end(self) -> list[tuple[asyncio.Future[Any], Callable[[Version], Any]]]:
+        assert not self.is_done
+        self.is_done = True
+        if self.timer is not None:
+            self.timer.cancel()
+        return list(self._waiters.items())
+
+    def _expire(self, waiter: asyncio.Future[Any], limit_s: float) -> None:
+        if not waiter.done():
+            waiter.set_exception(
+                AdapterNotReadyError(
+                    f"adapter {self.name!r} is still being loaded after {limit_s:g} s; it may be "
+                    "ready when you ask again",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            )

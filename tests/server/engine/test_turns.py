@@ -1,0 +1,320 @@
+"""More adapters than fit, blocks that run out: others go past, nobody is left behind for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorry_server.engine.fairness import SchedulingPolicy, make_policy
+from lorry_server.engine.turns import (
+    DRAIN_STEPS,
+    MAX_FAILED_TRIES,
+    MIN_TURN_TOKENS,
+    PATIENCE_STEPS,
+    TENURE_STEPS,
+)
+from tests.support.scheduled import ScheduledServer
+
+FULL_STEP = 16
+PATIENCE, DRAIN = PATIENCE_STEPS * FULL_STEP, DRAIN_STEPS * FULL_STEP
+TENURE = TENURE_STEPS * FULL_STEP
+SCHEDULINGS = ("fair", "fifo")
+
+
+def policy(scheduling: str = "fair") -> SchedulingPolicy:
+    return make_policy(scheduling, full_step=FULL_STEP)
+
+
+def longest_turn(*, num_seqs: int, model_len: int) -> int:
+    """How many tokens are served at most until the first claim of several is met.
+
+    Until an adapter may be asked to make room, it drains, and each of its sequences has caught up
+    and got on; until a seat and a whole step are free for the head; and the step at each border.
+    """
+    catch_up = num_seqs * (model_len + MIN_TURN_TOKENS)
+    return PATIENCE + DRAIN + TENURE + 2 * catch_up + 4 * FULL_STEP
+
+
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
+def test_one_without_room_for_its_adapter_lets_all_others_pass(scheduling: str) -> None:
+    server = ScheduledServer(policy(scheduling), room=1)
+    server.add("in", outputs=12)
+    server.step()
+    server.add("out")
+    server.add("in")
+    server.add(None)
+    server.step()
+
+    assert [sequence.flow for sequence in server.scheduler.running] == ["in", "in", None]
+
+
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
+def test_one_whose_blocks_do_not_fit_lets_others_pass_but_not_for_ever(scheduling: str) -> None:
+    server = ScheduledServer(policy(scheduling), num_blocks=40, max_num_seqs=8)
+    server.add("a", prompt=140, outputs=16)
+    server.run(9)
+    large = server.add("b", prompt=64, outputs=2)
+    passed_at = server.now
+    while large.order not in server.admitted_at:
+        if len(server.scheduler.waiting) < 3:
+            server.add("c", prompt=2, outputs=6)
+        server.step()
+    past = [s for s in server.admitted if s.flow == "c"]
+
+    assert past, "others may pass"
+    assert max(server.admitted_at[s.order] for s in past) <= passed_at + PATIENCE + FULL_STEP
+
+
+@pytest.mark.parametrize("scheduling", SCHEDULINGS)
+def test_an_endless_stream_makes_room_for_an_adapter_that_has_waited_long_enough(
+    scheduling: str,
+) -> None:
+    server = ScheduledServer(policy(scheduling), room=1, num_blocks=256)
+    stream = server.add("in", outputs=900)
+    server.run(TENURE)
+    late = server.add("out", outputs=2)
+    arrived = server.now
+    server.run_to_end()
+
+    waited = server.admitted_at[late.order] - arrived
+    assert PATIENCE + DRAIN <= waited <= PATIENCE + DRAIN + 4
+    assert stream.num_preemptions == 1
+    assert stream.num_completion_tokens == 900
+    assert server.now < 904 + 10, "the prefix cache brought it back"
+
+
+def test_nobody_is_preempted_where_an_adapter_ends_by_itself_in_time() -> None:
+    server = ScheduledServer(policy(), room=1, num_blocks=256)
+    server.add("in", outputs=TENURE + PATIENCE + DRAIN // 2)
+    server.run(TENURE)
+    late = server.add("out", outputs=2)
+    server.run_to_end()
+
+    assert late.order in server.finished_at
+    assert server.scheduler.counters.num_preemptions == 0
+
+
+def test_an_adapter_that_is_to_make_room_takes_on_nobody_and_the_others_do() -> None:
+    server = ScheduledServer(policy(), room=2, num_blocks=256, max_num_seqs=8)
+    server.add("little", outputs=900)
+    for _ in range(2):
+        server.add("much", outputs=900)
+    server.run(TENURE)
+    server.add("out", outputs=2)
+    server.run(PATIENCE // 3 + 2)
+    drained = server.add("much", outputs=2)
+    helped = server.add("little", outputs=2)
+    server.step()
+
+    assert helped.order in server.admitted_at
+    assert drained.order not in server.admitted_at
+    server.run_to_end()
+    preempted = [s for s in server.admitted if s.num_preemptions > 0]
+    assert {sequence.flow for sequence in preempted} == {"much"}
+
+
+def test_an_adapter_that_just_got_in_keeps_its_place_for_a_while() -> None:
+    """Two adapters, room for one, work without end: each turn has its length."""
+    server = ScheduledServer(policy(), room=1, num_blocks=512)
+    for flow in ("a", "b"):
+        server.add(flow, outputs=900)
+    turns: list[tuple[str | None, int]] = []
+    for _ in range(1500):
+        before = server.now
+        server.step()
+        flow = server.scheduler.running[0].flow
+        if not turns or turns[-1][0] != flow:
+            turns.append((flow, before))
+
+    lengths = [after - before for (_, before), (_, after) in zip(turns, turns[1:], strict=False)]
+    assert len(lengths) >= 4
+    assert min(lengths) >= TENURE
+    assert max(lengths) <= TENURE + DRAIN + PATIENCE + FULL_STEP
+
+
+def test_a_large_adapter_gets_the_room_of_several_small_ones() -> None:
+    server = ScheduledServer(policy(), room=3, num_blocks=256, max_num_seqs=8)
+    server.offer("large", num_bytes=3)
+    for flow in ("a", "b", "c"):
+        server.add(flow, outputs=600)
+    server.run(TENURE)
+    large = server.add("large", outputs=4)
+    while large.order not in server.finished_at:
+        server.step()
+        assert server.now < 4 * longest_turn(num_seqs=8, model_len=604)
+    server.run_to_end()
+
+    assert len(server.finished_at) == 4
+
+
+def test_a_claim_ends_with_the_request_that_waited() -> None:
+    server = ScheduledServer(policy(), room=1, num_blocks=256)
+    stream = server.add("in", outputs=800)
+    server.run(TENURE)
+    late = server.add("out")
+    server.run(PATIENCE + DRAIN // 2)
+    server.abort(late)
+    server.run_to_end()
+
+    assert stream.num_preemptions == 0
+
+
+def test_requests_for_the_adapter_that_got_in_come_along() -> None:
+    """While its tenure lasts, an adapter is used for all who want it, not for one at a time."""
+    server = ScheduledServer(policy(), room=1, num_blocks=512, max_num_seqs=8)
+    for flow in ("a", "b", "c"):
+        for _ in range(4):
+            server.add(flow, outputs=60)
+    together = 0
+    while server.has_work:
+        server.step()
+        together = max(together, len(server.scheduler.running))
+        num_adapters = len({sequence.flow for sequence in server.scheduler.running})
+        assert num_adapters <= 1
+
+    assert together == 4
+    assert server.num_steps < 3 * 80
+
+
+def test_a_crowd_of_adapters_without_room_is_not_asked_for_in_every_step() -> None:
+    server = ScheduledServer(policy(), room=1)
+    asked: list[str] = []
+    acquire = server.residency.acquire
+
+    def count(digest: str) -> bool:
+        asked.append(digest)
+        return acquire(digest)
+
+    server.residency.acquire = count  # type: ignore[method-assign] # to see what is asked
+    server.add("in", outputs=200)
+    server.step()
+    for number in range(100):
+        server.add(f"out {number}")
+    asked.clear()
+    server.step()
+    assert len(asked) == MAX_FAILED_TRIES
+    server.run(20)
+    assert len(asked) <= 100
+    assert len(set(asked)) == len(asked)
+
+
+# -- progress, whatever arrives
+
+Arrival = tuple[int, int, int, int]  # steps after the one before, adapter, prompt, outputs
+
+
+def arrivals(num_adapters: int) -> st.SearchStrategy[list[Arrival]]:
+    one = st.tuples(
+        st.integers(0, 6),
+        st.integers(-1, num_adapters - 1),  # -1: the base model
+        st.integers(1, 30),
+        st.integers(1, 30),
+    )
+    burst = st.tuples(st.just(0), st.integers(0, num_adapters - 1), st.just(6), st.integers(1, 9))
+    return st.lists(one | burst, max_size=120)
+
+
+def serve(server: ScheduledServer, wanted: list[Arrival], *, num_streams: int) -> int:
+    """Let all of `wanted` arrive beside long streams; return how many there were."""
+    for number in range(num_streams):
+        server.add(f"stream {number}", prompt=4, outputs=200)
+    for pause, adapter, prompt, outputs in wanted:
+        server.run(pause if server.has_work else 0)
+        server.add(None if adapter < 0 else f"{adapter}", prompt=prompt, outputs=outputs)
+    server.run_to_end()
+    return num_streams + len(wanted)
+
+
+def assert_bounded(server: ScheduledServer, *, num_seqs: int, model_len: int) -> None:
+    """Each was admitted within one turn for every request that was accepted beside it, and itself.
+
+    A request ends within as many turns as it takes to compute it, `MIN_TURN_TOKENS` at a time, each
+    after at most as long a wait.
+    """
+    turn = longest_turn(num_seqs=num_seqs, model_len=model_len)
+    num_turns = -(-model_len // MIN_TURN_TOKENS)
+    for order, arrived in server.arrived_at.items():
+        finished = server.finished_at[order]
+        beside = [
+            other
+            for other, other_arrived in server.arrived_at.items()
+            if other_arrived <= finished and server.finished_at[other] >= arrived
+        ]
+        assert server.admitted_at[order] - arrived <= len(beside) * turn
+        assert finished - arrived <= len(beside) * turn * num_turns
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    wanted=arrivals(200),
+    scheduling=st.sampled_from(SCHEDULINGS),
+    num_blocks=st.sampled_from([52, 80, 400]),
+    num_seqs=st.sampled_from([2, 5, 12]),
+)
+def test_everyone_ends_whoever_arrives_with_room_for_four_of_two_hundred_adapters(
+    wanted: list[Arrival], scheduling: str, num_blocks: int, num_seqs: int
+) -> None:
+    server = ScheduledServer(
+        policy(scheduling), num_blocks=num_blocks, max_num_seqs=num_seqs, room=4
+    )
+
+    num_wanted = serve(server, wanted, num_streams=4)
+
+    assert len(server.finished_at) == num_wanted
+    assert_bounded(server, num_seqs=num_seqs, model_len=204)
+
+
+@settings(max_examples=30, deadline=None)
+@given(wanted=arrivals(6), sizes=st.lists(st.integers(1, 6), min_size=6, max_size=6))
+def test_everyone_ends_where_adapters_are_of_unlike_size(
+    wanted: list[Arrival], sizes: list[int]
+) -> None:
+    server = ScheduledServer(policy(), num_blocks=80, max_num_seqs=6, room=7)
+    for number, num_bytes in enumerate(sizes):
+        server.offer(f"{number}", num_bytes=num_bytes)
+
+    num_wanted = serve(server, wanted, num_streams=2)
+
+    assert len(server.finished_at) == num_wanted
+    assert_bounded(server, num_seqs=6, model_len=204)
+
+
+@settings(max_examples=20, deadline=None)
+@given(wanted=arrivals(8), scheduling=st.sampled_from(SCHEDULINGS))
+def test_the_same_arrivals_give_the_same_steps(wanted: list[Arrival], scheduling: str) -> None:
+    def steps() -> list[list[tuple[int, int]]]:
+        server = ScheduledServer(policy(scheduling), num_blocks=40, max_num_seqs=5, room=3)
+        done = []
+        for pause, adapter, prompt, outputs in wanted:
+            done += [server.step() for _ in range(pause) if server.has_work]
+            server.add(None if adapter < 0 else f"{adapter}", prompt=prompt, outputs=outputs)
+        while server.has_work:
+            done.append(server.step())
+        return done
+
+    assert steps() == steps()
+
+
+# -- one adapter more than fits
+
+
+def waits_for_first_tokens(num_adapters: int, *, room: int) -> list[int]:
+    """Steps from arrival to the first token, of a steady load on every adapter alike."""
+    server = ScheduledServer(
+        policy(), num_blocks=2000, max_num_seqs=16, max_num_batched_tokens=64, room=room
+    )
+    arrived: dict[int, int] = {}
+    waits: dict[int, int] = {}
+    for step in range(6000):
+        if step < 5000 and step % 4 == 0:
+            flow = f"{(step // 4 * 7) % num_adapters}"
+            arrived[server.add(flow, prompt=24, outputs=48).order] = step
+        server.step()
+        for sequence in server.scheduler.running:
+            if sequence.num_completion_tokens > 0 and sequence.order not in waits:
+                waits[sequence.order] = step - arrived[sequence.order]
+    assert len(server.finished_at) == len(arrived)
+    return sorted(waits.values())

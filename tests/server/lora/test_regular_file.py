@@ -1,0 +1,74 @@
+"""Regular files are read; whatever else a path may lead to is refused at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from lorry_server.errors import AdapterError
+from lorry_server.lora.regular_file import read_regular_file
+
+
+def test_a_file_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+
+    assert read_regular_file(file, max_bytes=7) == b"content"
+
+
+def test_a_relative_path_is_below_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.chdir(tmp_path)
+
+    assert read_regular_file(Path("file"), max_bytes=7) == b"content"
+
+
+def test_a_file_that_is_too_large_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with file.open("wb") as opened:
+        opened.truncate(1 << 40)  # sparse: reading it would take all memory
+
+    with pytest.raises(AdapterError, match="has 1099511627776 bytes; 10 are allowed"):
+        read_regular_file(file, max_bytes=10)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="none' is not there"):
+        read_regular_file(tmp_path / "none", max_bytes=10)
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(AdapterError, match="is a named pipe, not a regular file"):
+        read_regular_file(tmp_path / "pipe", max_bytes=10)
+
+
+def test_folders_sockets_and_devices_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket"))
+        for path, kind in (
+            (tmp_path / "folder", "a folder"),
+            (tmp_path / "socket", "a socket"),
+            (Path("/dev/zero"), "a device"),
+        ):
+            with pytest.raises(AdapterError, match=f"is {kind}, not a regular file"):
+                read_regular_file(path, max_bytes=10)
+
+
+def test_a_link_is_not_followed_wherever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"content")
+    (tmp_path / "folder" / "link").symlink_to("file")
+    (tmp_path / "other").symlink_to("folder")
+
+    with pytest.raises(AdapterError, match="is a symbolic link, not a regular file"):
+        read_regular_file(tmp_path / "folder" / "link", max_bytes=10)
+    with pytest.raises(AdapterError, match="lies behind a symbolic link"):
+        read_regular_file(tmp_path / "other" / "file", max_bytes=10)
