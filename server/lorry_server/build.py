@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lorry_server.adapters.checks import AdapterChecks
 from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.build_library import build_library
 from lorry_server.build_runner import block_bytes, build_runner, choose_runner
@@ -20,12 +21,13 @@ from lorry_server.engine.fairness import make_policy
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.engine.service import EngineService
 from lorry_server.errors import StartupError
+from lorry_server.lora.model_facts import layers_of, read_model_facts
 from lorry_server.lora.residency import Residency
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.hf_config import read_config as read_model_config
 from lorry_server.model.load import load_model
 from lorry_server.model.source import ModelSource, resolve_model
-from lorry_server.text.chat_template import ChatTemplate
+from lorry_server.text.chat_template import ChatTemplate, special_tokens_in
 from lorry_server.text.tokenizer import Tokenizer
 
 MAX_DEFAULT_CPU_KV_BYTES = 2 << 30
@@ -62,6 +64,18 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
         device=device,
         quantization=quantization,
         max_position=config.max_model_len,
+    )
+    chat_template = ChatTemplate.from_folder(source.path)
+    checks = AdapterChecks(
+        model=read_model_facts(
+            source.path,
+            model_id=source.model_id,
+            dtype=_name(dtype),
+            layers=layers_of(model.linears()),
+        ),
+        chat_template=chat_template,
+        special_tokens=special_tokens_in(source.path),
+        allow_partial=config.allow_partial_adapters,
     )
     kv_dtype = _kv_dtype(config, quantization, dtype=dtype, device=device)
     choice = choose_runner(config, model, device=device, kv_dtype=kv_dtype)
@@ -127,9 +141,9 @@ def build_server(config: ServerConfig, *, progress: Callable[[str], None]) -> Bu
     return BuiltServer(
         engine=engine,
         service=service,
-        library=build_library(config, service, runner.adapters, progress=progress),
+        library=build_library(config, service, runner.adapters, checks, progress=progress),
         tokenizer=tokenizer,
-        chat_template=ChatTemplate.from_folder(source.path),
+        chat_template=chat_template,
     )
 
 

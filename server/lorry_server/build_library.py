@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lorry_server.adapters.checks import AdapterChecks
 from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.adapters.loader import AdapterLoader, LoaderLimits
 from lorry_server.adapters.settings import LibrarySettings
@@ -22,6 +23,7 @@ def build_library(
     config: ServerConfig,
     engine: EngineClient,
     device: DeviceAdapters,
+    checks: AdapterChecks,
     *,
     progress: Callable[[str], None],
 ) -> AdapterLibrary:
@@ -48,6 +50,8 @@ def build_library(
             places=WorkPlaces(config.adapter_load_workers),
             limits=LoaderLimits(device_bytes=info.adapter_budget_bytes, host_bytes=host_bytes),
             allow_partial=config.allow_partial_adapters,
+            examine=checks.examine,
+            read_contract=checks.read_contract,
         ),
         engine,
         settings=LibrarySettings(

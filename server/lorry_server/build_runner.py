@@ -128,7 +128,14 @@ def build_runner(
             dtype=kv_dtype,
             device=device,
         ),
-        AdapterPool(model.linears(), dtype=dtype, device=device),
+        AdapterPool(
+            model.linears(),
+            dtype=dtype,
+            device=device,
+            norms=model.norms(),
+            embedding=model.embedding,
+            base=model.base_weights,
+        ),
         device=device,
         num_threads=num_threads,
     )

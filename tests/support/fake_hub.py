@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub.errors
 from huggingface_hub.errors import (
     GatedRepoError,
     OfflineModeIsEnabled,
@@ -29,12 +30,10 @@ class FakeHub:
     is_offline: bool = False
     is_gated: bool = False
     asked: list[str] = field(default_factory=list)
-    errors: Any = SimpleNamespace(
-        GatedRepoError=GatedRepoError,
-        OfflineModeIsEnabled=OfflineModeIsEnabled,
-        RepositoryNotFoundError=RepositoryNotFoundError,
-        RevisionNotFoundError=RevisionNotFoundError,
-    )
+
+    @property
+    def errors(self) -> Any:
+        return huggingface_hub.errors
 
     def HfApi(self) -> Any:
         return SimpleNamespace(model_info=self._model_info)

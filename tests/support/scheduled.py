@@ -31,6 +31,7 @@ class ScheduledServer:
         block_size: int = 4,
         max_num_seqs: int = 4,
         max_num_batched_tokens: int = 16,
+        prefix_caching: bool = True,
         room: int = 1000,
     ) -> None:
         """Adapters of one byte each, unless `offer` said otherwise; `room` bytes fit at once."""
@@ -41,6 +42,7 @@ class ScheduledServer:
             block_size=block_size,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
+            prefix_caching=prefix_caching,
             policy=policy,
         )
         self.served: Counter[Flow] = Counter()

@@ -13,10 +13,13 @@ from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.engine import Engine
 from lorry_server.engine.scheduler import Scheduler
 from lorry_server.layers.attention import AttentionBackend
+from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.lora.adapter import read_adapter
 from lorry_server.lora.pool import AdapterPool
 from lorry_server.lora.residency import Residency
+from lorry_server.model.base_weights import CheckpointWeights
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.load import load_model
 from lorry_server.runner.kv_cache import KVCache
@@ -70,6 +73,17 @@ class RecordingModel:
     def linears(self) -> Iterator[Linear]:
         return self._model.linears()
 
+    def norms(self) -> Iterator[RMSNorm]:
+        return self._model.norms()
+
+    @property
+    def embedding(self) -> EmbeddingPlace | None:
+        return self._model.embedding
+
+    @property
+    def base_weights(self) -> CheckpointWeights | None:
+        return self._model.base_weights
+
 
 @dataclass
 class TinyEngine:
@@ -101,7 +115,14 @@ def make_tiny_engine(
         load_model(folder, dtype=torch.float32, device=CPU, quantization=quantization)
     )
     read = {name: read_adapter(path) for name, path in (adapters or {}).items()}
-    pool = AdapterPool(model.linears(), dtype=torch.float32, device=CPU)
+    pool = AdapterPool(
+        model.linears(),
+        dtype=torch.float32,
+        device=CPU,
+        norms=model.norms(),
+        embedding=model.embedding,
+        base=model.base_weights,
+    )
     prepared = [pool.prepare(adapter) for adapter in read.values()]
     if adapter_budget is None:
         adapter_budget = sum(one.num_bytes for one in prepared)

@@ -128,7 +128,14 @@ def make_twin_engine(
         model = load_model(folder, dtype=dtype, device=CPU, quantization=quantization)
         assert isinstance(model, Decoder)
         models.append(model)
-    pool = AdapterPool(models[0].linears(), dtype=dtype, device=CPU)
+    pool = AdapterPool(
+        models[0].linears(),
+        dtype=dtype,
+        device=CPU,
+        norms=models[0].norms(),
+        embedding=models[0].embedding,
+        base=models[0].base_weights,
+    )
     arch = models[0].arch
     cache = KVCache(
         num_layers=len(arch.layers),

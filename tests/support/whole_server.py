@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.build import build_server
 from lorry_server.config import read_config
 from lorry_server.engine.engine import Engine
@@ -25,6 +26,7 @@ class WholeServer:
     base_url: str
     service: EngineService
     engine: Engine
+    library: AdapterLibrary
     progress: list[str]
 
 
@@ -56,6 +58,7 @@ async def whole_server(
     built.service.start()
     try:
         async with live_server(app) as base_url:
-            yield WholeServer(base_url, built.service, built.engine, progress)
+            yield WholeServer(base_url, built.service, built.engine, built.library, progress)
     finally:
+        built.library.close()
         await built.service.stop()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from lorry_server.adapters.contract import Contract
 
 State = Literal["ready", "loading", "failed", "known"]
 Tier = Literal["device", "host", "disk"]
@@ -20,14 +22,6 @@ class LoadTimes:
     read: float = 0.0
     check: float = 0.0
     prepare: float = 0.0
-
-
-class AdapterContract(Protocol):
-    """Defaults and limits that an adapter brings along."""
-
-    def card(self) -> dict[str, Any]:
-        """What is shown of it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,7 @@ class AdapterFacts:
     unmatched_tensors: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     doctor: Mapping[str, Any] | None = None
-    contract: AdapterContract | None = None
+    contract: Contract | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lorry_server.adapters.composer import Composer, ParsedRecipe
-from lorry_server.adapters.info import AdapterContract, AdapterFacts, LoadTimes
+from lorry_server.adapters.contract import Contract
+from lorry_server.adapters.info import AdapterFacts, LoadTimes
 from lorry_server.adapters.source import AdapterSources
 from lorry_server.adapters.work_places import WorkPlaces
 from lorry_server.errors import AdapterError, NotFoundError
@@ -57,7 +58,7 @@ class AdapterLoader:
         allow_partial: bool = False,
         read: Callable[[Path], Adapter] = read_adapter,
         examine: Callable[[Adapter], Mapping[str, Any]] | None = None,
-        read_contract: Callable[[Path], AdapterContract | None] | None = None,
+        read_contract: Callable[[Path], Contract | None] | None = None,
         composer: Composer | None = None,
     ) -> None:
         self.composer = composer
@@ -138,11 +139,14 @@ class AdapterLoader:
         adapter: Adapter,
         *,
         source: str | None,
-        contract: AdapterContract | None,
+        contract: Contract | None,
         watch: Stopwatch,
         find_prepared: FindPrepared,
     ) -> LoadedAdapter:
-        report = None if self._examine is None else self._examine(adapter)
+        report = None
+        # A composition has no files of its own to be compared with; its parts were examined.
+        if self._examine is not None and source is not None:
+            report = self._examine(adapter)
         watch.lap("check")
         # The same content under another name, or loaded again in place, is not prepared twice.
         prepared = find_prepared(adapter.digest)
@@ -161,6 +165,7 @@ class AdapterLoader:
                 target_modules=adapter.target_modules,
                 num_bytes=prepared.num_bytes,
                 unmatched_tensors=prepared.unmatched,
+                features=adapter.features,
                 doctor=report,
                 contract=contract,
             ),
@@ -173,7 +178,7 @@ class AdapterLoader:
             shown = ", ".join(repr(name) for name in prepared.unmatched[:MAX_SHOWN_NAMES])
             raise AdapterError(
                 f"adapter {str(adapter.path)!r}: {len(prepared.unmatched)} of its "
-                f"{len(adapter.modules)} modules match no layer of this model: {shown}. Serving it "
+                f"{len(adapter.names)} modules match no layer of this model: {shown}. Serving it "
                 "would apply it in part; --allow-partial-adapters does so."
             )
 

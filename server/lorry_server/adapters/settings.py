@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from lorry_server.adapters.load_threads import MAX_THREADS
 from lorry_server.adapters.names import KEPT_VERSIONS
@@ -25,7 +24,7 @@ class LibrarySettings:
     failure_memory_s: float = 10.0
     host_memory_bytes: int | None = None
     kept_versions: int = KEPT_VERSIONS
-    weights: Mapping[str, float] = MappingProxyType({})
+    weights: Mapping[str, float] = field(default_factory=dict)
     max_loads: int = MAX_THREADS
 
     @property

@@ -26,10 +26,11 @@ from lorry_server.engine.passed_over import Claim, PassedOver
 from lorry_server.engine.sequence import Sequence
 from lorry_server.engine.waiting_lines import WaitingLines
 
-# Bounds on waiting for room, in full steps' worth of tokens.
-PATIENCE_STEPS = 2
-DRAIN_STEPS = 2
-TENURE_STEPS = 8
+# Bounds on waiting for room, in full steps' worth of tokens. Shorter ones let a first token come
+# sooner where adapters compete for room, longer ones waste less on computing again.
+PATIENCE_STEPS = 0.5
+DRAIN_STEPS = 0.5
+TENURE_STEPS = 4
 
 # New tokens that a preemption for an adapter's sake leaves a sequence with at least.
 MIN_TURN_TOKENS = 16
@@ -55,8 +56,8 @@ class Turns:
         self.waiting = WaitingLines()
         self.policy = policy
         self.room = room
-        self._passed_over = PassedOver(patience_tokens=PATIENCE_STEPS * full_step)
-        self._drain_tokens = DRAIN_STEPS * full_step
+        self._passed_over = PassedOver(patience_tokens=int(PATIENCE_STEPS * full_step))
+        self._drain_tokens = int(DRAIN_STEPS * full_step)
         self._tenure_tokens = TENURE_STEPS * full_step
         # Of the round.
         self._heads: list[tuple[Rank, Sequence]] = []  # a heap

@@ -24,10 +24,8 @@ from lorry_server.finetune.curve import loss_curve
 from lorry_server.finetune.options import CHECKPOINT_INFIX
 from lorry_server.finetune.training import Training, TrainingState
 from lorry_server.finetune.whole_folder import remove_leftovers, removed_whole, replaced_whole
+from lorry_server.lora.adapter_files import CONFIG_FILE, SIDECAR_FILE, WEIGHTS_FILE
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-CARD_FILE = "lorry.json"
 CURVE_FILE = "loss.svg"
 STATE_FILE = "training_state.json"
 TENSORS_FILE = "training_state.safetensors"
@@ -52,7 +50,7 @@ def write_adapter(
 ) -> None:
     """Write the adapter as it is now; with `settings` as a checkpoint. It appears whole.
 
-    `card` is what `lorry.json` says of the adapter; None in it is left out.
+    `card` is what its `lorry.json` says of it.
     """
     config = copy.deepcopy(training.model.peft_config[ADAPTER])
     config.base_model_name_or_path = model_id  # never a path of this machine
@@ -68,9 +66,7 @@ def write_adapter(
             unfinished / WEIGHTS_FILE,
             metadata={"format": "pt"},
         )
-        _write_json(
-            unfinished / CARD_FILE, {key: value for key, value in card.items() if value is not None}
-        )
+        _write_json(unfinished / SIDECAR_FILE, card)
         curve = loss_curve(training.losses, held_out=training.held_out_losses, title=folder.name)
         (unfinished / CURVE_FILE).write_text(curve, encoding="utf-8")
         if settings is not None:

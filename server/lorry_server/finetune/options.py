@@ -10,6 +10,7 @@ from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
 CHECKPOINT_INFIX = ".step-"  # in the names of checkpoints, which are adapters like any other
+MAX_DESCRIPTION_CHARS = 4096
 _LONGEST_STEP = "1000000"
 
 
@@ -71,5 +72,7 @@ class RunOptions:
                 f"--output {self.output} must end in the adapter's name, {self.name!r}: a server "
                 "that watches the folder above it serves it under that name"
             )
+        if self.description is not None and len(self.description) > MAX_DESCRIPTION_CHARS:
+            raise StartupError(f"--description has more than {MAX_DESCRIPTION_CHARS} characters")
         if self.resume and self.overwrite:
             raise StartupError("--resume and --overwrite exclude each other")

@@ -36,6 +36,7 @@ from lorry_server.finetune.progress import progress_of
 from lorry_server.finetune.summary import loss_line, parameter_table
 from lorry_server.finetune.training import Training
 from lorry_server.finetune.whole_folder import removed_whole
+from lorry_server.lora.base_fingerprint import base_fingerprint
 from lorry_server.model.hf_config import read_config
 from lorry_server.model.source import ModelSource, resolve_model
 from lorry_server.text.chat_template import ChatTemplate
@@ -70,13 +71,17 @@ def finetune(options: RunOptions) -> int:
     elif options.overwrite:
         for folder in find_checkpoints(options.output):
             removed_whole(folder)
-    return _train(options, training, model_id=source.model_id, settings=settings)
+    return _train(options, training, source, settings)
 
 
 def _train(
-    options: RunOptions, training: Training, *, model_id: str, settings: Mapping[str, Any]
+    options: RunOptions, training: Training, source: ModelSource, settings: Mapping[str, Any]
 ) -> int:
-    card = {"description": options.description or _description(options, training, model_id)}
+    model_id = source.model_id
+    card = {
+        "description": options.description or _description(options, training, model_id),
+        "base_fingerprint": base_fingerprint(source.path),
+    }
 
     def save_checkpoint() -> Path:
         folder = checkpoint_folder(options.output, training.step)

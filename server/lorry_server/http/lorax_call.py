@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.types import Receive
 
 from lorry.types.lorax import GenerateParameters, GenerateRequest
+from lorry_server.adapters.contract import Contract
 from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.engine.request import Request as EngineRequest
 from lorry_server.engine.request import SamplingParams
 from lorry_server.errors import NotFoundError
 from lorry_server.http.adapter_choice import find_adapter
+from lorry_server.http.contract_defaults import (
+    apply_contract_to_generate,
+    check_ceiling,
+    contract_of,
+    default_max_tokens,
+)
 from lorry_server.http.generation import Job
 from lorry_server.http.lorax_validation import (
     check_parameters,
@@ -28,7 +36,7 @@ from lorry_server.http.openai_sampling import (
     sequence_seeds,
     stop_strings,
 )
-from lorry_server.http.prompts import check_text, off_loop
+from lorry_server.http.prompts import check_text, may_be_slow, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
 from lorry_server.text.chat_template import render_chat
@@ -75,7 +83,7 @@ async def open_call(
     with released_on_error(lease):
         return await _open_leased(
             wanted,
-            parameters,
+            apply_contract_to_generate(parameters, contract_of(lease)),
             lease,
             stop=stop,
             is_streamed=is_streamed,
@@ -94,10 +102,16 @@ async def _open_leased(
     record: RequestRecord,
     serving: Serving,
 ) -> LoraxCall:
-    token_ids = await prompt_token_ids(wanted.inputs, parameters, serving=serving)
+    contract = contract_of(lease)
+    check_ceiling(parameters.max_new_tokens, lease, param="max_new_tokens")
+    token_ids = await prompt_token_ids(wanted.inputs, parameters, contract, serving=serving)
     max_tokens = resolve_max_new_tokens(
         parameters.max_new_tokens, input_length=len(token_ids), serving=serving
     )
+    if parameters.max_new_tokens is None:
+        max_tokens = min(max_tokens, default_max_tokens(contract, None) or max_tokens)
+    if contract is not None:
+        stop = stop or contract.stop
     is_sampled = samples(parameters)
     seed = None if parameters.seed is None else parameters.seed % SEED_RANGE
     num_sequences = parameters.best_of or 1
@@ -112,6 +126,7 @@ async def _open_leased(
                 max_tokens=max_tokens,
                 seed=sequence_seed,
                 num_logprobs=num_logprobs(parameters, is_streamed=is_streamed),
+                min_p=(contract.sampling.min_p or 0.0) if contract is not None else 0.0,
             ),
             adapter=lease.digest if lease else None,
             arrival_s=record.arrival_s,
@@ -157,22 +172,28 @@ async def choose_adapter(
 
 
 async def prompt_token_ids(
-    inputs: str, parameters: GenerateParameters, *, serving: Serving
+    inputs: str, parameters: GenerateParameters, contract: Contract | None, *, serving: Serving
 ) -> tuple[int, ...]:
     check_text(inputs, param="inputs", serving=serving)
+    chat: list[dict[str, Any]] = [{"role": "user", "content": inputs}]
+    template = serving.chat_template
+    if contract is not None:
+        chat = contract.with_system_prompt(chat)
+        template = contract.template or template
 
     def encode() -> list[int]:
         if not parameters.apply_chat_template:
             return serving.tokenizer.encode(inputs)
         return render_chat(
             serving.tokenizer,
-            serving.chat_template,
-            [{"role": "user", "content": inputs}],
+            template,
+            chat,
             add_generation_prompt=True,
             continue_final_message=False,
         )
 
-    token_ids = tuple(await off_loop(encode, num_chars=len(inputs)))
+    is_slow = bool(parameters.apply_chat_template) and may_be_slow(template)
+    token_ids = tuple(await off_loop(encode, num_chars=len(inputs), is_slow=is_slow))
     return truncated(token_ids, parameters.truncate, serving=serving)
 
 
@@ -191,7 +212,12 @@ def samples(parameters: GenerateParameters) -> bool:
 
 
 def sampling_params(
-    parameters: GenerateParameters, *, max_tokens: int, seed: int, num_logprobs: int | None
+    parameters: GenerateParameters,
+    *,
+    max_tokens: int,
+    seed: int,
+    num_logprobs: int | None,
+    min_p: float,
 ) -> SamplingParams:
     temperature = OFF if parameters.temperature is None else parameters.temperature
     return SamplingParams(
@@ -199,6 +225,7 @@ def sampling_params(
         temperature=temperature if samples(parameters) else 0.0,
         top_p=max(parameters.top_p or OFF, MIN_PROBABILITY),
         top_k=parameters.top_k or 0,
+        min_p=min_p,
         typical_p=max(parameters.typical_p or OFF, MIN_PROBABILITY),
         seed=seed,
         ignore_eos=bool(parameters.ignore_eos_token),

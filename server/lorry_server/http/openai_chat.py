@@ -23,8 +23,15 @@ from lorry.types.chat import (
 )
 from lorry.types.common import StreamOptions, Timings, Usage
 from lorry_server.adapters.lease import AdapterLease, released_on_error
+from lorry_server.adapters.contract import Contract
 from lorry_server.errors import RequestError
 from lorry_server.http.adapter_choice import choose_adapter
+from lorry_server.http.contract_defaults import (
+    apply_contract,
+    check_ceiling,
+    contract_of,
+    default_max_tokens,
+)
 from lorry_server.http.generation import (
     Answer,
     Delta,
@@ -33,14 +40,14 @@ from lorry_server.http.generation import (
 from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, check_num_sequences, open_call
 from lorry_server.http.parsing import parse_body, shown
-from lorry_server.http.prompts import Prompt, check_length, check_text, off_loop
+from lorry_server.http.prompts import Prompt, check_length, check_text, may_be_slow, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
 from lorry_server.http.sse import DONE, event
 from lorry_server.http.text_event import TextEvent
 from lorry_server.http.token_logprobs import chat_logprobs
 from lorry_server.http.unsupported_fields import take_chat_fields
-from lorry_server.text.chat_template import render_chat
+from lorry_server.text.chat_template import checked_messages, render_chat
 
 ASSISTANT = "assistant"
 SYSTEM_FINGERPRINT = f"lorry-{__version__}"
@@ -78,15 +85,18 @@ async def open_chat(
 ) -> OpenAICall:
     num_choices = wanted.n or 1
     check_num_sequences(1, num_choices, serving=serving)
-    prompt = await chat_prompt(wanted, serving=serving)
+    contract = contract_of(lease)
+    max_tokens = chat_max_tokens(wanted)
+    check_ceiling(max_tokens, lease, param=max_tokens_field(wanted))
+    prompt = await chat_prompt(wanted, contract, serving=serving)
     return open_call(
-        wanted,
+        apply_contract(wanted, contract),
         [prompt],
         lease=lease,
         kind="chatcmpl",
         num_sequences=num_choices,
-        max_tokens=chat_max_tokens(wanted),
-        default_max_tokens=None,
+        max_tokens=max_tokens,
+        default_max_tokens=default_max_tokens(contract, None),
         num_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
         num_prompt_logprobs=None,
         record=record,
@@ -122,7 +132,13 @@ def chat_max_tokens(wanted: ChatRequest) -> int | None:
     return new if new is not None else old
 
 
-async def chat_prompt(wanted: ChatRequest, *, serving: Serving) -> Prompt:
+def max_tokens_field(wanted: ChatRequest) -> str:
+    return "max_tokens" if wanted.max_completion_tokens is None else "max_completion_tokens"
+
+
+async def chat_prompt(
+    wanted: ChatRequest, contract: Contract | None, *, serving: Serving
+) -> Prompt:
     if not wanted.messages:
         raise RequestError("`messages` is empty", param="messages", code="invalid_value")
     messages = [
@@ -133,17 +149,26 @@ async def chat_prompt(wanted: ChatRequest, *, serving: Serving) -> Prompt:
     if texts:  # an empty message is the template's business
         check_text(texts, param="messages", serving=serving)
 
+    template = serving.chat_template
+    chat: Sequence[dict[str, Any]] = messages
+    if contract is not None:
+        checked_messages(messages)  # while their places are those that the client knows
+        chat = contract.with_system_prompt(messages)
+        template = contract.template or template
+
     def render() -> list[int]:
         return render_chat(
             serving.tokenizer,
-            serving.chat_template,
-            messages,
+            template,
+            chat,
             add_generation_prompt=wanted.add_generation_prompt is not False,
             continue_final_message=bool(wanted.continue_final_message),
         )
 
     # A short text in very many messages is long work too.
-    token_ids = await off_loop(render, num_chars=len(texts) + 256 * len(messages))
+    token_ids = await off_loop(
+        render, num_chars=len(texts) + 256 * len(messages), is_slow=may_be_slow(template)
+    )
     check_length(len(token_ids), param="messages", serving=serving)
     return Prompt(tuple(token_ids))
 

@@ -18,6 +18,12 @@ from lorry.types.completions import (
 from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.errors import RequestError
 from lorry_server.http.adapter_choice import choose_adapter
+from lorry_server.http.contract_defaults import (
+    apply_contract,
+    check_ceiling,
+    contract_of,
+    default_max_tokens,
+)
 from lorry_server.http.generation import Answer, Delta
 from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, open_call
@@ -83,18 +89,20 @@ async def open_completion(
     serving: Serving,
 ) -> OpenAICall:
     best_of = num_sequences(wanted)
+    contract = contract_of(lease)
+    check_ceiling(wanted.max_tokens, lease, param="max_tokens")
     prompts = await completion_prompts(wanted.prompt, serving=serving)
     num_logprobs = wanted.logprobs
     if num_logprobs is None and best_of > (wanted.n or 1):
         num_logprobs = 0  # to rank the sequences by
     return open_call(
-        wanted,
+        apply_contract(wanted, contract),
         prompts,
         lease=lease,
         kind="cmpl",
         num_sequences=best_of,
         max_tokens=wanted.max_tokens,
-        default_max_tokens=serving.settings.default_max_tokens,
+        default_max_tokens=default_max_tokens(contract, serving.settings.default_max_tokens),
         num_logprobs=num_logprobs,
         num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
         record=record,

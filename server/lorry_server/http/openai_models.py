@@ -52,6 +52,7 @@ class ModelsEndpoint:
             root=adapter.source,
             parent=self.serving.settings.served_model_name,
             max_model_len=self.serving.engine.info.max_model_len,
+            description=facts.contract.description if facts and facts.contract else None,
             adapter=None
             if facts is None
             else AdapterDetails(
@@ -60,5 +61,6 @@ class ModelsEndpoint:
                 target_modules=list(facts.target_modules),
                 digest=facts.digest,
                 num_bytes=facts.num_bytes,
+                defaults=None if facts.contract is None else facts.contract.defaults(),
             ),
         )

@@ -11,6 +11,7 @@ from lorry.types.common import MAX_PROMPTS
 from lorry_server.errors import RequestError
 from lorry_server.http.parsing import shown
 from lorry_server.http.serving import Serving
+from lorry_server.text.chat_template import ChatTemplate
 
 T = TypeVar("T")
 
@@ -69,11 +70,16 @@ async def encode_texts(texts: Sequence[str], *, serving: Serving) -> list[Prompt
     return prompts
 
 
-async def off_loop(work: Callable[[], T], *, num_chars: int) -> T:
-    """Run `work` in a thread when its text is so long that the loop would notice."""
-    if num_chars > MAX_CHARS_ON_LOOP:
+async def off_loop(work: Callable[[], T], *, num_chars: int, is_slow: bool = False) -> T:
+    """Run `work` in a thread when its text is so long, or it so slow, that the loop would notice."""
+    if is_slow or num_chars > MAX_CHARS_ON_LOOP:
         return await asyncio.to_thread(work)
     return work()
+
+
+def may_be_slow(template: ChatTemplate | None) -> bool:
+    """Whether a template is an adapter's, which may run until its time is up."""
+    return template is not None and template.is_bounded_in_time
 
 
 def check_text(text: str, *, param: str, serving: Serving) -> None:

@@ -31,7 +31,10 @@ class LinearAdapters(Protocol):
     """What adds the step's adapters to a linear's output; attached from outside."""
 
     def add_(self, y_TO: Tensor, x_TI: Tensor) -> None:
-        """Add each token's adapter product to `y_TO` in place; `x_TI` is the linear's input."""
+        """Bring each token's adapter into `y_TO`, in place; `x_TI` is the linear's input.
+
+        Mostly that is a product to add; `lora.matched` has the other forms.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorry_server.kernels.lora import lora_add_
 from lorry_server.layers.linear import LinearSlice
-from lorry_server.lora.matching import MatchedSlice
+from lorry_server.lora.peft_tensors import LoraWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,12 @@ class FloatUpdate:
         )
 
 
-def float_update(matched: MatchedSlice, *, dtype: torch.dtype, is_pinned: bool) -> FloatUpdate:
+def float_update(
+    part: LinearSlice, weights: LoraWeights, *, dtype: torch.dtype, is_pinned: bool
+) -> FloatUpdate:
     """An update in host memory of its own, page-locked if `is_pinned`."""
-    a_RI = matched.weights.a_RI.to(dtype, copy=True)  # a view would keep the whole file in memory
-    b_OR = matched.weights.b_OR.to(dtype, copy=True)
+    a_RI = weights.a_RI.to(dtype, copy=True)  # a view would keep the whole file in memory
+    b_OR = weights.b_OR.to(dtype, copy=True)
     if is_pinned:
         a_RI, b_OR = a_RI.pin_memory(), b_OR.pin_memory()
-    return FloatUpdate(matched.part, a_RI, b_OR.T)
+    return FloatUpdate(part, a_RI, b_OR.T)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lorry_server.layers.linear import LinearSlice
-from lorry_server.lora.matching import MatchedSlice
+from lorry_server.lora.peft_tensors import LoraWeights
 from lorry_server.quantization.int8 import Int8Weight
 
 
@@ -53,10 +53,9 @@ class Int8Update:
         return self.b.matmul(self.a.matmul(x_PI))
 
 
-def int8_update(matched: MatchedSlice) -> Int8Update:
+def int8_update(part: LinearSlice, weights: LoraWeights) -> Int8Update:
     """Quantize one slice's update, in host memory."""
-    weights = matched.weights
-    return Int8Update(matched.part, _quantized(weights.a_RI), _quantized(weights.b_OR))
+    return Int8Update(part, _quantized(weights.a_RI), _quantized(weights.b_OR))
 
 
 def _quantized(w_OI: Tensor) -> Int8Weight:

@@ -11,7 +11,10 @@ from typing import Protocol
 from torch import Tensor
 
 from lorry_server.layers.attention import AttentionBackend
+from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
+from lorry_server.model.base_weights import CheckpointWeights
 
 
 class CausalModel(Protocol):
@@ -39,6 +42,16 @@ class CausalModel(Protocol):
         """Tokens of the longest sequence that the model was made for."""
         ...
 
+    @property
+    def embedding(self) -> EmbeddingPlace | None:
+        """Where adapters change the embedding; None where they cannot."""
+        ...
+
+    @property
+    def base_weights(self) -> CheckpointWeights | None:
+        """The tensors that it was loaded from, by their names in the checkpoint."""
+        ...
+
     def forward(
         self, token_ids_T: Tensor, positions_T: Tensor, attention: AttentionBackend
     ) -> Tensor:
@@ -51,4 +64,8 @@ class CausalModel(Protocol):
 
     def linears(self) -> Iterator[Linear]:
         """Every linear, the head among them; `LinearSlice.name` is the name in the checkpoint."""
+        ...
+
+    def norms(self) -> Iterator[RMSNorm]:
+        """Every norm that adapters can change."""
         ...

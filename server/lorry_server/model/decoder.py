@@ -15,15 +15,20 @@ from torch.nn import functional as F
 from lorry_server.kernels.exp import soft_cap
 from lorry_server.layers.activation import ACTIVATIONS, gate
 from lorry_server.layers.attention import AttentionBackend
+from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
 from lorry_server.layers.norm import RMSNorm
 from lorry_server.layers.rotary import Rope, RotaryEmbedding, rotate
 from lorry_server.model.arch import Arch
+from lorry_server.model.base_weights import CheckpointWeights
 from lorry_server.quantization.scheme import Scheme
 
 
 class Decoder(nn.Module):
-    """Embedding, layers, norm, head. Made empty; `model.weights` fills it."""
+    """Embedding, layers, norm, head. Made empty; `model.weights` fills it.
+
+    `base_weights` is where it was filled from, for adapters that ask; None: from nowhere yet.
+    """
 
     embedding_VD: Tensor | None  # None when it is tied to the head: one copy is kept
 
@@ -39,6 +44,13 @@ class Decoder(nn.Module):
             "embedding_VD",
             None if arch.tied_embeddings else torch.empty(shape, dtype=dtype, device=device),
         )
+        self.embedding = EmbeddingPlace(
+            "model.embed_tokens",
+            num_tokens=arch.vocab_size,
+            size=arch.hidden_size,
+            is_tied=arch.tied_embeddings,
+        )
+        self.base_weights: CheckpointWeights | None = None
         self.ropes = tuple(dict.fromkeys(layer.rope for layer in arch.layers if layer.rope))
         self.rotaries = nn.ModuleList(RotaryEmbedding(rope, device=device) for rope in self.ropes)
         self.layers = nn.ModuleList(Layer(index, make) for index in range(len(arch.layers)))
@@ -106,6 +118,7 @@ class Decoder(nn.Module):
             x_TD = self.head.weight.rows(token_ids_T)
         else:
             x_TD = F.embedding(token_ids_T, self.embedding_VD)
+        self.embedding.adapt_(x_TD, token_ids_T)
         if self.arch.embedding_scale == 1.0:
             return x_TD
         # rounded to the model's dtype first, as in training

@@ -27,7 +27,9 @@ from transformers.utils.generic import ModelOutput
 from lorry_server.errors import ModelError
 from lorry_server.layers.attention import AttentionBackend
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.model.arch import architecture_of
+from lorry_server.model.base_weights import CheckpointWeights
 from lorry_server.model.checkpoint import Checkpoint
 from lorry_server.model.hf_config import read_config
 from lorry_server.quantization.scheme import Scheme
@@ -42,7 +44,7 @@ IRRELEVANT = frozenset(
 
 
 class FallbackModel(nn.Module):
-    """A `CausalModel` around one of transformers' decoders."""
+    """A `CausalModel` around one of transformers' decoders; `base_weights` as a `Decoder` has."""
 
     def __init__(self, causal_lm: PreTrainedModel, *, scheme: Scheme) -> None:
         """Takes `causal_lm` over: its linears are replaced one by one."""
@@ -57,6 +59,7 @@ class FallbackModel(nn.Module):
         self.max_position = int(config.max_position_embeddings)
         head: nn.Linear = causal_lm.get_output_embeddings()  # type: ignore[no-untyped-call]  # theirs
         self.vocab_size = head.out_features
+        self.base_weights: CheckpointWeights | None = None
         self._linears = _replace_linears(causal_lm, scheme, head=head)
         self._decoder = causal_lm.base_model
         # what is left of the model around its decoder turns hidden states to logits
@@ -81,6 +84,14 @@ class FallbackModel(nn.Module):
 
     def linears(self) -> Iterator[Linear]:
         return iter(self._linears)
+
+    def norms(self) -> Iterator[RMSNorm]:
+        return iter(())  # they are transformers' own
+
+    @property
+    def embedding(self) -> None:
+        """It is transformers' own, and whatever they make of it."""
+        return None
 
 
 def load_fallback(
@@ -109,6 +120,7 @@ def load_fallback(
     _refuse_modules(architecture, causal_lm)
     model = FallbackModel(causal_lm, scheme=scheme).to(device)
     _try_one_token(model, device)
+    model.base_weights = CheckpointWeights(folder, other_names={})
     return model
 
 

@@ -8,11 +8,12 @@ import torch
 
 from lorry_server.errors import ModelError
 from lorry_server.model.arch import is_supported, read_arch
+from lorry_server.model.base_weights import CheckpointWeights
 from lorry_server.model.causal_model import CausalModel
 from lorry_server.model.checkpoint import Checkpoint
 from lorry_server.model.decoder import Decoder
 from lorry_server.model.hf_config import read_config
-from lorry_server.model.weights import load_weights
+from lorry_server.model.weights import EMBEDDING, HEAD, load_weights
 from lorry_server.quantization.registry import scheme_named
 
 
@@ -45,4 +46,7 @@ def load_model(
     with Checkpoint(folder) as checkpoint:
         decoder = Decoder(arch, scheme=scheme, dtype=dtype, device=device)
         load_weights(decoder, checkpoint)
+    decoder.base_weights = CheckpointWeights(
+        folder, other_names={HEAD: EMBEDDING} if arch.tied_embeddings else {}
+    )
     return decoder.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lorry_server.text.template_sandbox import (
     TemplateRefusalError,
     build_environment,
 )
+from lorry_server.text.time_limit import time_limit
 from lorry_server.text.tokenizer import Tokenizer
 
 TOKEN_NAMES = (
@@ -38,8 +40,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class ChatTemplate:
     """A compiled template and the special tokens that it may write. Rendering is thread-safe.
 
-    The template belongs to the model's folder: requests never bring one. The sandbox keeps it
-    from Python's internals all the same, since folders come from the internet.
+    The template belongs to the folder of the model or of an adapter: requests never bring one. The
+    sandbox keeps it from Python's internals all the same, since folders come from the internet.
     """
 
     def __init__(
@@ -48,14 +50,26 @@ class ChatTemplate:
         *,
         tokens: Mapping[str, str] | None = None,
         max_chars: int = MAX_RENDERED_CHARS,
+        owner: str = "the model",
+        max_render_s: float | None = None,
     ) -> None:
-        """Compile `source`; raise `ModelError` if it is not a template."""
+        """Compile `source`, the template of `owner`; raise `ModelError` if it is not a template.
+
+        A rendering that takes longer than `max_render_s` is given up.
+        """
         self._tokens = dict(tokens or {})
         self._max_chars = max_chars
+        self._name = f"{owner}'s chat template"
+        self._max_render_s = max_render_s
         try:
             self._template = build_environment().from_string(source)
         except jinja2.TemplateSyntaxError as exc:
-            raise ModelError(f"the model's chat template has an error: {exc}") from exc
+            raise ModelError(
+                f"{self._name} has an error in line {exc.lineno}: {exc.message}"
+            ) from exc
+        # What is constant is computed now, and Python has limits of its own for what is nested.
+        except (*TEMPLATE_FAULTS, SyntaxError, MemoryError) as exc:
+            raise ModelError(f"{self._name} has an error: {exc}") from exc
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ChatTemplate | None:
@@ -69,6 +83,11 @@ class ChatTemplate:
             return None
         return cls(source, tokens=read_tokens(folder, config=config))
 
+    @property
+    def is_bounded_in_time(self) -> bool:
+        """Whether rendering may be given up, as that of a template that nobody here vouches for."""
+        return self._max_render_s is not None
+
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
         """Return the prompt's text.
 
@@ -77,26 +96,28 @@ class ChatTemplate:
         """
         rendered: list[str] = []
         num_chars = 0
+        limit: AbstractContextManager[None] = nullcontext()
+        if self._max_render_s is not None:
+            limit = time_limit(self._max_render_s)
         try:
-            for text in self._template.generate(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._tokens,
-            ):
-                rendered.append(text)
-                num_chars += len(text)
-                if num_chars > self._max_chars:
-                    raise template_error(
-                        f"the rendered chat is longer than {self._max_chars} characters"
-                    )
+            with limit:
+                for text in self._template.generate(
+                    messages=messages,
+                    add_generation_prompt=add_generation_prompt,
+                    tools=None,
+                    documents=None,
+                    **self._tokens,
+                ):
+                    rendered.append(text)
+                    num_chars += len(text)
+                    if num_chars > self._max_chars:
+                        raise template_error(
+                            f"the rendered chat is longer than {self._max_chars} characters"
+                        )
         except TemplateRefusalError as exc:
-            raise template_error(f"the model's chat template refuses the messages: {exc}") from exc
+            raise template_error(f"{self._name} refuses the messages: {exc}") from exc
         except TEMPLATE_FAULTS as exc:
-            raise template_error(
-                f"the model's chat template does not work with these messages: {exc}"
-            ) from exc
+            raise template_error(f"{self._name} does not work with these messages: {exc}") from exc
         return "".join(rendered)
 
 
@@ -197,6 +218,11 @@ def template_in(config: Mapping[str, Any], *, path: Path) -> str | None:
     if entry is not None and not isinstance(entry, str):
         raise ModelError(f"{path}: chat_template must be text, not {type(entry).__name__}")
     return entry
+
+
+def special_tokens_in(folder: Path) -> dict[str, str]:
+    """Return the text of a model's special tokens, by the names that templates know them under."""
+    return read_tokens(folder, config=read_model_json(folder / "tokenizer_config.json"))
 
 
 def read_tokens(folder: Path, *, config: Mapping[str, Any]) -> dict[str, str]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import jinja2
+import jinja2.exceptions
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_RESULT_SIZE = 1 << 20
 
 # What expressions in a template may raise when the messages are not what it expects.
 TEMPLATE_FAULTS = (
@@ -23,6 +29,31 @@ TEMPLATE_FAULTS = (
 )
 
 
+class TemplateEnvironment(ImmutableSandboxedEnvironment):
+    """The sandbox, with products and powers that cannot fill the memory.
+
+    They are computed when the template runs, not when it is compiled.
+    """
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if result_size(operator, left, right) > MAX_RESULT_SIZE:
+            raise jinja2.exceptions.SecurityError(f"the result of {operator!r} would be too large")
+        return super().call_binop(context, operator, left, right)
+
+
+def result_size(operator: str, left: Any, right: Any) -> int:
+    """Return about how many items or bits the result of a product or power of integers has."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length()
+        return bits * abs(right) if operator == "**" else bits + right.bit_length()
+    for sequence, times in ((left, right), (right, left)):
+        if isinstance(sequence, Sequence) and isinstance(times, int):
+            return len(sequence) * max(times, 0)
+    return 0  # fractions, or operands that have no such result
+
+
 def build_environment() -> ImmutableSandboxedEnvironment:
     """Return the environment that chat templates are written for.
 
@@ -30,7 +61,7 @@ def build_environment() -> ImmutableSandboxedEnvironment:
     `tojson` that leaves markup and non-ASCII characters alone, `raise_exception` and
     `strftime_now`.
     """
-    environment = ImmutableSandboxedEnvironment(
+    environment = TemplateEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
     )
     environment.filters["tojson"] = to_json

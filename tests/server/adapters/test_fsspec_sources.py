@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from lorry_server.adapters.source import AdapterSourceError
 from lorry_server.adapters.sources.configured import ConfiguredSources
@@ -17,14 +18,21 @@ from lorry_server.lora.adapter_files import PICKLE_FILE, SIDECAR_FILE, WEIGHTS_F
 from tests.support.plain_adapters import adapter_files, never, read_files, sources_for
 
 
+class ClientError(Exception):
+    """botocore's."""
+
+    response: dict[str, Any]
+
+
 class FakeS3(MemoryFileSystem):  # type: ignore[misc]
     """What s3fs is to its users, with one bucket in memory and etags that a test sets."""
 
     protocol = "s3"
-    objects: dict[str, bytes] = {}
-    etags: dict[str, str] = {}
-    denied: set[str] = set()
-    made_with: list[dict[str, Any]] = []
+    objects: ClassVar[dict[str, bytes]]
+    etags: ClassVar[dict[str, str]]
+    denied: ClassVar[set[str]]
+    made_with: ClassVar[list[dict[str, Any]]]
+    no_such_bucket: ClassVar[bool]
 
     def __init__(self, **options: Any) -> None:
         self.made_with.append(options)
@@ -40,6 +48,11 @@ class FakeS3(MemoryFileSystem):  # type: ignore[misc]
         path = self._strip_protocol(path)
         if path in self.denied:
             raise PermissionError("Forbidden, with a signature in its text")
+        if path not in self.objects and self.no_such_bucket:
+            # as s3fs makes of botocore's answer
+            error = ClientError("NoSuchBucket")
+            error.response = {"ResponseMetadata": {"HTTPStatusCode": 404}}
+            raise FileNotFoundError(path) from error
         info: dict[str, Any] = super().info(path, **kwargs)
         del info["created"]
         return info | {"ETag": self.etags.get(path, '"1"')}
@@ -47,15 +60,15 @@ class FakeS3(MemoryFileSystem):  # type: ignore[misc]
 
 @pytest.fixture
 def s3() -> Iterator[type[FakeS3]]:
-    before = fsspec.registry.get("s3")
-    fsspec.register_implementation("s3", FakeS3, clobber=True)
+    before = _registry.get("s3")
+    _registry["s3"] = FakeS3
     FakeS3.objects = {f"/bucket/adapters/sql/{n}": c for n, c in adapter_files().items()}
     FakeS3.etags, FakeS3.denied, FakeS3.made_with = {}, set(), []
+    FakeS3.no_such_bucket = False
     yield FakeS3
-    if before is None:
-        del fsspec.registry._registry["s3"]  # else nobody would find s3fs in this process
-    else:
-        fsspec.register_implementation("s3", before, clobber=True)
+    del _registry["s3"]
+    if before is not None:
+        _registry["s3"] = before
 
 
 @pytest.fixture
@@ -131,6 +144,13 @@ def test_a_denied_object_is_named_and_the_librarys_text_is_not_shown(
         f"cannot fetch {SIDECAR_FILE} at 's3://bucket/adapters/sql': access was denied" in message
     )
     assert "signature" not in message
+
+
+def test_a_bucket_that_is_not_there_has_no_adapter(s3: type[FakeS3], tmp_path: Path) -> None:
+    s3.no_such_bucket = True
+    sources = sources_for(tmp_path, roots=("s3://none/",))
+
+    assert sources.find("sql") is None
 
 
 def test_an_object_that_is_a_pickle_is_refused(s3: type[FakeS3], tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_one_who_leaves_does_not_end_the_download_of_the_others(
 ) -> None:
     weights(server).gate.clear()
     has_left = threading.Event()
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(3) as threads:
         first = threads.submit(sources.fetch, sql, cancelled=has_left.is_set)
         while num_downloads(server) == 0:
             time.sleep(0.005)

@@ -299,6 +299,25 @@ async def test_a_version_is_never_answered_by_another_one():
     assert (await library.acquire("sql")).digest == NEW
 
 
+# -- shares
+
+
+async def test_a_names_weight_goes_to_the_version_that_it_stands_for():
+    engine, adapters = FakeEngine(), FakeAdapters()
+    library = fake_library(engine, adapters, kept_versions=1, weights={"sql": 3.0})
+    adapters.put("/old", OLD)
+    adapters.put("/new", NEW)
+
+    await library.load("law", "/old", replace=True)
+    assert engine.weights == {}
+    await library.load("sql", "/old", replace=True)
+    assert engine.weights == {OLD: 3.0}
+    library.unload("law")
+    await library.load("sql", "/new", replace=True)
+
+    assert engine.weights == {OLD: 1.0, NEW: 3.0}
+
+
 # -- memory
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from lorry_server.adapters.source import AdapterSourceError
+from lorry_server.adapters.sources import local_folder
 from lorry_server.adapters.sources.configured import ConfiguredSources
 from lorry_server.adapters.sources.patience import FetchCancelledError
-from lorry_server.errors import AdapterError
+from lorry_server.errors import AdapterError, StartupError
 from lorry_server.lora.adapter_files import CONFIG_FILE, PICKLE_FILE, SIDECAR_FILE, WEIGHTS_FILE
-from lorry_server.lora.regular_file import read_regular_file
+from lorry_server.lora.regular_file import open_folder, read_regular_file
 from tests.support.plain_adapters import (
     adapter_files,
     kept_entries,
@@ -120,6 +120,17 @@ def test_a_path_outside_of_the_roots_is_refused_with_the_flag_that_allows_it(
         assert f"--adapter-root '{secret.parent}'" in message
 
 
+@pytest.mark.parametrize("part", ["n" * 300, "x/" * 3000, "a\nb", "a\0b", "\udcff", "\u202e"])
+def test_a_path_that_no_folder_can_have_is_refused_in_a_short_sentence(
+    sources: ConfiguredSources, root: Path, part: str
+) -> None:
+    message = refusal(sources, f"{root}/{part}")
+
+    assert "is not a path that this server reads" in message or "File name too long" in message
+    assert len(message) < 600
+    assert message.isprintable()
+
+
 @pytest.mark.parametrize("path", ["../secret", "sql/../../secret", "sql/../sql"])
 def test_a_path_with_dots_is_refused_wherever_it_leads(
     sources: ConfiguredSources, root: Path, secret: Path, path: str
@@ -143,6 +154,12 @@ def test_a_link_that_stays_below_the_root_leads_to_the_folder(
 
     assert sources.find("current") == str(root / "current")
     assert sources.fetch(str(root / "current"), cancelled=never) == root / "sql"
+
+
+@pytest.mark.parametrize("url", ["", "file://"])
+def test_a_root_that_is_not_there_stops_the_start(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StartupError, match=r"none', which is no folder"):
+        sources_for(tmp_path / "cache", roots=(f"{url}{tmp_path}/none",))
 
 
 def test_a_root_that_is_a_link_is_where_it_leads(tmp_path: Path, root: Path) -> None:
@@ -201,6 +218,16 @@ def test_files_that_are_links_below_the_root_are_copied(
     write_files(root / "sql", adapter_files(seed=5))
     changed = sources.fetch(str(linked), cancelled=never)
     assert read_files(changed) == adapter_files(seed=5)
+
+
+def test_a_path_whose_bytes_are_no_text_may_be_named(tmp_path: Path, secret: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for name in adapter_files():
+        (folder / name).symlink_to(secret / name)
+    sources = sources_for(tmp_path / "cache", named=(str(folder),))
+
+    assert read_files(sources.fetch(str(folder), cancelled=never)) == adapter_files(seed=9)
 
 
 def test_what_the_operator_named_may_lie_anywhere_and_be_links(
@@ -296,8 +323,8 @@ def as_ordinary_user() -> Iterator[None]:
 def test_what_the_server_may_not_read_is_said(tmp_path: Path, root: Path) -> None:
     sources = sources_for(tmp_path / "cache", roots=(str(root),))
     for folder in (tmp_path, *tmp_path.parents):  # pytest's folders are its user's alone
-        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o001)
+        if folder.stat().st_uid == os.geteuid() and folder.stat().st_mode & 0o011 != 0o011:
+            folder.chmod(folder.stat().st_mode | 0o011)
     (root / "sql" / WEIGHTS_FILE).chmod(0)
 
     with as_ordinary_user():
@@ -307,38 +334,61 @@ def test_what_the_server_may_not_read_is_said(tmp_path: Path, root: Path) -> Non
     assert "may not be read by this server's user" in message
 
 
+def test_a_name_that_may_not_be_looked_at_says_so_when_it_is_fetched(
+    tmp_path: Path, root: Path
+) -> None:
+    sources = sources_for(tmp_path / "cache", roots=(str(root),))
+    root.chmod(0)
+
+    with as_ordinary_user():
+        assert sources.find("sql") == str(root / "sql")
+        message = refusal(sources, "sql")
+    root.chmod(0o700)
+
+    assert "may not be read by this server's user" in message
+
+
 def test_a_fetch_that_nobody_wants_ends(sources: ConfiguredSources) -> None:
     with pytest.raises(FetchCancelledError, match="cancelled"):
         sources.fetch("sql", cancelled=lambda: True)
 
 
-def test_a_folder_that_is_swapped_for_a_link_never_leads_out(
+def test_a_folder_that_becomes_a_link_before_it_is_opened_is_refused(
+    sources: ConfiguredSources, root: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_after_the_swap(path: Path) -> int:
+        swap(root / "sql", secret)
+        return open_folder(path)
+
+    monkeypatch.setattr(local_folder, "open_folder", open_after_the_swap)
+
+    assert "lies behind a symbolic link" in refusal(sources, str(root / "sql"))
+
+
+def test_a_folder_above_that_becomes_a_link_before_it_is_opened_is_refused(
+    sources: ConfiguredSources, root: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(secret / "law", adapter_files(seed=9))
+
+    def open_after_the_swap(path: Path) -> int:
+        swap(root / "team", secret)
+        return open_folder(path)
+
+    monkeypatch.setattr(local_folder, "open_folder", open_after_the_swap)
+
+    assert "lies behind a symbolic link" in refusal(sources, str(root / "team" / "law"))
+
+
+def test_a_folder_that_becomes_a_link_after_it_was_fetched_is_not_read(
     sources: ConfiguredSources, root: Path, secret: Path
 ) -> None:
-    """Somebody changes the folder between every two of our looks at it."""
-    inside = (root / "sql" / CONFIG_FILE).read_bytes()
-    (secret / CONFIG_FILE).write_bytes(b"outside")
-    swapping = threading.Event()
+    folder = sources.fetch("sql", cancelled=never)
+    swap(root / "sql", secret)
 
-    def swap() -> None:
-        while not swapping.is_set():
-            (root / "sql").rename(root / "away")
-            (root / "sql").symlink_to(secret)
-            (root / "sql").unlink()
-            (root / "away").rename(root / "sql")
+    with pytest.raises(AdapterError, match="lies behind a symbolic link"):
+        read_regular_file(folder / CONFIG_FILE, max_bytes=1 << 20)
 
-    thread = threading.Thread(target=swap)
-    thread.start()
-    seen = set()
-    try:
-        for _ in range(300):
-            try:
-                folder = sources.fetch(str(root / "sql"), cancelled=never)
-                seen.add(read_regular_file(folder / CONFIG_FILE, max_bytes=1 << 20))
-            except AdapterError:
-                continue
-    finally:
-        swapping.set()
-        thread.join()
 
-    assert seen <= {inside}
+def swap(folder: Path, other: Path) -> None:
+    folder.rename(folder.with_name("away"))
+    folder.symlink_to(other)

@@ -118,7 +118,7 @@ def test_work_ends_only_when_everybody_has_left() -> None:
         first = threads.submit(flights.join, "a", work, cancelled=first_left.is_set)
         begun.wait()
         second = threads.submit(flights.join, "a", work, cancelled=second_left.is_set)
-        while not flights.num_waiting("a") == 2:
+        while flights.num_waiting("a") != 2:
             threading.Event().wait(0.001)
         first_left.set()
         while (True, False) not in seen:

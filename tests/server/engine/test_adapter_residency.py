@@ -124,14 +124,13 @@ def test_adapters_that_come_and_go_give_every_request_its_own_tokens(seed: int) 
     got: dict[str, list[int]] = {}
     for step in range(300):
         digest = rng.choice(sorted(sizes))
-        if rng.random() < 0.03:
-            if digest in offered:
-                engine.withdraw_adapter(digest)
-                offered.remove(digest)
-            else:
-                number = NUMBERS[digest]
-                engine.offer_adapter(fake_prepared(digest, num_bytes=sizes[digest], number=number))
-                offered.add(digest)
+        if digest not in offered:
+            number = NUMBERS[digest]
+            engine.offer_adapter(fake_prepared(digest, num_bytes=sizes[digest], number=number))
+            offered.add(digest)
+        elif rng.random() < 0.1:
+            engine.withdraw_adapter(digest)
+            offered.remove(digest)
         if step < 200 and rng.random() < 0.4:
             adapter = rng.choice([None, *sorted(offered)])
             prompt = [rng.randrange(900) for _ in range(rng.randint(1, 12))]

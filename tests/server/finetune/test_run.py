@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from lorry_server.finetune import cli
 from lorry_server.lora.adapter import read_adapter
+from lorry_server.lora.base_fingerprint import base_fingerprint
 from tests.support.finetuning import ROWS, finetune, write_jsonl
 from tests.support.tiny_model import write_tiny_model
 
@@ -60,7 +61,10 @@ def test_folder_has_config_weights_card_and_curve_and_nothing_lies_beside_it(
     assert config["target_modules"] == ["down_proj", "q_proj"]
     assert config["inference_mode"] is True
     card = json.loads((tmp_path / "prices" / "lorry.json").read_text())
-    assert card["description"] == "Prices of pumps."
+    assert card == {
+        "description": "Prices of pumps.",
+        "base_fingerprint": base_fingerprint(model),
+    }
 
 
 def test_run_prints_what_is_frozen_what_is_trained_and_the_curve(
@@ -164,6 +168,7 @@ def test_wrong_flag_is_refused_by_name(
         (["--name", "x" * 96], "--name: adapter name"),
         (["--name", "x", "--output", "adapters/y"], "must end in the adapter's name, 'x'"),
         (["--name", "x", "--resume", "--overwrite"], "exclude each other"),
+        (["--name", "x", "--description", "x" * 5000], "--description has more than 4096"),
     ],
 )
 def test_name_that_could_not_be_served_is_refused(

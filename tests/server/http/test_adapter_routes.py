@@ -26,6 +26,11 @@ def app_with(adapters: FakeAdapters, engine: FakeEngine | None = None, **options
     return fake_app(engine, fake_library(engine, adapters, **library_options), **options)
 
 
+async def until_ready(client: httpx.AsyncClient, url: str) -> None:
+    while (await client.get(url)).json()["state"] != "ready":  # noqa: ASYNC110
+        await asyncio.sleep(0.001)  # for the thread that loads it
+
+
 async def test_an_adapter_is_put_shown_replaced_and_deleted():
     adapters = FakeAdapters()
     adapters.put("/old", OLD)
@@ -163,8 +168,7 @@ async def test_a_put_that_takes_too_long_says_when_to_ask_again_and_goes_on():
         response = await client.put("/v1/adapters/sql", json={"source": "/a"})
         loading = await client.get("/v1/adapters/sql")
         gate.open()
-        while (await client.get("/v1/adapters/sql")).json()["state"] != "ready":
-            await asyncio.sleep(0)
+        await until_ready(client, "/v1/adapters/sql")
 
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "adapter_loading"
@@ -453,7 +457,6 @@ async def test_a_client_that_leaves_its_put_does_not_end_the_load():
         call.cancel()
         await asyncio.wait([call])
         gate.open()
-        while (await client.get(f"{url}/v1/adapters/sql")).json()["state"] != "ready":
-            await asyncio.sleep(0)
+        await until_ready(client, f"{url}/v1/adapters/sql")
 
     assert list(engine.offered) == [OLD]

@@ -67,12 +67,24 @@ def test_the_digest_names_the_content_and_not_the_place(folder: Path, tmp_path: 
     ("changes", "words"),
     [
         ({"peft_type": "IA3"}, "peft_type='IA3'"),
-        ({"use_dora": True}, "use_dora=True"),
-        ({"bias": "all"}, "bias='all'"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
-        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights"),
+        ({"use_qalora": True}, "use_qalora=True: not supported"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"target_parameters": ["experts.up"]}, "target_parameters"),
+        ({"arrow_config": {"top_k": 3}}, "arrow_config"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config"),
+        ({"layer_replication": [[0, 1], [0, 2]]}, "layer_replication"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out=True"),
+        ({"bias": "some"}, "bias='some'"),
+        ({"use_dora": True, "lora_bias": True}, "lora_bias=True: PEFT has none"),
+        ({"init_lora_weights": "loftq"}, "quantized in its own way"),
         ({"lora_alpha": "8"}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"r": "4"}, "r='4': it must be a positive integer"),
+        ({"modules_to_save": "lm_head"}, "must be a list of module names"),
+        ({"trainable_token_indices": {"embed_tokens": [1, 1]}}, "there twice"),
+        ({"trainable_token_indices": [-1]}, "negative"),
+        ({"trainable_token_indices": ["a"]}, "must be a list of token ids"),
         ({"alpha_pattern": {"(a+)+$": 2}}, "not a plain module name"),
         ({"rank_pattern": {"q_proj": "x"}}, "must map to a number"),
     ],
@@ -83,6 +95,61 @@ def test_an_unsupported_option_is_refused_by_name(
     edit_config(folder, **changes)
 
     with pytest.raises(AdapterError, match=words.replace("(", "\\(").replace("+", "\\+")):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("init", ["pissa_niter_16", "corda", "lora_ga"])
+def test_an_initialization_that_cannot_be_computed_is_refused_with_the_line_that_converts(
+    folder: Path, init: str
+) -> None:
+    edit_config(folder, init_lora_weights=init)
+
+    with pytest.raises(AdapterError, match=f"'{init}'.*path_initial_model_for_weight_conversion="):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"use_dora": True}, "lacks its magnitude, with use_dora=True"),
+        ({"lora_bias": True}, "lacks its bias, with lora_bias=True"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save names 'lm_head', which is not saved"),
+        ({"trainable_token_indices": [1]}, "has trainable_token_indices, and their rows are not"),
+        ({"r": 8}, "has rank 4; the configuration gives it 8"),
+        ({"rank_pattern": {"q_proj": 5}}, "has rank 4; the configuration gives it 5"),
+    ],
+)
+def test_what_the_configuration_promises_and_the_file_does_not_hold_is_named(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    edit_config(folder, **changes)
+
+    with pytest.raises(AdapterError, match=words):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("layers.0.self_attn.q_proj.lora_magnitude_vector", (64,), "has a magnitude"),
+        ("layers.0.self_attn.q_proj.lora_B.bias", (64,), "has a bias"),
+        ("layers.0.self_attn.q_proj.lora_embedding_A", (4, 64), "only one of lora_embedding_A"),
+        ("embed_tokens.token_adapter.trainable_tokens_delta", (2, 64), "indices names 0"),
+        ("layers.0.self_attn.k_proj.weight", (32, 64), "not a LoRA A or B matrix"),
+        ("layers.0.self_attn.k_proj.original_module.bias", (32,), "not a LoRA A or B matrix"),
+        ("layers.0.self_attn.k_proj.base_layer.weight", (32, 64), "not a LoRA A or B matrix"),
+        ("layers.0.self_attn.k_proj.lora_C.weight", (4, 64), "not a LoRA A or B matrix"),
+    ],
+)
+def test_a_tensor_that_the_configuration_does_not_speak_of_is_refused(
+    folder: Path, name: str, shape: tuple[int, ...], words: str
+) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"base_model.model.model.{name}"] = torch.zeros(shape)
+
+    edit_tensors(folder, add)
+
+    with pytest.raises(AdapterError, match=words):
         read_adapter(folder)
 
 
@@ -139,24 +206,28 @@ def test_a_lonely_half_is_refused(folder: Path) -> None:
         read_adapter(folder)
 
 
-def test_tensors_that_are_no_lora_matrices_are_refused(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["lm_head.base_layer.weight", "lm_head.weight"])
+def test_a_copy_of_the_base_changes_nothing(base: Path, folder: Path, name: str) -> None:
+    pool = pool_of(base)
+    before = pool.prepare(read_adapter(folder)).num_bytes
+
     def add(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["base_model.model.lm_head.weight"] = torch.zeros(2, 2)
+        copy = load_file(base / "model.safetensors")["lm_head.weight"]
+        tensors[f"base_model.model.{name}"] = copy.double()
 
     edit_tensors(folder, add)
 
-    with pytest.raises(AdapterError, match="not a LoRA A or B matrix"):
-        read_adapter(folder)
+    assert pool.prepare(read_adapter(folder)).num_bytes == before
 
 
-def test_a_copy_of_the_base_layer_is_refused_with_advice(folder: Path) -> None:
+def test_a_copy_of_a_base_with_another_vocabulary_is_refused(base: Path, folder: Path) -> None:
     def add(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["base_model.model.lm_head.base_layer.weight"] = torch.zeros(2, 2)
+        tensors["base_model.model.lm_head.base_layer.weight"] = torch.zeros(2, 64)
 
     edit_tensors(folder, add)
 
-    with pytest.raises(AdapterError, match="save_embedding_layers=False"):
-        read_adapter(folder)
+    with pytest.raises(AdapterError, match=r"'lm_head\.weight' has shape \(2, 64\), the model's"):
+        pool_of(base).prepare(read_adapter(folder))
 
 
 def test_an_adapter_for_another_model_is_refused(base: Path, folder: Path) -> None:
@@ -195,4 +266,10 @@ def test_modules_without_a_layer_are_named(base: Path, folder: Path) -> None:
 
 def pool_of(base: Path) -> AdapterPool:
     model = make_tiny_engine(base).model
-    return AdapterPool(model.linears(), dtype=torch.float32, device=CPU)
+    return AdapterPool(
+        model.linears(),
+        dtype=torch.float32,
+        device=CPU,
+        embedding=model.embedding,
+        base=model.base_weights,
+    )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lorry_server.errors import AdapterError
-from lorry_server.lora.regular_file import read_regular_file
+from lorry_server.lora import regular_file
+from lorry_server.lora.regular_file import read_regular_file, refuse_unless_regular
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -72,3 +73,45 @@ def test_a_link_is_not_followed_wherever_it_is(tmp_path: Path) -> None:
         read_regular_file(tmp_path / "folder" / "link", max_bytes=10)
     with pytest.raises(AdapterError, match="lies behind a symbolic link"):
         read_regular_file(tmp_path / "other" / "file", max_bytes=10)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_file_that_becomes_something_else_before_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"inside")
+    (tmp_path / "secret").write_bytes(b"outside")
+
+    def refuse_and_swap(mode: int) -> None:
+        refuse_unless_regular(mode)
+        (tmp_path / "file").unlink()
+        if kind == "link":
+            (tmp_path / "file").symlink_to("secret")
+        else:
+            os.mkfifo(tmp_path / "file")
+        monkeypatch.undo()
+
+    monkeypatch.setattr(regular_file, "refuse_unless_regular", refuse_and_swap)
+
+    with pytest.raises(AdapterError, match=r"behind a symbolic link|is a named pipe"):
+        read_regular_file(tmp_path / "file", max_bytes=10)
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"begun")
+    fstat, looks = os.fstat, []
+
+    def fstat_and_grow(descriptor: int) -> os.stat_result:
+        status = fstat(descriptor)
+        looks.append(status)
+        if len(looks) == 2:  # the first asks what it is, the second how large
+            file.write_bytes(b"begun and more")
+        return status
+
+    monkeypatch.setattr(os, "fstat", fstat_and_grow)
+
+    with pytest.raises(AdapterError, match="was written to while it was read"):
+        read_regular_file(file, max_bytes=100)

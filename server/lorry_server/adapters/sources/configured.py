@@ -32,6 +32,7 @@ from lorry_server.adapters.sources.place import (
 )
 from lorry_server.adapters.sources.remote_folder import FileSystems, RemoteFolder
 from lorry_server.adapters.sources.source_url import SourceUrl, is_url, parse_prefix, parse_url
+from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
 ATTEMPTS = 2  # at reading files that do not change meanwhile
@@ -61,6 +62,7 @@ class ConfiguredSources:
     """May be used by many threads. Remote adapters are kept in `cache_dir`.
 
     `hub` stands in for the module huggingface_hub, which is else imported when it is needed.
+    Raises StartupError for a root that is not there, ValueError for a URL that is not one.
     """
 
     def __init__(
@@ -81,6 +83,11 @@ class ConfiguredSources:
         self._roots = [
             parse_prefix(text) if is_url(text) else _absolute(text) for text in allowed.roots
         ]
+        for folder in self._folders:
+            if not folder.is_dir():
+                raise StartupError(
+                    f"adapters are to be read below {str(folder)!r}, which is no folder"
+                )
         self._named = frozenset(allowed.named)
         self._max_bytes = allowed.max_adapter_bytes
         self._hub = hub
@@ -114,10 +121,10 @@ class ConfiguredSources:
         (`lora.regular_file`). What is not on this machine is fetched, once for all who ask at the
         same time, and only if it has changed since it was. Raises AdapterSourceError.
         """
-        place = self._place(source)
+        full, place = self._place(source)
         return self._flights.join(
-            source,
-            lambda is_abandoned: self._fetch(place, source, is_abandoned),
+            full,
+            lambda is_abandoned: self._fetch(place, full, is_abandoned),
             cancelled=cancelled,
         )
 
@@ -144,28 +151,35 @@ class ConfiguredSources:
                 return None  # not a repository's name
         return str(url)
 
-    def _place(self, source: str) -> Place:
-        """The place that a source stands for. Raises AdapterSourceError where it is not allowed."""
+    def _place(self, source: str) -> tuple[str, Place]:
+        """The source in full, and what it stands for.
+
+        Raises AdapterSourceError where it is not allowed.
+        """
         is_named = source in self._named
         if is_url(source):
-            try:
-                url = parse_url(source)
-            except ValueError as exc:
-                raise AdapterSourceError(str(exc)) from exc
-            if url.scheme == "file":
-                path = Path(url.path)
-                return LocalFolder(path, roots=None) if is_named else self._local(path, source)
-            if not is_named and not self._allows(url):
-                raise AdapterSourceError(
-                    f"{_shown(source)} is not a source that this server may read; start it with "
-                    f"--adapter-source {url.place} to allow it"
-                )
-            return self._remote(url)
+            return self._place_of_url(source, is_named=is_named)
         if is_named:
-            return LocalFolder(_absolute(source), roots=None)
+            return source, LocalFolder(_absolute(source), roots=None)
         if source.startswith("/"):
-            return self._local(Path(source), source)
+            return source, self._local(Path(source), source)
         return self._place_of_name(source)
+
+    def _place_of_url(self, source: str, *, is_named: bool) -> tuple[str, Place]:
+        try:
+            url = parse_url(source)
+        except ValueError as exc:
+            raise AdapterSourceError(str(exc)) from exc
+        if url.scheme == "file":
+            path = Path(url.path)
+            place = LocalFolder(path, roots=None) if is_named else self._local(path, source)
+            return url.path, place
+        if not is_named and not self._allows(url):
+            raise AdapterSourceError(
+                f"{_shown(source)} is not a source that this server may read; start it with "
+                f"--adapter-source {url.place} to allow it"
+            )
+        return str(url), self._remote(url)
 
     def _allows(self, url: SourceUrl) -> bool:
         return any(url.is_below(prefix) for prefix in self._prefixes)
@@ -192,11 +206,12 @@ class ConfiguredSources:
             return HubRepository(url, self._hub or _import_hub())
         return RemoteFolder(url, self._file_systems)
 
-    def _place_of_name(self, source: str) -> Place:
+    def _place_of_name(self, source: str) -> tuple[str, Place]:
         """A bare name is looked up as a request's is, then taken for a repository of the hub."""
         found = self.find(source)
         if found is None and self._is_allowed_repository(source):
-            return self._remote(SourceUrl("hf", source))
+            url = SourceUrl("hf", source)
+            return str(url), self._remote(url)
         if found is None:
             raise AdapterSourceError(
                 f"no adapter found for {_shown(source)}: it is neither a name below an "
@@ -347,7 +362,8 @@ def _absolute(text: str) -> Path:
 
 
 def _key(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    # a path that the operator named may hold bytes that are no text
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _shown(source: str) -> str:

@@ -28,7 +28,7 @@ from lorry_server.lora.adapter_files import REQUIRED_FILES
 GRACE_S = 10.0
 WAIT_FOR_ROOM_S = 60.0
 UNLOCKED_S = 60.0  # between making a folder and locking it
-STEP_BYTES = 16 << 20  # by which the room of a file of unknown size grows
+MAX_STEP_BYTES = 16 << 20  # by which the room of a file of unknown size grows
 
 _UNFINISHED = ".unfinished-"
 _REMOVED = ".removed-"
@@ -120,8 +120,8 @@ class DiskCache:
     def grow(self, entry: UnfinishedEntry, num_bytes: int) -> None:
         """Let `entry` have at least `num_bytes`, and more at once than it asks for."""
         if num_bytes > entry.room_bytes:
-            steps = -(-num_bytes // STEP_BYTES) * STEP_BYTES
-            self.make_room(entry, max(num_bytes, min(steps, self._budget_bytes)))
+            step = max(1, min(MAX_STEP_BYTES, self._budget_bytes // 64))
+            self.make_room(entry, max(num_bytes, min(num_bytes + step, self._budget_bytes)))
 
     def _try_to_make_room(self, entry: UnfinishedEntry, num_bytes: int) -> bool:
         with self._lock:

@@ -57,6 +57,7 @@ class HubRepository:
         self._id = match["id"]
         self._revision = match["revision"] or DEFAULT_REVISION
         self._hub = hub
+        self._file_system: Any = None
         self._found: _Found | None = None
 
     def describe(self) -> Description:
@@ -73,9 +74,10 @@ class HubRepository:
             if file.name in found.in_cache:
                 yield from _pieces(found.in_cache[file.name].open("rb"))
             else:
-                file_system = self._hub.HfFileSystem(skip_instance_cache=True)
+                if self._file_system is None:
+                    self._file_system = self._hub.HfFileSystem(skip_instance_cache=True)
                 path = f"{self._id}@{found.commit}/{file.name}"
-                yield from _pieces(file_system.open(path, "rb", block_size=0))
+                yield from _pieces(self._file_system.open(path, "rb", block_size=0))
         except Exception as exc:
             raise self._error(exc, f"{file.name} at {self._source!r}") from exc
 
@@ -92,7 +94,7 @@ class HubRepository:
                 ) from exc
             return cached
         except Exception as exc:
-            raise self._error(exc, f"{self._source!r}") from exc
+            raise self._error(exc, f"repository {self._source!r}") from exc
         sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
         return _Found(
             commit=info.sha,

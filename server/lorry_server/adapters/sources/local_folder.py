@@ -146,6 +146,8 @@ def find_below(root: Path, name: str) -> str | None:
         if folder.is_symlink() and not folder.resolve(strict=True).is_relative_to(_real_root(root)):
             return str(folder)  # to be refused with its reason
         os.stat(folder / CONFIG_FILE, follow_symlinks=False)
+    except PermissionError:
+        return str(folder)  # likewise
     except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise the latter for a loop of links
         return None
     return str(folder)

@@ -81,11 +81,15 @@ def is_missing(error: BaseException) -> bool:
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an exception or one of its causes carries."""
     for cause in _causes(error):
-        status = getattr(cause, "status", None)
-        if status is None:
-            status = getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):  # botocore's
+            metadata = response.get("ResponseMetadata")
+            status = metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None
+        else:
+            status = getattr(response, "status_code", None)  # requests' and httpx's
+        for found in (status, getattr(cause, "status", None), getattr(cause, "status_code", None)):
+            if isinstance(found, int):
+                return found
     return None
 
 

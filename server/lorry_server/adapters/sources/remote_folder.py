@@ -125,7 +125,7 @@ def _make(scheme: str) -> Any:
         return fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
     except ImportError as exc:
         raise AdapterSourceError(
-            f"reading {scheme}:// needs a package that is not installed: {_advice(fsspec, scheme)}"
+            f"reading {scheme}:// needs a package that is not installed: {_advice(scheme)}"
         ) from exc
     except ValueError as exc:
         raise AdapterSourceError(f"{scheme}:// is not a kind of source that fsspec knows") from exc
@@ -144,10 +144,12 @@ def _fsspec(scheme: str) -> ModuleType:
     return module
 
 
-def _advice(fsspec: ModuleType, scheme: str) -> str:
+def _advice(scheme: str) -> str:
+    from fsspec.registry import known_implementations
+
     if scheme in ("s3", "s3a"):
         return "pip install 'lorry[remote]'"
-    known: Mapping[str, Any] = fsspec.registry.known_implementations.get(scheme, {})
+    known: Mapping[str, Any] = known_implementations.get(scheme, {})
     return str(known.get("err", f"see fsspec's documentation of {scheme}"))
 
 

@@ -13,6 +13,7 @@ from numba import njit
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.bfloat16 import narrow, round_bf16, upper_halves
 from lorry_server.kernels.cpu.keys_and_values import copy_head, rotate
+from lorry_server.kernels.cpu.own_weight import own_weight
 from lorry_server.kernels.cpu.quantize import norm_row
 from lorry_server.kernels.cpu.simd import (
     load_f32,
@@ -92,6 +93,8 @@ def float_keys_and_values_token(rec, step, token, scratch):
     size, padded = load_i64(rec + t.HEAD_DIM), load_i64(rec + t.HEAD_PADDED)
     is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
     head_bytes = padded * (2 if is_bf16 else 4)
+    q_norm = own_weight(rec, step, token, t.Q_NORM, t.Q_NORM_OWN)
+    k_norm = own_weight(rec, step, token, t.K_NORM, t.K_NORM_OWN)
     block_size = load_i64(step + t.BLOCK_SIZE)
     is_alone = slot % 2 == 0 and (token + 1 == total or np.int64(load_i32(slots + 4)) != slot + 1)
     for head in range(heads):
@@ -99,11 +102,11 @@ def float_keys_and_values_token(rec, step, token, scratch):
             source = qkv + load_i64(rec + t.Q_OFFSET) + 4 * size * (head * group + member)
             row = (head * total + token) * group + member
             target = load_i64(rec + t.Q8) + 4 * padded * row
-            prepare_float_head(rec, source, load_i64(rec + t.Q_NORM), position, target)
+            prepare_float_head(rec, source, q_norm, position, target)
         at = (slot // block_size * heads + head) * block_size + slot % block_size // RUN * RUN
         lane = slot % block_size % RUN
         key = qkv + load_i64(rec + t.K_OFFSET) + 4 * size * head
-        prepare_float_head(rec, key, load_i64(rec + t.K_NORM), position, scratch)
+        prepare_float_head(rec, key, k_norm, position, scratch)
         store_key(load_i64(rec + t.KEYS) + at * head_bytes, lane, scratch, padded, is_bf16)
         copy_head(qkv + load_i64(rec + t.V_OFFSET) + 4 * size * head, size, padded, scratch)
         run = load_i64(rec + t.VALUES) + at * head_bytes

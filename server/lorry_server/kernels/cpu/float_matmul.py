@@ -6,14 +6,11 @@ from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.float_results import (
-    LD_TILE,
     add_bias,
     add_float_adapters,
     add_float_tile,
     clear_tile,
     float_gate_tile,
-    float_logits_tile,
-    store_float_tile,
 )
 from lorry_server.kernels.cpu.float_tile import (
     MAX_ROWS,
@@ -21,7 +18,13 @@ from lorry_server.kernels.cpu.float_tile import (
     multiply_floats,
     multiply_pairs,
 )
-from lorry_server.kernels.cpu.matmul import has_adapters, num_rows
+from lorry_server.kernels.cpu.matmul import (
+    LD_TILE,
+    has_adapters,
+    logits_tile,
+    num_rows,
+    store_tile,
+)
 from lorry_server.kernels.cpu.simd import load_i64
 
 AHEAD_BYTES = 2048  # of weights, where one tile takes all rows
@@ -75,6 +78,6 @@ def float_matmul_chunk(rec, step, chunk, scratch):
             elif mode == t.ADD:
                 add_float_tile(rec, first, rows, panel, scratch)
             elif mode == t.LOGITS:
-                float_logits_tile(rec, first, rows, panel, scratch)
+                logits_tile(rec, first, rows, panel, scratch)
             else:
-                store_float_tile(rec, first, rows, panel, scratch)
+                store_tile(rec, first, rows, panel, scratch)

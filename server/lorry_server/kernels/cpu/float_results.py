@@ -10,13 +10,14 @@ from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.bfloat16 import settle, store_elements
-from lorry_server.kernels.cpu.exp import gelu_tanh, silu, tanh
+from lorry_server.kernels.cpu.exp import gelu_tanh, silu
 from lorry_server.kernels.cpu.float_tile import (
     MAX_ROWS,
     STEP_BYTES,
     multiply_floats,
     multiply_pairs,
 )
+from lorry_server.kernels.cpu.matmul import LD_TILE, scale_results
 from lorry_server.kernels.cpu.simd import (
     load_f32,
     load_f32x16,
@@ -26,8 +27,6 @@ from lorry_server.kernels.cpu.simd import (
     splat_f32,
     store_f32x16,
 )
-
-LD_TILE = np.int64(256)  # bytes of scratch for a row: two panels of 32 floats
 
 
 @njit(nogil=True)
@@ -90,11 +89,20 @@ def add_float_adapters(rec, step, first, rows, panel, tile):
                     )
                 row += taken
             if rounds and rank > 0:
-                for k in range(m, end):
-                    at = tile + k * LD_TILE
-                    store_f32x16(at, settle(load_f32x16(at), True))
-                    store_f32x16(at + 64, settle(load_f32x16(at + 64), True))
+                settle_rows(end - m, tile + m * LD_TILE)
+            scale_results(entry, end - m, panel, tile + m * LD_TILE)
+            if rounds and load_i64(entry + t.LORA_RESULT_SCALE) != 0:
+                settle_rows(end - m, tile + m * LD_TILE)
         m = end
+
+
+@njit(nogil=True)
+def settle_rows(rows, tile):
+    """Round rows of a panel to bfloat16."""
+    for m in range(rows):
+        for half in range(0, 128, 64):
+            at = tile + m * LD_TILE + half
+            store_f32x16(at, settle(load_f32x16(at), True))
 
 
 @njit(nogil=True)
@@ -105,15 +113,6 @@ def exact_rows(rows):
     if rows >= 4:
         return 4
     return min(rows, 2)
-
-
-@njit(nogil=True)
-def store_float_tile(rec, first, rows, panel, tile):
-    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
-    for m in range(rows):
-        row, target = tile + m * LD_TILE, y + (first + m) * ldy + 128 * panel
-        store_f32x16(target, load_f32x16(row))
-        store_f32x16(target + 64, load_f32x16(row + 64))
 
 
 @njit(nogil=True)
@@ -129,20 +128,6 @@ def add_float_tile(rec, first, rows, panel, tile):
                 values = settle(values * splat_f32(factor), rounds)
             target = y + (first + m) * ldy + 128 * panel + half
             store_f32x16(target, settle(load_f32x16(target) + values, rounds))
-
-
-@njit(nogil=True, error_model="numpy")
-def float_logits_tile(rec, first, rows, panel, tile):
-    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
-    divisor, softcap = load_f32(rec + t.FACTOR), load_f32(rec + t.SOFTCAP)
-    for m in range(rows):
-        for half in range(0, 128, 64):
-            logits = load_f32x16(tile + m * LD_TILE + half)
-            if divisor != np.float32(1.0):
-                logits = logits / splat_f32(divisor)
-            if softcap != np.float32(0.0):
-                logits = splat_f32(softcap) * tanh(logits / splat_f32(softcap))
-            store_f32x16(y + (first + m) * ldy + 128 * panel + half, logits)
 
 
 @njit(nogil=True)

@@ -7,8 +7,9 @@ from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.bfloat16 import settle, store_bf16, store_elements, widen
+from lorry_server.kernels.cpu.own_weight import own_weight
 from lorry_server.kernels.cpu.quantize import norm_row
-from lorry_server.kernels.cpu.rows import input_row
+from lorry_server.kernels.cpu.rows import change_embedding, embedding_change, input_row
 from lorry_server.kernels.cpu.simd import (
     load_f32,
     load_f32x16,
@@ -31,6 +32,9 @@ def embed_float_row(rec, step, row):
     table = load_i64(rec + t.EMBED_TABLE)
     panel = load_i64(rec + t.EMBED_W) + token // 32 * load_i64(rec + t.EMBED_PANEL_BYTES)
     column = panel + 4 * (token % 32)
+    own = embedding_change(rec, step, row, t.OWN_EMBEDDING)
+    if own != 0:
+        table, token = own, np.int64(0)
     for k in range(size):
         if is_bf16:
             at = column + 128 * (k // 2) + 2 * (k % 2)
@@ -44,6 +48,9 @@ def embed_float_row(rec, step, row):
             store_f32(x + 4 * k, load_f32(at))
     multiplier = load_f32(rec + t.EMBED_MULTIPLIER)
     rounds = load_i64(rec + t.ROUNDS) != 0
+    if change_embedding(rec, step, row, x) and rounds:
+        for k in range(0, (size + 15) // 16 * 16, 16):
+            store_f32x16(x + 4 * k, settle(load_f32x16(x + 4 * k), True))
     if multiplier != np.float32(1.0):
         for k in range(0, (size + 15) // 16 * 16, 16):
             scaled = load_f32x16(x + 4 * k) * splat_f32(multiplier)
@@ -55,7 +62,8 @@ def norm_float_row(rec, step, row, scratch):
     x = input_row(rec, step, row)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(x, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(x, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     out = load_i64(rec + t.XQ) + row * load_i64(rec + t.LD_XQ)
     is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
     for k in range(0, padded, 16):
@@ -71,12 +79,13 @@ def row_to_bf16(rec, step, row):
 
 
 @njit(nogil=True)
-def add_normed_float_row(rec, row, scratch):
+def add_normed_float_row(rec, step, row, scratch):
     """x += norm(y) * factor, rounded at each step where activations are bfloat16."""
     y = load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(y, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(y, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     x = load_i64(rec + t.NORM_ADD_TO) + row * load_i64(rec + t.NORM_LD_ADD_TO)
     factor = load_f32(rec + t.NORM_FACTOR)
     rounds = load_i64(rec + t.ROUNDS) != 0

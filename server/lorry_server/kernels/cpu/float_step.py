@@ -10,6 +10,7 @@ from lorry_server.kernels.cpu.float_attention import attend_float_chunk
 from lorry_server.kernels.cpu.float_keys_and_values import float_keys_and_values_token
 from lorry_server.kernels.cpu.float_lora import shrink_float_row
 from lorry_server.kernels.cpu.float_matmul import float_matmul_chunk
+from lorry_server.kernels.cpu.float_own_rows import float_own_rows_chunk
 from lorry_server.kernels.cpu.float_rows import (
     add_normed_float_row,
     embed_float_row,
@@ -37,5 +38,7 @@ def run_float(rec, step, index, scratch):
         embed_float_row(rec, step, index)
     elif op == t.FLOAT_SHRINK:
         shrink_float_row(rec, step, index)
+    elif op == t.FLOAT_OWN_ROWS:
+        float_own_rows_chunk(rec, step, index, scratch)
     elif op == t.FLOAT_ADD_NORMED:
-        add_normed_float_row(rec, index, scratch)
+        add_normed_float_row(rec, step, index, scratch)

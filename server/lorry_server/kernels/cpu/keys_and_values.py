@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.own_weight import own_weight
 from lorry_server.kernels.cpu.quantize import (
     largest_magnitude,
     magnitude_bits,
@@ -103,6 +104,8 @@ def keys_and_values_token(rec, step, token, scratch):
     scale = load_f32(rec + t.ATTENTION_SCALE)
     total = load_i64(step + t.NUM_TOKENS)
     packed = scratch + 4 * padded
+    q_norm = own_weight(rec, step, token, t.Q_NORM, t.Q_NORM_OWN)
+    k_norm = own_weight(rec, step, token, t.K_NORM, t.K_NORM_OWN)
     q8, q8_scale, q8_start = (
         load_i64(rec + t.Q8),
         load_i64(rec + t.Q8_SCALE),
@@ -111,7 +114,7 @@ def keys_and_values_token(rec, step, token, scratch):
     for head in range(heads):
         for member in range(group):
             source = qkv + load_i64(rec + t.Q_OFFSET) + 4 * size * (head * group + member)
-            prepare_head(rec, source, load_i64(rec + t.Q_NORM), position, scratch)
+            prepare_head(rec, source, q_norm, position, scratch)
             row = (head * total + token) * group + member
             step_size, summed = quantize_head(scratch, padded, q8 + row * padded)
             store_f32(q8_scale + 4 * row, step_size * scale)
@@ -124,7 +127,7 @@ def keys_and_values_token(rec, step, token, scratch):
         prepare_head(
             rec,
             qkv + load_i64(rec + t.K_OFFSET) + 4 * size * head,
-            load_i64(rec + t.K_NORM),
+            k_norm,
             position,
             scratch,
         )

@@ -138,7 +138,22 @@ def add_adapters(rec, step, first, rows, panel, next_panel, tile, scratch):
                     high = load_f32x16(row + 64) + load_f32x16(delta + 128 * i + 64) * scale_b
                     store_f32x16(row, low)
                     store_f32x16(row + 64, high)
+            scale_results(entry, end - m, panel, tile + m * LD_TILE)
         m = end
+
+
+@njit(nogil=True)
+def scale_results(entry, rows, panel, tile):
+    """What an adapter does to finished results, y * scale + shift, in place."""
+    if load_i64(entry + t.LORA_RESULT_SCALE) == 0:
+        return
+    scale = load_i64(entry + t.LORA_RESULT_SCALE) + 128 * panel
+    shift = load_i64(entry + t.LORA_RESULT_SHIFT) + 128 * panel
+    for m in range(rows):
+        for half in range(0, 128, 64):
+            at = tile + m * LD_TILE + half
+            scaled = load_f32x16(at) * load_f32x16(scale + half)
+            store_f32x16(at, scaled + load_f32x16(shift + half))
 
 
 @njit(nogil=True)
@@ -166,17 +181,25 @@ def add_tile(rec, first, rows, panel, tile):
 
 @njit(nogil=True, error_model="numpy")
 def logits_tile(rec, first, rows, panel, tile):
-    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
+    finish_logits(rec, rows, tile)
+    store_tile(rec, first, rows, panel, tile)
+
+
+@njit(nogil=True, error_model="numpy")
+def finish_logits(rec, rows, tile):
+    """Divide and cap a tile of the head's results in place."""
     divisor, softcap = load_f32(rec + t.FACTOR), load_f32(rec + t.SOFTCAP)
+    if divisor == np.float32(1.0) and softcap == np.float32(0.0):
+        return
     for m in range(rows):
-        row, target = tile + m * LD_TILE, y + (first + m) * ldy + 128 * panel
         for half in range(0, 128, 64):
-            logits = load_f32x16(row + half)
+            at = tile + m * LD_TILE + half
+            logits = load_f32x16(at)
             if divisor != np.float32(1.0):
                 logits = logits / splat_f32(divisor)
             if softcap != np.float32(0.0):
                 logits = splat_f32(softcap) * tanh(logits / splat_f32(softcap))
-            store_f32x16(target + half, logits)
+            store_f32x16(at, logits)
 
 
 @njit(nogil=True, error_model="numpy")

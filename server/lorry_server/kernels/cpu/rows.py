@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.own_weight import own_weight
 from lorry_server.kernels.cpu.quantize import norm_row, quantize_row
 from lorry_server.kernels.cpu.simd import (
     load_f32,
@@ -27,7 +28,11 @@ def embed_row(rec, step, row):
     size = load_i64(rec + t.EMBED_SIZE)
     multiplier = load_f32(rec + t.EMBED_MULTIPLIER)
     table = load_i64(rec + t.EMBED_TABLE)
-    if table != 0:
+    own = embedding_change(rec, step, row, t.OWN_EMBEDDING)
+    if own != 0:
+        for k in range(size):
+            store_f32(x + 4 * k, load_f32(own + 4 * k))
+    elif table != 0:
         source = table + 4 * size * token
         for k in range(size):
             store_f32(x + 4 * k, load_f32(source + 4 * k))
@@ -42,9 +47,33 @@ def embed_row(rec, step, row):
         for k in range(size):
             q = load_u8(base + 128 * (k // 4) + k % 4)
             store_f32(x + 4 * k, (np.float32(q) - zero) * scale)
+    change_embedding(rec, step, row, x)
     if multiplier != np.float32(1.0):
         for k in range(size):
             store_f32(x + 4 * k, load_f32(x + 4 * k) * multiplier)
+
+
+@njit(nogil=True)
+def embedding_change(rec, step, row, kind):
+    """An address that the token's adapter brings, or 0."""
+    if load_i64(step + t.HAS_ADAPTERS) == 0 or load_i64(rec + t.EMBED_CHANGES) == 0:
+        return np.int64(0)
+    return load_i64(load_i64(rec + t.EMBED_CHANGES) + t.EMBED_CHANGE_BYTES * row + kind)
+
+
+@njit(nogil=True)
+def change_embedding(rec, step, row, x):
+    """x * scale + what is added, `kernels.adapted_rows` specifies; whether there was something to do."""
+    size = load_i64(rec + t.EMBED_SIZE)
+    scale = embedding_change(rec, step, row, t.EMBEDDING_SCALE)
+    if scale != 0:
+        for k in range(size):
+            store_f32(x + 4 * k, load_f32(x + 4 * k) * load_f32(scale + 4 * k))
+    added = embedding_change(rec, step, row, t.EMBEDDING_ADDED)
+    if added != 0:
+        for k in range(size):
+            store_f32(x + 4 * k, load_f32(x + 4 * k) + load_f32(added + 4 * k))
+    return scale != 0 or added != 0
 
 
 @njit(nogil=True)
@@ -60,7 +89,8 @@ def norm_and_quantize_row(rec, step, row, scratch):
     x = input_row(rec, step, row)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(x, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(x, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     quantize_to_record(rec, row, scratch)
 
 
@@ -77,12 +107,13 @@ def quantize_to_record(rec, row, x):
 
 
 @njit(nogil=True)
-def add_normed_row(rec, row, scratch):
+def add_normed_row(rec, step, row, scratch):
     """x += norm(y) * factor: the norms after attention and feed-forward that Gemma has."""
     y = load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
-    norm_row(y, load_i64(rec + t.NORM_WEIGHT), load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
+    weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
+    norm_row(y, weight, load_i64(rec + t.NORM_SIZE), padded, eps, scratch)
     x = load_i64(rec + t.NORM_ADD_TO) + row * load_i64(rec + t.NORM_LD_ADD_TO)
     factor = load_f32(rec + t.NORM_FACTOR)
     for k in range(0, padded, 16):

@@ -11,6 +11,7 @@ from lorry_server.kernels.cpu.attention import attend_chunk
 from lorry_server.kernels.cpu.keys_and_values import keys_and_values_token
 from lorry_server.kernels.cpu.lora import rows_per_shrink_chunk, shrink_chunk
 from lorry_server.kernels.cpu.matmul import has_adapters, matmul_chunk, num_rows
+from lorry_server.kernels.cpu.own_rows import own_rows_chunk
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
     embed_row,
@@ -61,6 +62,11 @@ def num_chunks_of(rec, step):
             return np.int64(0)
         per_chunk = rows_per_shrink_chunk(rows) if op == t.SHRINK else rows_per_chunk(rows)
         return (rows + per_chunk - 1) // per_chunk
+    if op == t.OWN_ROWS or op == t.FLOAT_OWN_ROWS:
+        if load_i64(step + t.HAS_ADAPTERS) == 0:
+            return np.int64(0)
+        panels = load_i64(load_i64(rec + t.OWN_PANELS))
+        return (panels + t.OWN_PANELS_PER_CHUNK - 1) // t.OWN_PANELS_PER_CHUNK
     per_chunk = 1 if op == t.SAMPLE else rows_per_chunk(rows)
     return (rows + per_chunk - 1) // per_chunk
 
@@ -74,7 +80,9 @@ def run_chunk(rec, step, chunk, scratch):
         attend_chunk(rec, step, chunk, scratch)
     elif op == t.SHRINK:
         shrink_chunk(rec, step, chunk, scratch)
-    elif op == t.FLOAT_MATMUL or op == t.FLOAT_ATTEND:
+    elif op == t.OWN_ROWS:
+        own_rows_chunk(rec, step, chunk, scratch)
+    elif op == t.FLOAT_MATMUL or op == t.FLOAT_ATTEND or op == t.FLOAT_OWN_ROWS:
         call_second_part(load_i64(step + t.SECOND_PART), rec, step, chunk, scratch)
     elif op == t.SAMPLE:
         call_second_part(load_i64(rec + t.SAMPLE_CODE), rec, step, chunk, scratch)
@@ -91,7 +99,7 @@ def run_chunk(rec, step, chunk, scratch):
             elif op == t.EMBED:
                 embed_row(rec, step, row)
             elif op == t.ADD_NORMED:
-                add_normed_row(rec, row, scratch)
+                add_normed_row(rec, step, row, scratch)
             else:
                 call_second_part(load_i64(step + t.SECOND_PART), rec, step, row, scratch)
 

@@ -16,6 +16,7 @@ EMBED, NORM, QUANTIZE, MATMUL, SHRINK, KEYS_AND_VALUES, ATTEND, ADD_NORMED, SAMP
 # The same over weights, rows and caches that are floats; TO_BFLOAT16 stands where QUANTIZE does.
 FLOAT_EMBED, FLOAT_NORM, TO_BFLOAT16, FLOAT_MATMUL, FLOAT_SHRINK = range(9, 14)
 FLOAT_KEYS_AND_VALUES, FLOAT_ATTEND, FLOAT_ADD_NORMED = range(14, 17)
+OWN_ROWS, FLOAT_OWN_ROWS = range(17, 19)
 # What ROWS says: over the tokens of the step, or over the rows whose logits are wanted.
 TOKENS, LOGITS_ROWS = 0, 1
 
@@ -26,11 +27,17 @@ XQ, LD_XQ, X_SCALE, X_START, NUM_GROUPS = 16, 24, 32, 40, 48
 EMBED_W, EMBED_SCALE, EMBED_ZERO, EMBED_TABLE = 56, 64, 72, 80
 EMBED_MULTIPLIER, EMBED_X, EMBED_LD_X, EMBED_PANEL_BYTES = 88, 96, 104, 112
 EMBED_SIZE = 120
+# What adapters do to each token's row: the addresses of a row of their own, of factors, and of what is
+# added, or 0; a row is of the weight's elements, the others are float32.
+EMBED_CHANGES = 128
+OWN_EMBEDDING, EMBEDDING_SCALE, EMBEDDING_ADDED = 0, 8, 16
+EMBED_CHANGE_BYTES = 24
 
 # NORM and QUANTIZE: rows of floats to quantized rows. ADD_NORMED: x += norm(y) * factor.
 NORM_X, NORM_LD_X, NORM_WEIGHT, NORM_SIZE, NORM_PADDED, NORM_EPS = 56, 64, 72, 80, 88, 96
 NORM_GATHER = 104  # 1: the rows are picked by the plan's logits rows
 NORM_ADD_TO, NORM_LD_ADD_TO, NORM_FACTOR = 112, 120, 128
+NORM_OWN = 136  # of each slot the address of the weight that its adapter has instead, or 0
 
 # MATMUL
 W, PANEL_BYTES, NUM_PANELS, PANELS_PER_CHUNK = 56, 64, 72, 80
@@ -54,13 +61,24 @@ ELEMENT, ROUNDS = 280, 288
 FLOAT32, BFLOAT16 = range(2)
 
 # SHRINK reads LORA*, SHRUNK, XQ* and NUM_SLICES. An entry has, for each slice: rank, A, A's scales,
-# B; then the scales of B, which all slices share.
+# B; then the scales of B, and what results are multiplied with and what is added to them then (or 0),
+# which all slices share.
 NUM_SLICES = 256
 MAX_SLICES = 3
 SLICE_WORDS = 4
 LORA_RANK, LORA_A, LORA_A_SCALE, LORA_B = 0, 8, 16, 24
 LORA_B_SCALE = MAX_SLICES * SLICE_WORDS * WORD_BYTES
+LORA_RESULT_SCALE, LORA_RESULT_SHIFT = LORA_B_SCALE + 8, LORA_B_SCALE + 16
 LORA_ENTRY_BYTES = LORA_B_SCALE + 4 * WORD_BYTES
+
+# OWN_ROWS: rows of the head that adapters bring themselves. It reads XQ*, Y, LD_Y, FACTOR and SOFTCAP as
+# the head's MATMUL does, and a table with an entry for each slot: panels, the packed rows, their
+# scales, the ids of their columns (or 0: all, in order), and how many these are. OWN_PANELS is the
+# address of a word: the most panels of an adapter of the step.
+OWN_TABLE, OWN_PANELS = 296, 304
+OWN_NUM_PANELS, OWN_W, OWN_SCALE, OWN_IDS, OWN_NUM_IDS = range(0, 40, 8)
+OWN_ENTRY_BYTES = 40
+OWN_PANELS_PER_CHUNK = 4
 
 # KEYS_AND_VALUES and ATTEND
 QKV, LD_QKV, Q_OFFSET, K_OFFSET, V_OFFSET = 56, 64, 72, 80, 88
@@ -68,6 +86,7 @@ NUM_KV_HEADS, GROUP_SIZE, HEAD_DIM, HEAD_PADDED, ROPE_SIZE = 96, 104, 112, 120, 
 COS, SIN, Q_NORM, K_NORM, HEAD_EPS = 136, 144, 152, 160, 168
 ATTENTION_SCALE, ATTENTION_SOFTCAP, WINDOW = 176, 184, 192
 KEYS, KEY_SCALES, VALUES, VALUE_SCALES = 200, 208, 216, 224
+Q_NORM_OWN, K_NORM_OWN = 256, 264  # as NORM_OWN
 Q8, Q8_SCALE, Q8_START, ATTENDED, LD_ATTENDED = 232, 240, 248, 16, 24
 
 # SAMPLE: rows of logits; `logits_block` says what is done with each. The code has an address.

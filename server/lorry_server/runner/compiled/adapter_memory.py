@@ -31,6 +31,8 @@ class AdapterMemory:
 
     def lay(self) -> npt.NDArray[np.uint8]:
         """All arrays in memory of their own, which is free when nothing refers to it."""
+        if not self._arrays:
+            return np.zeros(0, np.uint8)  # an adapter of the embedding alone
         memory = own_memory(self.num_bytes)
         for start, array in self._arrays:
             memory[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
@@ -40,9 +42,9 @@ class AdapterMemory:
 class Entry:
     """The words of one adapter and linear; some of them are places in an `AdapterMemory`."""
 
-    def __init__(self) -> None:
-        self._words = np.zeros(ENTRY_WORDS, np.int64)
-        self._is_place = np.zeros(ENTRY_WORDS, np.bool_)
+    def __init__(self, num_words: int = ENTRY_WORDS) -> None:
+        self._words = np.zeros(num_words, np.int64)
+        self._is_place = np.zeros(num_words, np.bool_)
 
     def set(self, offset: int, value: int, *, piece: int = 0) -> None:
         """Set the word at byte `offset` of slice `piece`'s part."""

@@ -13,16 +13,26 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lorry_server.engine.plan import AdapterSegments, Int32
+from lorry_server.errors import AdapterError
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena, address
+from lorry_server.layers.embedding import EmbeddingPlace
 from lorry_server.layers.linear import Linear
+from lorry_server.layers.norm import RMSNorm
 from lorry_server.lora.adapter import Adapter
-from lorry_server.lora.matching import AdapterMatcher, MatchedSlice
+from lorry_server.lora.base_weights import BaseWeights
+from lorry_server.lora.embedding_updates import EmbeddingUpdate, make_embedding_update
+from lorry_server.lora.matched import MatchedAdapter, MatchedSlice, OwnRows
+from lorry_server.lora.matching import HEAD, AdapterMatcher
 from lorry_server.lora.prepared import PreparedAdapter
 from lorry_server.lora.residency import MAX_SLOTS
 from lorry_server.runner.compiled.adapter_memory import ENTRY_WORDS, AdapterMemory, Entry
+from lorry_server.runner.compiled.embedding_table import EmbeddingTable
+from lorry_server.runner.compiled.norm_table import NormTable
+from lorry_server.runner.compiled.own_rows_table import OwnRowsTable
 from lorry_server.runner.compiled.packed_linear import PackedLinear
 from lorry_server.runner.compiled.records import Field
 from lorry_server.runner.compiled.shrunk_rows import ShrunkRows
@@ -38,6 +48,10 @@ class AdapterPacker(Protocol):
         """Put an adapter's updates of a linear into `memory`; from any thread."""
         ...
 
+    def pack_own_rows(self, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+        """The same with rows of the head, for an `OwnRowsTable`."""
+        ...
+
     def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows: ...
 
 
@@ -45,17 +59,25 @@ class AdapterPacker(Protocol):
 class PackedAdapter:
     """The `contents` of a `PreparedAdapter` of this table.
 
-    `entries` are of the linears with the numbers `linears_L`, and name addresses in `memory`.
+    `entries` are of the linears with the numbers `linears_L`, `own_rows` is the head's; they name
+    addresses in `memory`.
     """
 
     memory: npt.NDArray[np.uint8]
     linears_L: npt.NDArray[np.int64]
     entries: npt.NDArray[np.int64]
     rank: int  # the largest
+    own_rows: npt.NDArray[np.int64] | None
+    norms: npt.NDArray[np.int64]
+    embedding: EmbeddingUpdate | None
 
 
 class AdapterTable:
-    """`DeviceAdapters` for compiled code: `linears` are the model's, `max_rows` a step's tokens."""
+    """`DeviceAdapters` for compiled code: `linears` are the model's, `max_rows` a step's tokens.
+
+    `norms` are those that adapters can change, `embedding` is where the model lets its embedding be
+    changed, whose rows are of `dtype`; `base` is what the model was loaded from.
+    """
 
     def __init__(
         self,
@@ -65,10 +87,18 @@ class AdapterTable:
         *,
         max_rows: int,
         max_slots: int = MAX_SLOTS,
+        dtype: torch.dtype = torch.float32,
+        norms: Iterable[RMSNorm] = (),
+        embedding: EmbeddingPlace | None = None,
+        base: BaseWeights | None = None,
     ) -> None:
-        linears = tuple(linears)
+        linears, norms = tuple(linears), tuple(norms)
         self._packer = packer
-        self._matcher = AdapterMatcher(linears)
+        self._dtype = dtype
+        self._matcher = AdapterMatcher(linears, norms=norms, embedding=embedding, base=base)
+        self.norms = NormTable(arena, norms, max_slots=max_slots)
+        self.own_rows = OwnRowsTable(arena, max_slots=max_slots)
+        self.embeddings = EmbeddingTable(arena, embedding, max_tokens=max_rows)
         self._numbers = {linear.name: number for number, linear in enumerate(linears)}
         self._packed: dict[str, PackedLinear] = {}
         # All of a slot lies together, so that slots that were never used take no memory.
@@ -96,20 +126,33 @@ class AdapterTable:
         """See `DeviceAdapters.prepare`; once all linears have their `fields`."""
         matched = self._matcher.match(adapter)
         memory = AdapterMemory()
-        entries = [
-            self._packer.pack(self._packed[name], slices, memory)
+        own_rows = self._own_rows_of_head(adapter, matched)
+        own_entry = None if own_rows is None else self._packer.pack_own_rows(own_rows, memory)
+        entries = {
+            name: self._packer.pack(self._packed[name], slices, memory)
             for name, slices in matched.by_linear.items()
-        ]
+            if any(one.weights is not None or one.results is not None for one in slices)
+        }
+        norms = self.norms.pack(matched.norms, memory)
+        embedding = None
+        if matched.embedding is not None:
+            embedding = make_embedding_update(matched.embedding, dtype=self._dtype)
         laid = memory.lay()
+        words = np.zeros((len(entries), ENTRY_WORDS), np.int64)
+        for index, entry in enumerate(entries.values()):
+            words[index] = entry.at(address(laid))
         packed = PackedAdapter(
             memory=laid,
-            linears_L=np.array([self._numbers[name] for name in matched.by_linear], np.int64),
-            entries=np.stack([entry.at(address(laid)) for entry in entries]),
-            rank=max(one.weights.rank for of in matched.by_linear.values() for one in of),
+            linears_L=np.array([self._numbers[name] for name in entries], np.int64),
+            entries=words,
+            rank=max((pair.rank for pair in matched.pairs()), default=1),
+            own_rows=None if own_entry is None else own_entry.at(address(laid)),
+            norms=norms.at(address(laid)),
+            embedding=embedding,
         )
         return PreparedAdapter(
             digest=adapter.digest,
-            num_bytes=len(laid),
+            num_bytes=len(laid) + (0 if embedding is None else embedding.num_bytes),
             unmatched=matched.unmatched,
             contents=packed,
         )
@@ -122,6 +165,9 @@ class AdapterTable:
         self._shrunk.hold(packed.rank)
         self._entries[slot, packed.linears_L] = packed.entries
         self._targets[slot, packed.linears_L] = True
+        self.own_rows.attach(slot, packed.own_rows)
+        self.norms.attach(slot, packed.norms)
+        self.embeddings.attach(slot, packed.embedding)
         self._attached[slot] = packed
         self._active_slots = []
 
@@ -130,19 +176,40 @@ class AdapterTable:
         del self._attached[slot]
         self._entries[slot] = 0
         self._targets[slot] = False
+        self.own_rows.detach(slot)
+        self.norms.detach(slot)
+        self.embeddings.detach(slot)
         self._active_slots = []
 
-    def slots_of_tokens(self, segments: AdapterSegments, num_tokens: int) -> Int32 | None:
+    def slots_of_tokens(self, segments: AdapterSegments, token_ids_T: Int32) -> Int32 | None:
         """The slot of each token of the next step, -1 for none; None if no token has one.
 
-        Has the next step pass over the linears that none of its adapters targets.
+        Has the next step pass over the linears that none of its adapters targets, and find what
+        the others do to its tokens' embeddings.
         """
         if len(segments.slots_G) == 0:
             return None
+        self.embeddings.fill(segments, token_ids_T)
         slots = segments.slots_G.tolist()
         if slots != self._active_slots:
             self._is_active[:] = self._targets[slots].any(axis=0)
+            self.own_rows.activate(slots)
             self._active_slots = slots
-        slots_T = np.full(num_tokens, NO_ADAPTER, np.int32)
+        slots_T = np.full(len(token_ids_T), NO_ADAPTER, np.int32)
         slots_T[segments.tokens_P] = np.repeat(segments.slots_G, np.diff(segments.starts_G1))
         return slots_T
+
+    def _own_rows_of_head(self, adapter: Adapter, matched: MatchedAdapter) -> OwnRows | None:
+        """Raises AdapterError for rows that are elsewhere, or beside something else on the head."""
+        found = None
+        for slices in matched.by_linear.values():
+            for one in slices:
+                if one.own_rows is None:
+                    continue
+                if one.part.name != HEAD or one.weights is not None or one.results is not None:
+                    raise AdapterError(
+                        f"adapter {str(adapter.path)!r}: {one.part.name!r} is replaced, which the "
+                        "compiled kernels do not do; --cpu-kernels torch serves it"
+                    )
+                found = one.own_rows
+        return found

@@ -14,4 +14,13 @@ def make_adapter_table(decoder: Decoder, arena: Arena, *, max_rows: int) -> Adap
     """The table of a decoder that still has its weights; `max_rows` is the most tokens of a step."""
     element = arithmetic_of(decoder).element
     packer = Int8Packer() if element is None else FloatPacker(element)
-    return AdapterTable(decoder.linears(), packer, arena, max_rows=max_rows)
+    return AdapterTable(
+        decoder.linears(),
+        packer,
+        arena,
+        max_rows=max_rows,
+        dtype=arithmetic_of(decoder).dtype,
+        norms=decoder.norms(),
+        embedding=decoder.embedding,
+        base=decoder.base_weights,
+    )

@@ -31,6 +31,7 @@ class Arithmetic:
     matmul: int
     shrink: int
     add_normed: int
+    own_rows: int
     dtype: torch.dtype = torch.float32
     element: int | None = None
 
@@ -60,7 +61,12 @@ class Arithmetic:
 
 
 INTEGERS = Arithmetic(
-    embed=t.EMBED, norm=t.NORM, matmul=t.MATMUL, shrink=t.SHRINK, add_normed=t.ADD_NORMED
+    embed=t.EMBED,
+    norm=t.NORM,
+    matmul=t.MATMUL,
+    shrink=t.SHRINK,
+    add_normed=t.ADD_NORMED,
+    own_rows=t.OWN_ROWS,
 )
 
 
@@ -74,6 +80,7 @@ def arithmetic_of(decoder: Decoder) -> Arithmetic:
         matmul=t.FLOAT_MATMUL,
         shrink=t.FLOAT_SHRINK,
         add_normed=t.FLOAT_ADD_NORMED,
+        own_rows=t.FLOAT_OWN_ROWS,
         dtype=decoder.dtype,
         element=ELEMENTS[decoder.dtype],
     )

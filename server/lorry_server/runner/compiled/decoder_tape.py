@@ -122,6 +122,7 @@ class DecoderTape:
             t.EMBED_LD_X: self.x.stride,
             t.EMBED_SIZE: self.arch.hidden_size,
             t.EMBED_MULTIPLIER: self._rounded(self.arch.embedding_scale),
+            t.EMBED_CHANGES: self._adapters.embeddings.changes,
             **self._arithmetic.fields,
         }
         if decoder.embedding_VD is None:
@@ -198,6 +199,8 @@ class DecoderTape:
             fields |= {
                 t.Q_NORM: self._norm_weight(attention.q_norm),
                 t.K_NORM: self._norm_weight(attention.k_norm),
+                t.Q_NORM_OWN: self._adapters.norms.of(attention.q_norm),
+                t.K_NORM_OWN: self._adapters.norms.of(attention.k_norm),
                 t.HEAD_EPS: float(arch.norm_eps),
             }
         return fields
@@ -248,17 +251,21 @@ class DecoderTape:
             fields | self.hidden_in.as_input(),
             rows=t.LOGITS_ROWS,
         )
-        self._matmul(
-            "head",
-            head,
-            self.hidden_in,
-            {
-                t.MODE: t.LOGITS,
-                t.Y: self.logits.values,
-                t.LD_Y: self.logits.stride,
-                t.FACTOR: float(np.float32(self.arch.logits_divisor)),
-                t.SOFTCAP: float(np.float32(self.arch.logits_softcap or 0.0)),
-            },
+        logits: dict[int, Field] = {
+            t.MODE: t.LOGITS,
+            t.Y: self.logits.values,
+            t.LD_Y: self.logits.stride,
+            t.FACTOR: float(np.float32(self.arch.logits_divisor)),
+            t.SOFTCAP: float(np.float32(self.arch.logits_softcap or 0.0)),
+        }
+        self._matmul("head", head, self.hidden_in, logits, rows=t.LOGITS_ROWS)
+        self.tape.add(
+            "own rows of the head",
+            self._arithmetic.own_rows,
+            self.hidden_in.as_input()
+            | self._arithmetic.fields
+            | logits
+            | self._adapters.own_rows.fields(),
             rows=t.LOGITS_ROWS,
         )
         self.tape.add(
@@ -322,6 +329,7 @@ class DecoderTape:
             t.NORM_X: rows.values,
             t.NORM_LD_X: rows.stride,
             t.NORM_WEIGHT: self._norm_weight(norm),
+            t.NORM_OWN: self._adapters.norms.of(norm),
             t.NORM_SIZE: rows.size,
             t.NORM_PADDED: rows.padded,
             t.NORM_EPS: float(self.arch.norm_eps),

@@ -14,11 +14,14 @@ import numpy.typing as npt
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.float_pack import pack_elements
 from lorry_server.kernels.cpu.memory import Arena
-from lorry_server.kernels.cpu.pack import PANEL, Part, num_panels, padded
-from lorry_server.lora.matching import MatchedSlice
+from lorry_server.kernels.cpu.pack import GROUP, PANEL, Part, num_panels, padded
+from lorry_server.lora.matched import MatchedSlice, OwnRows
+from lorry_server.lora.peft_tensors import LoraWeights
 from lorry_server.runner.compiled.adapter_memory import AdapterMemory, Entry
 from lorry_server.runner.compiled.elements import ELEMENT_BYTES, INPUTS_PER_STEP, as_bits, bits_of
+from lorry_server.runner.compiled.own_rows_table import own_entry
 from lorry_server.runner.compiled.packed_linear import PackedLinear
+from lorry_server.runner.compiled.packed_results import pack_results
 from lorry_server.runner.compiled.shrunk_rows import ShrunkRows
 
 RANK_STEP = 4  # ranks that the shrink computes at once
@@ -35,7 +38,19 @@ class FloatPacker:
     ) -> Entry:
         entry = Entry()
         for one in slices:
-            self._pack_slice(linear, one, entry, memory)
+            if one.weights is not None:
+                self._pack_slice(linear, one, one.weights, entry, memory)
+        pack_results(linear, slices, entry, memory)
+        return entry
+
+    def pack_own_rows(self, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+        rows_KI = bits_of(own_rows.rows_KI, self._element)
+        part = Part(0, len(rows_KI), 0)
+        width = padded(rows_KI.shape[1])
+        w = np.zeros(padded(len(rows_KI)) * width * ELEMENT_BYTES[self._element], np.uint8)
+        pack_elements(rows_KI, [part], as_bits(w, self._element), multiple=GROUP)
+        entry = own_entry(own_rows, memory)
+        entry.point(t.OWN_W, memory.add(w))
         return entry
 
     def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows:
@@ -43,10 +58,15 @@ class FloatPacker:
         return ShrunkRows(arena, max_rows=max_rows, value_bytes=value_bytes, has_scales=False)
 
     def _pack_slice(
-        self, linear: PackedLinear, one: MatchedSlice, entry: Entry, memory: AdapterMemory
+        self,
+        linear: PackedLinear,
+        one: MatchedSlice,
+        weights: LoraWeights,
+        entry: Entry,
+        memory: AdapterMemory,
     ) -> None:
         piece = linear.slice_starts.index(one.part.start)
-        rank = one.weights.rank
+        rank = weights.rank
         parts = linear.parts_of_slice(piece)
         first_panel = parts[0].panel
         moved = [
@@ -56,15 +76,15 @@ class FloatPacker:
         multiple = INPUTS_PER_STEP[self._element]
         panel_bytes = PANEL * ELEMENT_BYTES[self._element] * -(-rank // multiple) * multiple
         b = np.zeros(panel_bytes * num_panels(moved), np.uint8)
-        b_OR = bits_of(one.weights.b_OR, self._element)
+        b_OR = bits_of(weights.b_OR, self._element)
         pack_elements(b_OR, moved, as_bits(b, self._element), multiple=multiple)
         entry.set(t.LORA_RANK, rank, piece=piece)
-        entry.point(t.LORA_A, memory.add(self._ranks(one)), piece=piece)
+        entry.point(t.LORA_A, memory.add(self._ranks(weights)), piece=piece)
         # the panels are counted from the linear's first
         entry.point(t.LORA_B, memory.add(b) - first_panel * panel_bytes, piece=piece)
 
-    def _ranks(self, one: MatchedSlice) -> npt.NDArray[np.generic]:
-        a_RI = bits_of(one.weights.a_RI, self._element)
+    def _ranks(self, weights: LoraWeights) -> npt.NDArray[np.generic]:
+        a_RI = bits_of(weights.a_RI, self._element)
         num_ranks, num_inputs = a_RI.shape
         num_filled = -(-num_ranks // RANK_STEP) * RANK_STEP
         rows = np.zeros((num_filled, padded(num_inputs)), a_RI.dtype)

@@ -15,10 +15,13 @@ from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena
 from lorry_server.kernels.cpu.pack import PANEL, Part, num_panels, pack_bytes, padded, spread
 from lorry_server.lora.int8_updates import Int8Update, int8_update
-from lorry_server.lora.matching import MatchedSlice
+from lorry_server.lora.matched import MatchedSlice, OwnRows
+from lorry_server.lora.own_rows_updates import int8_rows
 from lorry_server.quantization.int8 import Int8Weight
 from lorry_server.runner.compiled.adapter_memory import AdapterMemory, Entry
+from lorry_server.runner.compiled.own_rows_table import own_entry
 from lorry_server.runner.compiled.packed_linear import PackedLinear
+from lorry_server.runner.compiled.packed_results import pack_results
 from lorry_server.runner.compiled.shrunk_rows import ShrunkRows
 
 RANK_STEP = 4  # ranks that one instruction multiplies
@@ -34,8 +37,23 @@ class Int8Packer:
         entry = Entry()
         b_scale = np.zeros(linear.num_outputs, np.float32)  # which all slices share
         for one in slices:
-            self._pack_slice(linear, int8_update(one), entry, b_scale, memory)
+            if one.weights is not None:
+                update = int8_update(one.part, one.weights)
+                self._pack_slice(linear, update, entry, b_scale, memory)
         entry.point(t.LORA_B_SCALE, memory.add(b_scale))
+        pack_results(linear, slices, entry, memory)
+        return entry
+
+    def pack_own_rows(self, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+        weight = int8_rows(own_rows.rows_KI)
+        part = Part(0, weight.out_features, 0)
+        w = np.zeros(padded(weight.out_features) * padded(weight.in_features), np.uint8)
+        pack_bytes(weight.q_OI.numpy(), [part], w)
+        scale = np.zeros(padded(weight.out_features), np.float32)
+        spread(weight.scale_O.numpy(), [part], scale)
+        entry = own_entry(own_rows, memory)
+        entry.point(t.OWN_W, memory.add(w))
+        entry.point(t.OWN_SCALE, memory.add(scale))
         return entry
 
     def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows:

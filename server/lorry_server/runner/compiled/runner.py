@@ -111,7 +111,7 @@ class CompiledRunner:
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute one step."""
-        self._block.fill(plan, self.adapters.slots_of_tokens(plan.segments, plan.num_tokens))
+        self._block.fill(plan, self.adapters.slots_of_tokens(plan.segments, plan.token_ids_T))
         parts = []
         first, num_rows = 0, len(plan.logits.rows_N)
         while True:

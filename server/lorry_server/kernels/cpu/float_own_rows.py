@@ -1,0 +1,55 @@
+"""`own_rows` over weights of float32 or bfloat16."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.float_results import clear_tile, exact_rows, settle_rows
+from lorry_server.kernels.cpu.float_tile import STEP_BYTES, multiply_floats, multiply_pairs
+from lorry_server.kernels.cpu.matmul import LD_TILE, finish_logits, num_rows
+from lorry_server.kernels.cpu.own_rows import next_run, store_own_tile
+from lorry_server.kernels.cpu.simd import load_i32, load_i64
+
+
+@njit(nogil=True)
+def own_float_panel(rec, entry, first, rows, panel, tile):
+    """Results of a tile of rows, all of one adapter, with one panel of its own."""
+    is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
+    groups, ld = load_i64(rec + t.NUM_GROUPS), load_i64(rec + t.LD_XQ)
+    w = load_i64(entry + t.OWN_W) + panel * groups * (2048 if is_bf16 else 4096)
+    x = load_i64(rec + t.XQ) + first * ld
+    steps = 32 * groups
+    clear_tile(rows, tile)
+    row = np.int64(0)
+    while row < rows:
+        taken = exact_rows(rows - row)
+        x_row, y_row = x + row * ld, tile + row * LD_TILE
+        if is_bf16:
+            multiply_pairs(taken, w, w + 64, STEP_BYTES, x_row, ld, steps // 2, y_row, LD_TILE, w)
+        else:
+            multiply_floats(taken, w, w + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, w)
+        row += taken
+    if load_i64(rec + t.ROUNDS) != 0:
+        settle_rows(rows, tile)
+
+
+@njit(nogil=True)
+def float_own_rows_chunk(rec, step, chunk, scratch):
+    """A few panels of every adapter that has so many, times its rows."""
+    adapters = load_i64(step + t.ROW_ADAPTERS)
+    total = num_rows(rec, step)
+    first = np.int64(0)
+    while first < total:
+        stop = next_run(adapters, first, total)
+        adapter = np.int64(load_i32(adapters + 4 * first))
+        if adapter >= 0:
+            entry = load_i64(rec + t.OWN_TABLE) + adapter * t.OWN_ENTRY_BYTES
+            begin = chunk * t.OWN_PANELS_PER_CHUNK
+            end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
+            for panel in range(begin, end):
+                own_float_panel(rec, entry, first, stop - first, panel, scratch)
+                finish_logits(rec, stop - first, scratch)
+                store_own_tile(rec, entry, first, stop - first, panel, scratch)
+        first = stop

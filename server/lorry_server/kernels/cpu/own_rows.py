@@ -1,0 +1,95 @@
+"""Rows of the head that adapters bring themselves: their results stand in place of the head's.
+
+It follows the head's matmul. What the head has made of those columns is written over, so only rows whose
+adapter has such rows pay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from lorry_server.kernels.cpu import tape as t
+from lorry_server.kernels.cpu.matmul import LD_TILE, MAX_ROWS, finish_logits, num_rows, store_tile
+from lorry_server.kernels.cpu.simd import (
+    load_f32,
+    load_f32x16,
+    load_i32,
+    load_i64,
+    store_f32,
+    store_f32x16,
+)
+from lorry_server.kernels.cpu.tile import NOTHING, multiply
+
+
+@njit(nogil=True)
+def next_run(adapters, first, end):
+    """The first row from `first` on whose adapter is another, at most a tile further."""
+    adapter = load_i32(adapters + 4 * first)
+    stop = first + 1
+    while stop < end and stop - first < MAX_ROWS and load_i32(adapters + 4 * stop) == adapter:
+        stop += 1
+    return stop
+
+
+@njit(nogil=True)
+def store_own_tile(rec, entry, first, rows, panel, tile):
+    """Finished logits to the columns that they are for."""
+    ids = load_i64(entry + t.OWN_IDS)
+    if ids == 0:
+        store_tile(rec, first, rows, panel, tile)
+        return
+    y, ldy = load_i64(rec + t.Y), load_i64(rec + t.LD_Y)
+    count = min(np.int64(32), load_i64(entry + t.OWN_NUM_IDS) - 32 * panel)
+    for m in range(rows):
+        for column in range(count):
+            token = np.int64(load_i32(ids + 4 * (32 * panel + column)))
+            value = load_f32(tile + m * LD_TILE + 4 * column)
+            store_f32(y + (first + m) * ldy + 4 * token, value)
+
+
+@njit(nogil=True)
+def own_panel(rec, entry, first, rows, panel, tile):
+    """Results of a tile of rows, all of one adapter, with one panel of its own."""
+    groups = load_i64(rec + t.NUM_GROUPS)
+    ld, ld_scale = load_i64(rec + t.LD_XQ), 4 * groups
+    multiply(
+        rows,
+        load_i64(entry + t.OWN_W) + panel * groups * 1024,
+        load_i64(rec + t.XQ) + first * ld,
+        ld,
+        load_i64(rec + t.X_START) + first * ld_scale,
+        ld_scale,
+        load_i64(rec + t.X_SCALE) + first * ld_scale,
+        ld_scale,
+        groups,
+        NOTHING,
+        tile,
+        LD_TILE,
+        NOTHING,
+    )
+    scale = load_i64(entry + t.OWN_SCALE) + 128 * panel
+    for m in range(rows):
+        for half in range(0, 128, 64):
+            at = tile + m * LD_TILE + half
+            store_f32x16(at, load_f32x16(at) * load_f32x16(scale + half))
+
+
+@njit(nogil=True)
+def own_rows_chunk(rec, step, chunk, scratch):
+    """A few panels of every adapter that has so many, times its rows."""
+    adapters = load_i64(step + t.ROW_ADAPTERS)
+    total = num_rows(rec, step)
+    first = np.int64(0)
+    while first < total:
+        stop = next_run(adapters, first, total)
+        adapter = np.int64(load_i32(adapters + 4 * first))
+        if adapter >= 0:
+            entry = load_i64(rec + t.OWN_TABLE) + adapter * t.OWN_ENTRY_BYTES
+            begin = chunk * t.OWN_PANELS_PER_CHUNK
+            end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
+            for panel in range(begin, end):
+                own_panel(rec, entry, first, stop - first, panel, scratch)
+                finish_logits(rec, stop - first, scratch)
+                store_own_tile(rec, entry, first, stop - first, panel, scratch)
+        first = stop

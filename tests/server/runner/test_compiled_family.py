@@ -1,0 +1,115 @@
+"""The whole LoRA family in compiled steps: the reference's bits on bytes, close to it on floats."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorry_server.engine.engine import Engine
+from lorry_server.engine.request import Request, SamplingParams
+from lorry_server.errors import AdapterError
+from lorry_server.lora.adapter import read_adapter
+from lorry_server.runner.compiled.rungs import TORCH, available_rungs
+from tests.support.close_runner import CloseRunner
+from tests.support.engines import run_to_end
+from tests.support.peft_alone import prompt_of
+from tests.support.tiny_adapters import (
+    FAMILY,
+    family_of,
+    write_adapter,
+    write_unlike_adapters,
+)
+from tests.support.tiny_model import write_tiny_model
+from tests.support.twin_engine import make_twin_engine
+
+pytestmark = pytest.mark.skipif(
+    available_rungs()[0] == TORCH, reason="this machine has no compiled kernels"
+)
+FAMILIES = ["llama", "qwen2", "gemma3", "granite", "smollm3"]
+EXACT = partial(CloseRunner, atol=2e-4, same_tokens=True)
+BF16_MODEL = partial(CloseRunner, spread=0.06, same_tokens=False)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def adapted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Path]]:
+    """A model and an adapter of each kind that compiled code serves."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("model"), request.param)
+    configs = family_of(request.param, is_compiled=True)
+    return folder, write_unlike_adapters(folder, tmp_path_factory.mktemp("adapters"), configs)
+
+
+def run_mixed(engine: Engine, digests: dict[str, str]) -> None:
+    """Two requests for each adapter and for none, which come in by threes; some ask for logprobs."""
+    choices = [None, *digests] * 2
+    for index, name in enumerate(choices):
+        params = SamplingParams(
+            max_tokens=4,
+            temperature=0.0,
+            ignore_eos=True,
+            num_prompt_logprobs=2 if index % 7 == 0 else None,
+            num_logprobs=2 if index % 3 == 0 else None,
+        )
+        digest = None if name is None else digests[name]
+        prompt = tuple(prompt_of(name))[-(5 + 7 * index % 40) :]
+        engine.add(Request(f"{index}", prompt, params, adapter=digest))
+        if index % 3 == 0:
+            engine.step()
+    run_to_end(engine)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_all_kinds_in_one_batch_have_the_bits_of_the_reference(
+    adapted: tuple[Path, dict[str, Path]], quantization: str
+) -> None:
+    folder, paths = adapted
+    engine, runner, digests = make_twin_engine(
+        folder, adapters=paths, quantization=quantization, num_blocks=256
+    )
+
+    run_mixed(engine, digests)
+
+    assert runner.num_steps > 10
+
+
+@pytest.mark.parametrize(
+    ("dtype", "pair"),
+    [(torch.float32, EXACT), (torch.bfloat16, BF16_MODEL)],
+    ids=["f32", "bf16"],
+)
+def test_all_kinds_on_floats_are_close_to_the_reference(
+    adapted: tuple[Path, dict[str, Path]], dtype: torch.dtype, pair: partial[CloseRunner]
+) -> None:
+    folder, paths = adapted
+    engine, runner, digests = make_twin_engine(
+        folder,
+        adapters=paths,
+        quantization="none",
+        dtype=dtype,
+        kv_dtype=dtype,
+        pair=pair,
+        num_blocks=256,
+    )
+
+    run_mixed(engine, digests)
+
+    assert runner.num_steps > 10
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "module"),
+    [("llama", "linear-saved", "self_attn.o_proj"), ("smollm3", "tokens-and-head", "lm_head")],
+)
+def test_what_compiled_code_does_not_do_is_refused_with_the_way_out(
+    tmp_path: Path, family: str, name: str, module: str
+) -> None:
+    folder = write_tiny_model(tmp_path / "model", family)
+    adapter = write_adapter(folder, tmp_path / "adapter", seed=1, **FAMILY[name])
+    _, runner, _ = make_twin_engine(folder)
+
+    with pytest.raises(AdapterError, match=f"{module}'.*--cpu-kernels torch serves it"):
+        runner.compiled.adapters.prepare(read_adapter(adapter))
