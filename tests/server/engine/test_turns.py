@@ -324,6 +324,31 @@ def test_the_same_arrivals_give_the_same_steps(wanted: list[Arrival], scheduling
     assert steps() == steps()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    wanted=arrivals(12),
+    aborts=st.lists(st.integers(0, 30), max_size=60),
+    scheduling=st.sampled_from(SCHEDULINGS),
+)
+def test_whoever_leaves_in_whatever_state_leaves_nothing_behind(
+    wanted: list[Arrival], aborts: list[int], scheduling: str
+) -> None:
+    server = ScheduledServer(policy(scheduling), num_blocks=40, max_num_seqs=5, room=3)
+    left = set()
+    for (pause, adapter, prompt, outputs), abort in zip(wanted, aborts, strict=False):
+        server.run(pause if server.has_work else 0)
+        server.add(None if adapter < 0 else f"{adapter}", prompt=prompt, outputs=outputs)
+        present = [*server.scheduler.running, *server.scheduler.waiting]
+        if abort < len(present):
+            server.abort(present[abort])
+            left.add(present[abort].order)
+    server.run_to_end()
+
+    assert server.finished_at.keys() | left == server.arrived_at.keys()
+    assert server.residency.num_pins == 0
+    assert server.scheduler.pool.num_used == 0
+
+
 # -- one adapter more than fits
 
 
