@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorry_server.engine.fairness import SchedulingPolicy, make_policy
-from lorry_server.engine.sequence import Sequence
+from lorry_server.engine.sequence import Flow, Sequence
 from lorry_server.engine.turns import (
     DRAIN_STEPS,
     MAX_FAILED_TRIES,
@@ -132,13 +132,13 @@ def test_an_adapter_that_just_got_in_keeps_its_place_for_a_while() -> None:
     server = ScheduledServer(policy(), room=1, num_blocks=512)
     for flow in ("a", "b"):
         server.add(flow, outputs=900)
-    turns: list[tuple[str | None, int]] = []
+    turns: list[tuple[Flow, int]] = []
     for _ in range(1500):
         before = server.now
         server.step()
-        flow = server.scheduler.running[0].flow
-        if not turns or turns[-1][0] != flow:
-            turns.append((flow, before))
+        served = server.scheduler.running[0].flow
+        if not turns or turns[-1][0] != served:
+            turns.append((served, before))
 
     lengths = [after - before for (_, before), (_, after) in pairwise(turns)]
     assert len(lengths) >= 4
@@ -366,7 +366,9 @@ def times_to_first_token(num_adapters: int, *, room: int, num_streams: int = 16)
         max_num_batched_tokens=256,
         room=room,
     )
-    time_ms, arrived_ms, waited_ms = 0.0, {}, {}
+    time_ms = 0.0
+    arrived_ms: dict[int, float] = {}
+    waited_ms: dict[int, float] = {}
     while len(waited_ms) < 300:
         while len(server.scheduler.waiting) + len(server.scheduler.running) < num_streams:
             adapter = f"{rng.randrange(num_adapters)}"
