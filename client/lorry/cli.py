@@ -15,6 +15,9 @@ _SUBCOMMANDS = {
     "adapters": Subcommand(
         "list, load, replace, unload and check a server's adapters", "lorry.adapters_cli"
     ),
+    "finetune": Subcommand(
+        "train an adapter from a JSONL file", "lorry_server.finetune.cli", "finetune"
+    ),
     "loadtest": Subcommand(
         "measure a server under load and write a report", "lorry_loadtest.cli", "loadtest"
     ),

@@ -42,6 +42,7 @@ def build_library(
                 AllowedSources(
                     roots=config.adapter_roots,
                     prefixes=config.adapter_sources,
+                    folders=tuple(map(str, config.watched_folders)),
                     named=tuple(str(spec.path) for spec in config.adapters),
                     max_adapter_bytes=config.max_adapter_bytes,
                     disk_cache_bytes=config.adapter_disk_cache_bytes,
