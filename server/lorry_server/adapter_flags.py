@@ -70,6 +70,14 @@ def add_adapter_flags(add: Callable[..., Any]) -> None:
         "file:///data/; may be given more than once (default: from nowhere)",
     )
     add(
+        "--watch",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="serve the adapter folders in DIR under their names as they come, change and go, such "
+        "as the checkpoints of lorry finetune; may be given more than once",
+    )
+    add(
         "--max-adapter-bytes",
         default="2GiB",
         metavar="BYTES",

@@ -61,6 +61,7 @@ def _bind(config: ServerConfig) -> socket.socket:
 
 def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> int:
     # torch takes seconds to import; a wrong flag or a taken port should not wait for it.
+    from lorry_server.adapters.watch import AdapterWatch
     from lorry_server.build import build_server
     from lorry_server.http.app import create_app
     from lorry_server.http.connection_guard import guarded_protocol
@@ -100,13 +101,17 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             service.start(on_death=self._end)
             await super().startup(sockets)
-            self._lag_watch = asyncio.create_task(watch_loop_lag(metrics.loop_lag.observe))
+            self._watches = [asyncio.create_task(watch_loop_lag(metrics.loop_lag.observe))]
+            if config.watched_folders:
+                adapter_watch = AdapterWatch(library, config.watched_folders)
+                self._watches.append(asyncio.create_task(adapter_watch.run()))
             _announce(listener, started_s)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            self._lag_watch.cancel()
-            await super().shutdown(sockets)
+            for watch in self._watches:
+                watch.cancel()
             library.close()
+            await super().shutdown(sockets)
             await service.stop()
 
         def _end(self) -> None:

@@ -76,6 +76,7 @@ class ServerConfig:
     adapter_failure_memory_s: float
     adapter_roots: tuple[str, ...]  # absolute folders and URLs
     adapter_sources: tuple[str, ...]  # beginnings of URLs
+    watched_folders: tuple[Path, ...]  # absolute
     max_adapter_bytes: int
     adapter_disk_cache_bytes: int
     max_model_len: int | None
@@ -218,6 +219,7 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
         adapter_sources=tuple(
             read_prefix("--adapter-source", text) for text in given.adapter_source
         ),
+        watched_folders=tuple(Path(text).expanduser().absolute() for text in given.watch),
         max_adapter_bytes=read_bytes("--max-adapter-bytes", given.max_adapter_bytes),
         adapter_disk_cache_bytes=read_bytes("--adapter-disk-cache", given.adapter_disk_cache),
         max_model_len=given.max_model_len,

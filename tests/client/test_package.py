@@ -149,6 +149,7 @@ def test_subcommand_gets_its_arguments_and_gives_its_status(
     [
         ("serve", "lorry_server.cli", "torch", "server"),
         ("serve", "lorry_server.cli", "starlette.routing", "server"),
+        ("finetune", "lorry_server.finetune.cli", "peft", "finetune"),
         ("loadtest", "lorry_loadtest.cli", "locust", "loadtest"),
     ],
 )

@@ -46,12 +46,13 @@ logger = structlog.get_logger(__name__)
 class AllowedSources:
     """What the command line says.
 
-    `roots` are where names are looked up: folders, and URLs. `prefixes` are URLs below which a
-    source may be named in full. `named` are sources that the operator gave a name to.
+    `roots` are where names are looked up: folders, and URLs. `prefixes` are URLs, `folders` folders
+    below which a source may be named in full. `named` are sources that the operator gave a name to.
     """
 
     roots: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
     max_adapter_bytes: int
     disk_cache_bytes: int
@@ -76,6 +77,7 @@ class ConfiguredSources:
     ) -> None:
         urls = [parse_prefix(text) for text in (*allowed.roots, *allowed.prefixes) if is_url(text)]
         folders = [_absolute(text) for text in allowed.roots if not is_url(text)]
+        folders += [_absolute(text) for text in allowed.folders]
         self._folders = [*folders, *(Path(url.path) for url in urls if url.scheme == "file")]
         self._prefixes = [url for url in urls if url.scheme != "file"]
         self._roots = [
