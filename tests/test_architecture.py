@@ -22,6 +22,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "heap": set(),
     "adapter_flags": set(),
     "config": {"errors", "lora.names", "adapter_flags", "adapters.sources.source_url"},
+    "adapters.recipe": {"lora.names"},
     "lora.names": set(),
     "lora.prepared": {"lora.adapter"},  # for its types only
     "lora.residency": {"lora.prepared"},
@@ -49,8 +50,8 @@ SERVER_RULES: dict[str, set[str]] = {
     "quantization": {"quantization", "kernels", "errors"},
     "layers": {"layers", "quantization", "kernels"},
     "model": {"model", "layers", "quantization", "kernels", "errors"},
+    "lora": {"lora", "adapters.recipe", "layers", "quantization", "kernels", "errors"},
     "finetune": {"finetune", "model.source", "model.hf_config", "text", "config", "lora", "errors"},
-    "lora": {"lora", "layers", "quantization", "kernels", "errors"},
     "runner": {"runner", "engine.plan", "kernels", "lora.pool", "model.causal_model"},
     "runner.compiled": {
         "runner",

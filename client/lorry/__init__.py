@@ -9,6 +9,7 @@ from __future__ import annotations
 from lorry._version import __version__
 from lorry.client import AsyncClient
 from lorry.errors import (
+    AdapterExists,
     AdapterInvalid,
     AdapterLoading,
     AdapterNotFound,
@@ -42,6 +43,7 @@ from lorry.timing import AttemptTiming, Timing
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
 __all__ = [
+    "AdapterExists",
     "AdapterInvalid",
     "AdapterLoading",
     "AdapterNotFound",

@@ -1,29 +1,20 @@
-"""The `lorry` command: each subcommand's package is imported when it is called, not before."""
+"""The `lorry` command: a table of subcommands."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lorry._version import __version__
+from lorry.subcommand import Subcommand, run_subcommand
 
 _USAGE_ERROR = 2
-_OUR_PACKAGES = ("lorry", "lorry_server", "lorry_loadtest")
-
-
-@dataclass(frozen=True, slots=True)
-class Subcommand:
-    """`module` has a `main(argv)`; `extra` is what must be installed for it."""
-
-    summary: str
-    module: str
-    extra: str
-
 
 _SUBCOMMANDS = {
     "serve": Subcommand("serve a model and its adapters over HTTP", "lorry_server.cli", "server"),
+    "adapters": Subcommand(
+        "list, load, replace, unload and check a server's adapters", "lorry.adapters_cli"
+    ),
     "finetune": Subcommand(
         "train an adapter from a JSONL file", "lorry_server.finetune.cli", "finetune"
     ),
@@ -46,22 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in _SUBCOMMANDS:
         print(f"lorry: there is no command {name!r}\n\n{_help()}", file=sys.stderr)
         return _USAGE_ERROR
-    return _run(name, _SUBCOMMANDS[name], rest)
-
-
-def _run(name: str, command: Subcommand, argv: list[str]) -> int:
-    try:
-        status = importlib.import_module(command.module).main(argv)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _OUR_PACKAGES and error.name != command.module.partition(".")[0]:
-            raise  # a module of an installed package is missing: not what an extra would mend
-        print(
-            f'lorry {name} needs {missing}: pip install "lorry[{command.extra}]"',
-            file=sys.stderr,
-        )
-        return 1
-    return 0 if status is None else int(status)
+    return run_subcommand(name, _SUBCOMMANDS[name], rest)
 
 
 def _help() -> str:

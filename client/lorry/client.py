@@ -8,6 +8,7 @@ from typing import Literal, Self, Unpack, overload
 
 import msgspec
 
+from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
 from lorry.config import read_config
@@ -66,6 +67,7 @@ class AsyncClient:
         )
         self.chat = Chat(self._session)
         self.models = Models(self._session)
+        self.adapters = Adapters(self._session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call

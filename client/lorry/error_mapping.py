@@ -31,6 +31,8 @@ from lorry.errors import (
 MAX_BODY_CHARS = 4096
 
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "context_too_long"})
+_NOT_FOUND_CODES = frozenset({"model_not_found", "adapter_not_found", "NotFoundError"})
+_INVALID_ADAPTER_CODES = frozenset({"adapter_invalid", "adapter_load_failed"})
 _TOO_LONG_TEXTS = (
     "maximum context length",
     "`inputs` tokens + `max_new_tokens` must be",
@@ -125,11 +127,13 @@ def _text(value: Any) -> str | None:
 
 def _class_of(status: int, report: ErrorReport) -> type[HTTPStatusError]:
     names = {report.code, report.type}
+    if status in (400, 422, 424) and names & _INVALID_ADAPTER_CODES:
+        return AdapterInvalid
     if status in (400, 413, 422):
         if names & _TOO_LONG_CODES or any(text in report.message for text in _TOO_LONG_TEXTS):
             return ContextTooLong
-        return AdapterInvalid if "adapter_invalid" in names else BadRequest
-    if status == 404 and (names & {"model_not_found", "NotFoundError"} or report.param == "model"):
+        return BadRequest
+    if status == 404 and (names & _NOT_FOUND_CODES or report.param == "model"):
         return AdapterNotFound
     if status in (409, 503) and "adapter_loading" in names:
         return AdapterLoading

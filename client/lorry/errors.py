@@ -2,6 +2,7 @@
 
     ClientError
       ConfigError               a wrong argument, variable or address, found before any I/O
+      AdapterExists             `adapters.load` found the name taken
       ConnectError              no connection: refused, name not found, TLS, no descriptor left
       ConnectionLost            the connection ended before the answer did
       DeadlineExceeded          time ran out; `phase` says while doing what
@@ -15,9 +16,9 @@
           ContextTooLong        the prompt and `max_tokens` do not fit the model
         Unauthorized            401
         Forbidden               403
-        AdapterNotFound         404 that names a model or adapter
+        AdapterNotFound         404 that names a model, an adapter, or the source of one
         AdapterLoading          409 or 503: the adapter is on its way
-        AdapterInvalid          422: the adapter does not fit the base model
+        AdapterInvalid          400, 422, 424: the adapter cannot be read or does not fit the base model
         Overloaded              429, 503: come again after `retry_after` seconds
         ServerError             424 and 5xx
       RetriesExhausted          the attempts failed in different ways; `causes` has them all
@@ -57,6 +58,10 @@ class ClientError(Exception):
 
 class ConfigError(ClientError):
     """A wrong argument, environment variable or address."""
+
+
+class AdapterExists(ClientError):
+    """An adapter of that name is there already, and replacing it was not asked for."""
 
 
 class ConnectError(ClientError):
@@ -148,7 +153,7 @@ class Forbidden(HTTPStatusError):
 
 
 class AdapterNotFound(HTTPStatusError):
-    """No model or adapter of that name is served."""
+    """No model or adapter of that name is served, or nothing is at the source to be loaded."""
 
 
 class AdapterLoading(HTTPStatusError):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lorry_server.adapters.checks import AdapterChecks
+from lorry_server.adapters.composer import Composer
 from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.adapters.loader import AdapterLoader, LoaderLimits
+from lorry_server.adapters.recipe import parse_recipe
 from lorry_server.adapters.settings import LibrarySettings
 from lorry_server.adapters.sources.configured import AllowedSources, ConfiguredSources
 from lorry_server.adapters.work_places import WorkPlaces
 from lorry_server.config import ServerConfig
 from lorry_server.engine.client import EngineClient
+from lorry_server.lora.compose import compose
 from lorry_server.lora.prepared import DeviceAdapters
 
 # Of the memory on the device. On a CPU both are the same memory, and what is ready to be used is
@@ -47,6 +50,7 @@ def build_library(
                 cache_dir=config.cache_dir,
             ),
             device,
+            composer=Composer(parse_recipe, compose),
             places=WorkPlaces(config.adapter_load_workers),
             limits=LoaderLimits(device_bytes=info.adapter_budget_bytes, host_bytes=host_bytes),
             allow_partial=config.allow_partial_adapters,

@@ -110,8 +110,8 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for watch in self._watches:
                 watch.cancel()
-            await super().shutdown(sockets)
             library.close()
+            await super().shutdown(sockets)
             await service.stop()
 
         def _end(self) -> None:

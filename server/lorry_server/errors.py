@@ -8,6 +8,7 @@ LorryServerError
   CapacityError             429 on LoRAX routes, 503 on OpenAI's; has retry_after_s
     QueueFullError
     DrainingError
+    AdapterCapacityError    adapters in use, or being loaded, leave no room for one more
     AdapterNotReadyError    424 on LoRAX routes: an adapter is still being loaded
   EngineDeadError           503: the engine has failed and the process is about to end
   StartupError              bad configuration, model or adapter: the process does not start
@@ -85,6 +86,10 @@ class QueueFullError(CapacityError):
 
 class DrainingError(CapacityError):
     """The server is finishing what it accepted and takes nothing new."""
+
+
+class AdapterCapacityError(CapacityError):
+    """Adapters in use fill the memory, or as many are being loaded as may be at once."""
 
 
 class AdapterNotReadyError(CapacityError):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import lorry
+from tests.support.fake_adapter_routes import PATH, FakeAdapterRoutes
 from tests.support.fake_llm_server import (
     FakeLLMServer,
     ReceivedRequest,
@@ -24,7 +25,13 @@ README = Path(__file__).parents[2] / "client" / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
+adapter_routes = FakeAdapterRoutes()
+
+
 async def answer(request: ReceivedRequest, reply: Reply) -> None:
+    if request.path.startswith(PATH):
+        await adapter_routes(request, reply)
+        return
     is_chat = request.path.endswith("/chat/completions")
     if request.json.get("stream"):
         chunk = chat_chunk({"content": "Arr"}) if is_chat else completion("Arr")

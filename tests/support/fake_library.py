@@ -106,7 +106,7 @@ class FakeAdapters:
     # -- the reader
 
     def read(self, path: Path) -> Adapter:
-        return self.contents[str(path)]
+        return next(a for source, a in self.contents.items() if Path(source) == path)
 
     # -- DeviceAdapters
 

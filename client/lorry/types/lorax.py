@@ -13,12 +13,23 @@ from msgspec import Struct
 from lorry.types.common import Timings
 
 
+class MergedAdapters(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Several adapters as one. `seed` is ours: what DARE drops is a function of it."""
+
+    ids: list[str]
+    weights: list[float] | None = None
+    merge_strategy: str | None = None
+    density: float | None = None
+    majority_sign_method: str | None = None
+    seed: int | None = None
+
+
 class GenerateParameters(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The union of LoRAX's and TGI's parameters; every one may be null."""
 
     adapter_id: str | None = None
     adapter_source: str | None = None
-    merged_adapters: dict[str, Any] | None = None
+    merged_adapters: MergedAdapters | None = None
     api_token: str | None = None
     best_of: int | None = None
     temperature: float | None = None

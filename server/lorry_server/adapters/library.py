@@ -171,8 +171,8 @@ class AdapterLibrary:
             self._names.remove(name)
 
     def close(self) -> None:
-        """Ask loads that still run to end: nobody will wait for them."""
-        self._desk.cancel_all()
+        """Begin no load any more, and let nobody wait for one: the server is shutting down."""
+        self._desk.close()
 
     # -- looking
 

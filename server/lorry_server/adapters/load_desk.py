@@ -18,10 +18,17 @@ from lorry_server.adapters.names import Name, NameTable
 from lorry_server.adapters.shared_load import SharedLoad
 from lorry_server.adapters.shelf import Version, VersionShelf
 from lorry_server.adapters.source import AdapterSourceError
-from lorry_server.errors import AdapterError, AdapterLoadError, CapacityError, NotFoundError
+from lorry_server.errors import (
+    AdapterCapacityError,
+    AdapterError,
+    AdapterLoadError,
+    DrainingError,
+    NotFoundError,
+)
 
 logger = structlog.get_logger(__name__)
 
+DRAIN_RETRY_AFTER_S = 5.0
 OWN_FAULT = "the server met an error of its own; its log has the details"
 
 
@@ -52,6 +59,7 @@ class LoadDesk:
         self._loads: dict[str, SharedLoad] = {}  # which whoever comes now waits for
         self._running: set[SharedLoad] = set()  # those, and older ones that were overtaken
         self._last_number = 0
+        self._is_closed = False
 
     def pending(self, name: str) -> SharedLoad | None:
         """Return the load that requests for `name` would wait for."""
@@ -138,7 +146,7 @@ class LoadDesk:
         self._names.clear(entry, is_pinned=is_pinned)
 
     def take_preloaded(self, name: str, loaded: LoadedAdapter, *, is_pinned: bool) -> None:
-        """Put in what has been loaded before there was a loop. Raises CapacityError."""
+        """Put in what has been loaded before there was a loop. Raises AdapterCapacityError."""
         load = SharedLoad(
             key=name, name=name, number=self._number(), is_asked=True, is_pinned=is_pinned
         )
@@ -152,10 +160,12 @@ class LoadDesk:
             self._end(load)
             load.fail(partial(AdapterLoadError, reason))
 
-    def cancel_all(self) -> None:
-        """Ask every load to end soon."""
-        for load in self._running:
-            load.is_cancelled = True
+    def close(self) -> None:
+        """End every load and begin no other: the server is shutting down."""
+        self._is_closed = True
+        for load in list(self._running):
+            self._end(load)
+            load.fail(draining)
 
     # -- the life of a load
 
@@ -170,6 +180,8 @@ class LoadDesk:
         return load
 
     def _begin(self, load: SharedLoad, work: Callable[[SharedLoad], LoadedAdapter]) -> None:
+        if self._is_closed:
+            raise draining()
         self._threads.start(partial(work, load), partial(self._finish, load))
         loop = asyncio.get_running_loop()
         load.timer = loop.call_later(self._give_up_s, self._give_up, load)
@@ -185,7 +197,7 @@ class LoadDesk:
         if loaded is not None:
             try:
                 version = self._take(load, loaded)
-            except CapacityError as exc:
+            except AdapterCapacityError as exc:
                 error = exc
             else:
                 self._counters.loaded(loaded.times)
@@ -227,9 +239,9 @@ class LoadDesk:
     def _fail(self, load: SharedLoad, error: Exception) -> None:
         self._counters.failed()
         entry = self._names.find(load.name)
-        if isinstance(error, CapacityError):
+        if isinstance(error, AdapterCapacityError):
             retry_after_s = error.retry_after_s
-            load.fail(lambda: CapacityError(str(error), retry_after_s=retry_after_s))
+            load.fail(lambda: AdapterCapacityError(str(error), retry_after_s=retry_after_s))
         elif isinstance(error, NotFoundError):
             load.fail(lambda: NotFoundError(str(error)))
         else:
@@ -269,3 +281,7 @@ class LoadDesk:
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+
+def draining() -> DrainingError:
+    return DrainingError("the server is shutting down", retry_after_s=DRAIN_RETRY_AFTER_S)

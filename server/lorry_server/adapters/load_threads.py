@@ -17,12 +17,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lorry_server.engine.thread_priority import give_way
-from lorry_server.errors import CapacityError
+from lorry_server.errors import AdapterCapacityError
 
 T = TypeVar("T")
 
 MAX_THREADS = 256
 RETRY_AFTER_S = 5.0
+# Loads give way to the threads that compute tokens, which are at 5. Not further down: a thread that
+# is hardly ever run may be holding the interpreter's lock meanwhile.
+NICENESS = 10
 
 
 class LoadThreads:
@@ -37,10 +40,10 @@ class LoadThreads:
     ) -> None:
         """Run `work` on a thread, then `done` on the event loop with its result or its exception.
 
-        Raises CapacityError when as many threads run as may.
+        Raises AdapterCapacityError when as many threads run as may.
         """
         if self.num_running >= self._max_threads:
-            raise CapacityError(
+            raise AdapterCapacityError(
                 f"{self.num_running} adapters are being loaded, and more may not be at once",
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -51,7 +54,7 @@ class LoadThreads:
             done(result, error)
 
         def run() -> None:
-            give_way()  # streams come first where cores are few
+            give_way(NICENESS)
             result, error = None, None
             try:
                 result = work()

@@ -15,6 +15,7 @@ from lorry_server.adapters.source import AdapterSources
 from lorry_server.adapters.work_places import WorkPlaces
 from lorry_server.errors import AdapterError, NotFoundError
 from lorry_server.lora.adapter import Adapter, read_adapter
+from lorry_server.lora.one_thread import on_one_thread
 from lorry_server.lora.prepared import DeviceAdapters, PreparedAdapter
 
 MAX_SHOWN_NAMES = 10
@@ -94,7 +95,7 @@ class AdapterLoader:
         watch = Stopwatch()
         path = self._sources.fetch(source, cancelled=cancelled)
         watch.lap("fetch")
-        with self._places.one():
+        with self._places.one(), on_one_thread():
             watch.skip()
             adapter = self._read(path)
             if wanted_digest is not None:
@@ -122,7 +123,7 @@ class AdapterLoader:
         watch = Stopwatch()
         paths = [self._sources.fetch(source, cancelled=cancelled) for source, _ in parts]
         watch.lap("fetch")
-        with self._places.one():
+        with self._places.one(), on_one_thread():
             watch.skip()
             adapters = [self._read(path) for path in paths]
             for adapter, (source, wanted) in zip(adapters, parts, strict=True):

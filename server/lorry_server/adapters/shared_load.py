@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,6 +14,15 @@ from lorry_server.errors import AdapterNotReadyError
 T = TypeVar("T")
 
 RETRY_AFTER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiter:
+    """What it takes of the loaded version, and how it gives that back."""
+
+    future: asyncio.Future[Any]
+    take: Callable[[Version], Any]
+    give_back: Callable[[Any], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +42,7 @@ class SharedLoad:
     is_done: bool = False
     is_cancelled: bool = False
     timer: asyncio.TimerHandle | None = None
-    _waiters: dict[asyncio.Future[Any], Callable[[Version], Any]] = field(default_factory=dict)
+    _waiters: dict[asyncio.Future[Any], Waiter] = field(default_factory=dict)
 
     @property
     def num_waiters(self) -> int:
@@ -48,44 +58,55 @@ class SharedLoad:
         load failed with, and AdapterNotReadyError after `limit_s`: then the load goes on.
         """
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[T] = loop.create_future()
-        self._waiters[waiter] = take
-        timer = loop.call_later(limit_s, self._expire, waiter, limit_s)
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiters[future] = Waiter(future, take, give_back)
+        timer = loop.call_later(limit_s, self._expire, future, limit_s)
         try:
-            return await waiter
+            return await future
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                give_back(waiter.result())
+            if future.done() and not future.cancelled() and future.exception() is None:
+                give_back(future.result())
             raise
         finally:
             timer.cancel()
-            self._waiters.pop(waiter, None)
+            self._waiters.pop(future, None)
 
     def succeed(self, version: Version) -> None:
-        """Give every waiter its part of `version`."""
-        for waiter, take in self._end():
-            if not waiter.done():
-                waiter.set_result(take(version))
+        """Give every waiter its part of `version`, and wake one of them in each turn of the loop.
+
+        Were they woken at once, every stream on the loop would wait until all of them had begun.
+        """
+        _wake_next(deque((waiter, waiter.take(version)) for waiter in self._end()))
 
     def fail(self, error_for: Callable[[], Exception]) -> None:
         """Raise a new error in every waiter."""
-        for waiter, _ in self._end():
-            if not waiter.done():
-                waiter.set_exception(error_for())
+        for waiter in self._end():
+            waiter.future.set_exception(error_for())
 
-    def _end(self) -> list[tuple[asyncio.Future[Any], Callable[[Version], Any]]]:
+    def _end(self) -> list[Waiter]:
         assert not self.is_done
         self.is_done = True
         if self.timer is not None:
             self.timer.cancel()
-        return list(self._waiters.items())
+        return [waiter for waiter in self._waiters.values() if not waiter.future.done()]
 
-    def _expire(self, waiter: asyncio.Future[Any], limit_s: float) -> None:
-        if not waiter.done():
-            waiter.set_exception(
+    def _expire(self, future: asyncio.Future[Any], limit_s: float) -> None:
+        if not future.done():
+            future.set_exception(
                 AdapterNotReadyError(
                     f"adapter {self.name!r} is still being loaded after {limit_s:g} s; it may be "
                     "ready when you ask again",
                     retry_after_s=RETRY_AFTER_S,
                 )
             )
+
+
+def _wake_next(taken: deque[tuple[Waiter, Any]]) -> None:
+    while taken:
+        waiter, part = taken.popleft()
+        if waiter.future.done():  # cancelled since, or out of patience
+            waiter.give_back(part)
+            continue
+        waiter.future.set_result(part)
+        waiter.future.get_loop().call_soon(_wake_next, taken)
+        return

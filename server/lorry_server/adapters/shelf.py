@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lorry_server.adapters.info import AdapterFacts, LoadTimes
 from lorry_server.adapters.loader import LoadedAdapter
-from lorry_server.errors import CapacityError
+from lorry_server.errors import AdapterCapacityError
 from lorry_server.lora.prepared import PreparedAdapter
 
 RETRY_AFTER_S = 1.0
@@ -79,7 +79,7 @@ class VersionShelf:
     def put(self, loaded: LoadedAdapter) -> Version:
         """Take a loaded adapter into host memory, in place of others if need be.
 
-        It may go at once if nobody leases it. Raises CapacityError when what is in use leaves no
+        It may go at once if nobody leases it. Raises AdapterCapacityError when what is in use leaves no
         room.
         """
         digest = loaded.facts.digest
@@ -141,7 +141,7 @@ class VersionShelf:
                 victims.append(version)
                 excess -= version.facts.num_bytes
         if excess > 0:
-            raise CapacityError(
+            raise AdapterCapacityError(
                 f"adapters that are in use or pinned fill the {self.budget_bytes} bytes of "
                 f"--adapter-host-memory; this one needs {num_bytes}",
                 retry_after_s=RETRY_AFTER_S,

@@ -9,7 +9,7 @@ import threading
 NICENESS = 5
 
 
-def give_way() -> None:
+def give_way(niceness: int = NICENESS) -> None:
     """Let every other thread of the process that wants a core have it before the calling one.
 
     Threads that compute without a pause would keep the event loop waiting for a slice of the
@@ -18,7 +18,6 @@ def give_way() -> None:
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        niceness = max(
-            NICENESS, os.getpriority(os.PRIO_PROCESS, thread)
-        )  # it may not go down again
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        # it may not go down again
+        lowest = max(niceness, os.getpriority(os.PRIO_PROCESS, thread))
+        os.setpriority(os.PRIO_PROCESS, thread, lowest)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from lorry.types.errors import ErrorBody, ErrorDetail, LoraxErrorBody
 from lorry_server.errors import (
+    AdapterCapacityError,
     AdapterLoadError,
     AdapterNotReadyError,
     CapacityError,
@@ -129,6 +130,9 @@ def not_found_error(exc: NotFoundError) -> WireError:
 
 def capacity_error(exc: CapacityError) -> WireError:
     is_draining = isinstance(exc, DrainingError)
+    code = "draining" if is_draining else "queue_full"
+    if isinstance(exc, AdapterCapacityError):
+        code = "adapters_full"
     headers = retry_headers(exc.retry_after_s)
     if is_draining:
         headers["connection"] = "close"
@@ -136,7 +140,7 @@ def capacity_error(exc: CapacityError) -> WireError:
         status=503,
         message=f"The server cannot take this request now: {exc}",
         openai_type="overloaded_error",
-        code="draining" if is_draining else "queue_full",
+        code=code,
         lorax_type="overloaded",
         lorax_status=429,
         lorax_message="Model is overloaded",

@@ -25,6 +25,7 @@ from lorry_server.http.generation import Job
 from lorry_server.http.lorax_validation import (
     check_parameters,
     invalid,
+    recipe_of,
     resolve_max_new_tokens,
     truncated,
     unsupported,
@@ -161,10 +162,12 @@ async def choose_adapter(
     Where an adapter comes from is the operator's to say, not the request's: an `adapter_source`
     other than `local` is let through where the server knows the adapter, and else refused by name.
     """
+    recipe = recipe_of(parameters)
+    adapter_id = parameters.adapter_id if recipe is None else str(recipe)
     if parameters.api_token is not None:
         raise unsupported("api_token")
     try:
-        return await find_adapter(parameters.adapter_id, receive=receive, serving=serving)
+        return await find_adapter(adapter_id, receive=receive, serving=serving)
     except NotFoundError as exc:
         if parameters.adapter_source not in (None, "", "local"):
             raise unsupported("adapter_source") from exc

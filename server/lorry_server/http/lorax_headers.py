@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.http.adapter_choice import wait_headers
 from lorry_server.http.lorax_call import LoraxCall
 from lorry_server.http.serving import Serving
+
+SOURCE_WORDS = {"hf://": "hub", "s3://": "s3"}
 
 
 def start_headers(call: LoraxCall, *, serving: Serving) -> dict[str, str]:
@@ -18,9 +21,18 @@ def start_headers(call: LoraxCall, *, serving: Serving) -> dict[str, str]:
         "x-model-id": serving.engine.info.model_id,
     }
     if call.job.adapter is not None:
-        headers |= {"x-adapter-id": call.job.adapter, "x-adapter-source": "local"}
+        headers |= {
+            "x-adapter-id": call.job.adapter,
+            "x-adapter-source": source_word(call.job.lease),
+        }
     headers |= wait_headers(call.job.lease)
     return {name: header_value(value) for name, value in headers.items()}
+
+
+def source_word(lease: AdapterLease | None) -> str:
+    """LoRAX's word for where an adapter is from; it knows of four places."""
+    source = "" if lease is None else lease.info.source
+    return next((word for start, word in SOURCE_WORDS.items() if source.startswith(start)), "local")
 
 
 def answer_headers(call: LoraxCall, *, serving: Serving) -> dict[str, str]:

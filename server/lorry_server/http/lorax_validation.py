@@ -5,10 +5,9 @@ Where those two servers have no bound but arithmetic in float32 needs one, the t
 
 from __future__ import annotations
 
-from typing import Any
-
 from lorry.types.common import MAX_LOGPROBS
 from lorry.types.lorax import GenerateParameters
+from lorry_server.adapters.recipe import Recipe, merged_recipe
 from lorry_server.errors import RequestError
 from lorry_server.http.parsing import shown
 from lorry_server.http.serving import Serving
@@ -38,8 +37,6 @@ def check_parameters(
 
 
 def check_unsupported(parameters: GenerateParameters) -> None:
-    if parameters.merged_adapters is not None:
-        check_merged_adapters(parameters.merged_adapters, adapter_id=parameters.adapter_id)
     if parameters.watermark:
         raise unsupported("watermark")
     if parameters.grammar is not None:
@@ -48,15 +45,24 @@ def check_unsupported(parameters: GenerateParameters) -> None:
         raise unsupported("response_format")
 
 
-def check_merged_adapters(merged: dict[str, Any], *, adapter_id: str | None) -> None:
-    if adapter_id:
+def recipe_of(parameters: GenerateParameters) -> Recipe | None:
+    """Return what `merged_adapters` asks for, None where it is not given."""
+    merged = parameters.merged_adapters
+    if merged is None:
+        return None
+    if parameters.adapter_id:
         raise invalid("at most one of `adapter_id` or `adapters` may be provided")
-    ids, weights = merged.get("ids"), merged.get("weights")
-    if not isinstance(ids, list) or not ids:
-        raise invalid("at least one adapter ID must be provided when setting `adapters`")
-    if isinstance(weights, list) and weights and len(weights) != len(ids):
-        raise invalid("number of adapter IDs must match number of adapter weights")
-    raise unsupported("merged_adapters")
+    try:
+        return merged_recipe(
+            ids=merged.ids,
+            weights=merged.weights,
+            merge_strategy=merged.merge_strategy,
+            density=merged.density,
+            majority_sign_method=merged.majority_sign_method,
+            seed=merged.seed,
+        )
+    except ValueError as exc:
+        raise RequestError(str(exc), param="merged_adapters", code="invalid_value") from exc
 
 
 def check_best_of(

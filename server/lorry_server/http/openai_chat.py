@@ -22,8 +22,8 @@ from lorry.types.chat import (
     ChatRequest,
 )
 from lorry.types.common import StreamOptions, Timings, Usage
-from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.adapters.contract import Contract
+from lorry_server.adapters.lease import AdapterLease, released_on_error
 from lorry_server.errors import RequestError
 from lorry_server.http.adapter_choice import choose_adapter
 from lorry_server.http.contract_defaults import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lorry_server.lora.adapter import Adapter
 from lorry_server.lora.model_facts import EMBEDDING, ModelFacts
-from lorry_server.lora.module_names import LayerNames, Unmatched
+from lorry_server.lora.module_names import LayerNames, Unmatched, natural_order
 
 Shape = tuple[int, ...]
 
@@ -33,7 +33,8 @@ def find_misfits(adapter: Adapter, model: ModelFacts | None) -> Misfits:
         return Misfits()
     names = LayerNames(model.layers)
     unmatched, wrong_shapes = [], []
-    for name, given, wanted in _parts(adapter, model):
+    parts = sorted(_parts(adapter, model), key=lambda part: natural_order(part[0]))
+    for name, given, wanted in parts:
         if wanted is None:
             unmatched.append(names.explain(name))
         elif given != wanted:

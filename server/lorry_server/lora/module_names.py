@@ -123,6 +123,14 @@ def group_modules(
     )
 
 
+def natural_order(module: str) -> list[tuple[bool, int, str]]:
+    """A key to sort names by: layer 2 comes before layer 10."""
+    return [
+        (part.isdecimal(), int(part) if part.isdecimal() and len(part) < 10 else 0, part)
+        for part in module.split(".")
+    ]
+
+
 def _ranges(numbers: Sequence[int]) -> str:
     """`[0, 1, 2, 5]` as "0-2, 5"."""
     runs: list[list[int]] = []

@@ -91,6 +91,7 @@ class SortedTensors:
             "embedding": bool(self.embedding),
             "lm_head": "lm_head" in heads,
             "trainable_tokens": bool(self.token_rows),
+            "base_copies": bool(self.base_copies),
             config.initialization or "": config.initialization is not None,
         }
         return tuple(sorted(name for name, is_there in present.items() if is_there))

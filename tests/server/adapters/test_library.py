@@ -8,10 +8,10 @@ import pytest
 
 from lorry_server.adapters.loader import LoaderLimits
 from lorry_server.errors import (
+    AdapterCapacityError,
     AdapterError,
     AdapterExistsError,
     AdapterLoadError,
-    CapacityError,
     NotFoundError,
     RequestError,
 )
@@ -352,7 +352,7 @@ async def test_what_is_in_use_or_pinned_is_not_dropped():
     lease = await library.acquire("used")
     adapters.put("/c", NEWER)
 
-    with pytest.raises(CapacityError, match="fill the 2500 bytes"):
+    with pytest.raises(AdapterCapacityError, match="fill the 2500 bytes"):
         await library.load("c", "/c", replace=True)
     lease.release()
     await library.load("c", "/c", replace=True)

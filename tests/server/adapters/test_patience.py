@@ -29,6 +29,14 @@ def test_an_answer_or_an_error_is_the_questions_own() -> None:
         patience.ask(lambda: 1 // 0, what="x", cancelled=never)
 
 
+def test_what_nobody_wants_is_not_begun() -> None:
+    begun = threading.Event()
+
+    with pytest.raises(FetchCancelledError):
+        Patience().ask(begun.set, what="x", cancelled=lambda: True)
+    assert not begun.wait(0.05)
+
+
 def test_what_never_answers_is_given_up_and_named() -> None:
     released = threading.Event()
     patience = Patience(stall_s=0.1)

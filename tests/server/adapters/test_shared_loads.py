@@ -9,10 +9,11 @@ import pytest
 from lorry_server.adapters.composer import Composer
 from lorry_server.adapters.source import AdapterSourceError
 from lorry_server.errors import (
+    AdapterCapacityError,
     AdapterError,
     AdapterLoadError,
     AdapterNotReadyError,
-    CapacityError,
+    DrainingError,
     NotFoundError,
 )
 from lorry_server.lora.adapter import Adapter
@@ -215,13 +216,58 @@ async def test_more_loads_than_may_run_are_refused_for_now():
         await gate.has_been_reached()
     adapters.offer("sql", "abcd")
 
-    with pytest.raises(CapacityError, match="2 adapters are being loaded"):
+    with pytest.raises(AdapterCapacityError, match="2 adapters are being loaded"):
         await library.acquire("sql")
     for gate in gates:
         gate.open()
     await asyncio.gather(*waiting)
 
     assert (await library.acquire("sql")).digest == "abcd"
+
+
+async def test_those_who_waited_are_woken_one_in_each_turn_of_the_loop():
+    adapters = FakeAdapters()
+    library = fake_library(FakeEngine(), adapters)
+    gate = adapters.gate(adapters.offer("sql", "abcd"))
+    turn, turns = 0, []
+
+    async def wait() -> None:
+        (await library.acquire("sql")).release()
+        turns.append(turn)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while len(turns) < 20:
+            turn += 1
+            await asyncio.sleep(0)
+
+    waiting = [asyncio.create_task(wait()) for _ in range(20)]
+    await gate.has_been_reached()
+    counting = asyncio.create_task(count_turns())
+    gate.open()
+    await asyncio.gather(counting, *waiting)
+
+    assert len(set(turns)) == 20
+    assert library.num_leases == 0
+
+
+async def test_a_library_that_is_closed_lets_nobody_wait():
+    adapters = FakeAdapters()
+    library = fake_library(FakeEngine(adapters=["law"]), adapters)
+    gate = adapters.gate(adapters.offer("sql", "abcd"))
+    waiting = asyncio.create_task(library.acquire("sql"))
+    await gate.has_been_reached()
+
+    library.close()
+
+    with pytest.raises(DrainingError):
+        await waiting
+    with pytest.raises(DrainingError):
+        await library.acquire("sql")
+    with pytest.raises(DrainingError):
+        await library.load("tax", "/tax", replace=True)
+    assert (await library.acquire("law")).digest == "digest-of-law"
+    gate.open()
 
 
 # -- failures

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorry_server.engine.fairness import SchedulingPolicy, make_policy
+from lorry_server.engine.sequence import Sequence
 from lorry_server.engine.turns import (
     DRAIN_STEPS,
     MAX_FAILED_TRIES,
@@ -54,24 +55,28 @@ def test_one_without_room_for_its_adapter_lets_all_others_pass(scheduling: str) 
 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)
 def test_one_whose_blocks_do_not_fit_lets_others_pass_but_not_for_ever(scheduling: str) -> None:
-    server = ScheduledServer(policy(scheduling), num_blocks=20, max_num_seqs=12)
+    server = ScheduledServer(
+        policy(scheduling, full_step=64), num_blocks=33, max_num_seqs=12, max_num_batched_tokens=64
+    )
+    stream = server.add("stream", prompt=40, outputs=70)
+    little: list[Sequence] = []
 
     def step() -> None:
-        while len(server.scheduler.waiting) < 4:
-            server.add(None, prompt=2, outputs=6)
+        if sum(sequence.order not in server.finished_at for sequence in little) < 4:
+            little.append(server.add(None, prompt=2, outputs=4 + len(little) % 3))
         server.step()
 
-    for _ in range(10):
+    for _ in range(8):
         step()
-    large = server.add("large", prompt=64, outputs=2)
+    large = server.add("large", prompt=80, outputs=2)
     passed_at = server.now
     while large.order not in server.admitted_at:
         step()
-        assert server.now < passed_at + 10 * FULL_STEP
-    past = [s for s in server.admitted if server.admitted_at[s.order] > passed_at]
+    past = [server.admitted_at[s.order] for s in server.admitted if s.flow is None]
 
-    assert len(past) > 1, "others may pass"
-    assert max(server.admitted_at[s.order] for s in past[:-1]) <= passed_at + PATIENCE + FULL_STEP
+    assert stream.order not in server.finished_at
+    assert max(past) > passed_at, "others may pass"
+    assert max(past) <= passed_at + PATIENCE_STEPS * 64 + 4
 
 
 @pytest.mark.parametrize("scheduling", SCHEDULINGS)

@@ -303,6 +303,40 @@ async def test_a_request_that_is_wrong_in_itself_loads_nothing():
     assert adapters.fetched == []
 
 
+async def test_memory_that_is_full_of_adapters_in_use_is_503_for_now():
+    adapters = FakeAdapters()
+    library = fake_library(FakeEngine(adapters=["law"]), adapters, host_memory_bytes=1500)
+    adapters.offer("sql", OLD)
+
+    async with in_process(fake_app(FakeEngine(), library)) as client:
+        openai = await client.post("/v1/completions", json=BODY | {"model": "sql"})
+        lorax = await client.post(
+            "/generate", json={"inputs": "p", "parameters": {"adapter_id": "sql"}}
+        )
+
+    assert (openai.status_code, openai.json()["error"]["code"]) == (503, "adapters_full")
+    assert openai.headers["retry-after"] == "1"
+    assert "fill the 1500 bytes" in openai.json()["error"]["message"]
+    assert (lorax.status_code, lorax.json()["error_type"]) == (429, "overloaded")
+
+
+@pytest.mark.parametrize(
+    ("source", "word"), [("hf://org/sql", "hub"), ("s3://bucket/sql", "s3"), ("/a", "local")]
+)
+async def test_loraxs_header_says_where_an_adapter_is_from(source, word):
+    adapters = FakeAdapters()
+    adapters.put(source, OLD)
+    adapters.found["sql"] = source
+
+    async with in_process(app_with(adapters)) as client:
+        response = await client.post(
+            "/generate", json={"inputs": "p", "parameters": {"adapter_id": "sql"}}
+        )
+
+    assert response.headers["x-adapter-source"] == word
+    assert response.headers["x-adapter-tier"] == "disk"
+
+
 # -- keys
 
 

@@ -315,8 +315,34 @@ async def test_headers_tell_tokens_times_and_adapter():
             "number of adapter IDs must match number of adapter weights",
         ),
         (
-            {"merged_adapters": {"ids": ["a", "b"]}},
-            "`merged_adapters` is not supported by this server",
+            {"merged_adapters": {"ids": ["a"] * 9}},
+            "a recipe has 1 to 8 adapters, not 9",
+        ),
+        (
+            {"merged_adapters": {"ids": ["a", "b"], "density": 1.5}},
+            "`density` must be >= 0.0 and <= 1.0. Given: 1.5",
+        ),
+        (
+            {"merged_adapters": {"ids": ["a", "b"], "merge_strategy": "ties"}},
+            "merge method ties needs a density",
+        ),
+        (
+            {"merged_adapters": {"ids": ["a", "b"], "merge_strategy": "slerp"}},
+            "there is no merge method 'slerp'; there are linear, ties, dare_linear, dare_ties, "
+            "magnitude_prune",
+        ),
+        (
+            {"merged_adapters": {"ids": ["a", "b"], "majority_sign_method": "most"}},
+            "`majority_sign_method` must be one of total, frequency. Given: 'most'",
+        ),
+        (
+            {"merged_adapters": {"ids": ["a", "../b"]}},
+            "adapter name '../b' is not allowed: it starts with a letter or digit and has at most "
+            "96 letters, digits, '.', '_' and '-', with at most one '/' between two such",
+        ),
+        (
+            {"merged_adapters": {"ids": ["a"], "colour": 1}},
+            'unknown field "parameters.merged_adapters.colour"',
         ),
         ({"watermark": True}, "`watermark` is not supported by this server"),
         (

@@ -58,6 +58,7 @@ class Patience:
         Raises what it raises; FetchCancelledError soon after `cancelled()`; AdapterSourceError
         that names `what` when nothing came for too long, or too many threads hang already.
         """
+        _refuse_when_cancelled(cancelled, what)
         self._refuse_when_too_many_hang(what)
         reader = _Reader(produce)
         reader.start()
@@ -75,8 +76,7 @@ class Patience:
     ) -> tuple[T] | None:
         deadline_s = time.monotonic() + self._stall_s
         while True:
-            if cancelled():
-                raise FetchCancelledError(f"fetching {what} was cancelled")
+            _refuse_when_cancelled(cancelled, what)
             try:
                 item, error = reader.items.get(timeout=POLL_S)
             except queue.Empty:
@@ -128,3 +128,8 @@ class _Reader(threading.Thread, Generic[T]):
             except queue.Full:
                 continue
             return
+
+
+def _refuse_when_cancelled(cancelled: Callable[[], bool], what: str) -> None:
+    if cancelled():
+        raise FetchCancelledError(f"fetching {what} was cancelled")

@@ -1,0 +1,180 @@
+"""`client.adapters`: which adapters a server has, and loading, replacing and unloading them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from lorry.errors import (
+    AdapterExists,
+    AdapterInvalid,
+    AdapterNotFound,
+    ConfigError,
+    DeadlineExceeded,
+)
+from lorry.options import resolve
+from lorry.session import Session
+from lorry.timeout import Timeout
+from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
+
+_PATH = "/v1/adapters"
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+_T = TypeVar("_T")
+
+
+class Adapters:
+    """The server's adapters, as `/v1/adapters` has them.
+
+    A name stands for a version, which is `AdapterCard.digest`. Replacing it moves the name at once;
+    requests that run end on the version that they began with.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def list(self) -> list[AdapterCard]:
+        """One card for each name."""
+        answer = await self._fetch("GET", _PATH, AdapterList)
+        return answer.data
+
+    async def get(self, name: str) -> AdapterCard:
+        """The card of one name; raises AdapterNotFound."""
+        return await self._fetch("GET", _path_of(name), AdapterCard, adapter=name)
+
+    # `timeout` is what callers of every client expect this to be called
+    async def load(
+        self,
+        name: str,
+        source: str,
+        *,
+        pinned: bool = False,
+        preload: bool = True,
+        replace: bool = False,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+    ) -> AdapterCard:
+        """Load what lies at `source`, a path or address as the server sees it, under a name.
+
+        A `pinned` adapter is not taken out of memory to make room. Without `preload` it is loaded
+        when the first request asks for it. Raises AdapterExists where the name is taken, unless
+        `replace` is true. The server is asked for that first: of two callers at the same moment,
+        the second replaces. Raises AdapterInvalid, or BadRequest, with the server's sentence for
+        what cannot be loaded.
+        """
+        if not replace:
+            await self._check_is_free(name, timeout=timeout)
+        return await self.replace(name, source, pinned=pinned, preload=preload, timeout=timeout)
+
+    async def replace(
+        self,
+        name: str,
+        source: str,
+        *,
+        pinned: bool = False,
+        preload: bool = True,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+    ) -> AdapterCard:
+        """Load `source` and let the name stand for it from then on, whether it was taken or not.
+
+        What has the name now answers until the new one is ready, and keeps it if that fails.
+        """
+        wanted = PutAdapter(source=source, pinned=pinned, preload=preload)
+        return await self._fetch(
+            "PUT",
+            _path_of(name),
+            AdapterCard,
+            adapter=name,
+            body=msgspec.json.encode(wanted),
+            timeout=timeout,
+        )
+
+    async def unload(self, name: str) -> None:
+        """Take the name away; requests that run on it end. Raises AdapterNotFound."""
+        await self._fetch("DELETE", _path_of(name), DeletedAdapter, adapter=name)
+
+    async def pin(self, name: str) -> AdapterCard:
+        """Keep the adapter in memory from now on, whatever else needs room."""
+        return await self._set_pinned(name, True)
+
+    async def unpin(self, name: str) -> AdapterCard:
+        """Let the adapter make room for others again."""
+        return await self._set_pinned(name, False)
+
+    async def wait_ready(
+        self,
+        name: str,
+        timeout: float = 60.0,  # noqa: ASYNC109
+    ) -> AdapterCard:
+        """Wait until the adapter is loaded, by asking again and again.
+
+        Raises AdapterInvalid as soon as its load has failed, AdapterNotFound where there is no such
+        name, and DeadlineExceeded after `timeout` seconds. Waiting loads nothing: an adapter that
+        was put without `preload` waits for its first request.
+        """
+        card: AdapterCard | None = None
+        pause_s = _FIRST_PAUSE_S
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    card = await self.get(name)
+                    if card.state == "ready":
+                        return card
+                    if card.state == "failed":
+                        raise AdapterInvalid(
+                            f"adapter {name!r} could not be loaded: {card.error or 'no reason given'}"
+                        )
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        except TimeoutError:
+            state = "not answered for" if card is None else f"still {card.state!r}"
+            raise DeadlineExceeded(
+                f"adapter {name!r} was not ready within {timeout:g} s: it is {state}",
+                phase="total",
+                limit_s=timeout,
+            ) from None
+
+    async def _check_is_free(
+        self,
+        name: str,
+        *,
+        timeout: Timeout | float | None,  # noqa: ASYNC109
+    ) -> None:
+        try:
+            card = await self._fetch(
+                "GET", _path_of(name), AdapterCard, adapter=name, timeout=timeout
+            )
+        except AdapterNotFound:
+            return
+        raise AdapterExists(
+            f"there is an adapter {name!r} already, from {card.source}; "
+            "replace=True puts another in its place"
+        )
+
+    async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
+        card = await self.get(name)
+        return await self.replace(name, card.source, pinned=pinned, preload=card.state != "known")
+
+    async def _fetch(
+        self,
+        method: str,
+        path: str,
+        kind: type[_T],
+        *,
+        adapter: str | None = None,
+        body: bytes | None = None,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+    ) -> _T:
+        given: dict[str, Any] = {"adapter": adapter, "timeout": timeout}
+        options = resolve(given, timeout=self._session.config.timeout)
+        return await self._session.fetch(method, path, kind, options=options, body=body)
+
+
+def _path_of(name: str) -> str:
+    # HTTP libraries fold such segments, and the request would go to another route
+    if not name or any(segment in ("", ".", "..") for segment in name.split("/")):
+        raise ConfigError(f"{name!r} is not the name of an adapter")
+    return f"{_PATH}/{quote(name, safe='/@')}"
