@@ -7,6 +7,7 @@ request sees the old version or the new one, and keeps what it has seen by its l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from lorry_server.adapters.lease import AdapterLease
 from lorry_server.adapters.load_desk import LoadDesk
 from lorry_server.adapters.load_threads import LoadThreads
 from lorry_server.adapters.loader import AdapterLoader
-from lorry_server.adapters.names import Name, NameTable, parse_reference
+from lorry_server.adapters.names import Name, NameTable, Reference, parse_reference
 from lorry_server.adapters.settings import LibrarySettings
-from lorry_server.adapters.shared_load import SharedLoad
+from lorry_server.adapters.shared_load import SharedLoad, not_ready
 from lorry_server.adapters.shelf import AdapterEngine, Version, VersionShelf
 from lorry_server.engine.client import EngineStats
 from lorry_server.errors import (
@@ -94,6 +95,9 @@ class AdapterLibrary:
             return await self._acquire_composition(recipe, text)
         reference = parse_reference(text)
         entry, version = self._find_version(reference.name, reference.prefix)
+        if version is not None and version.is_leaving:
+            await self._wait_for_turn(reference)
+            entry, version = self._find_version(reference.name, reference.prefix)
         if version is not None and version.prepared is not None:
             return self._lease(version, entry, asked=text, tier=self._tier(version))
         if reference.prefix is None:
@@ -110,7 +114,7 @@ class AdapterLibrary:
             return False
         reference = parse_reference(text)
         _, version = self._find_version(reference.name, reference.prefix)
-        return version is not None and version.prepared is not None
+        return version is not None and version.prepared is not None and not version.is_leaving
 
     # -- life cycle
 
@@ -169,6 +173,7 @@ class AdapterLibrary:
         self._desk.withdraw(name, f"adapter {name!r} was unloaded while it was being loaded")
         if self._names.find(name) is not None:
             self._names.remove(name)
+        self._desk.serve_parked()
 
     def close(self) -> None:
         """Begin no load any more, and let nobody wait for one: the server is shutting down."""
@@ -242,23 +247,35 @@ class AdapterLibrary:
 
     async def _acquire_composition(self, recipe: ParsedRecipe, text: str) -> AdapterLease:
         started_s = time.perf_counter()
-        parts: list[AdapterLease] = []
-        try:
-            for adapter in recipe.adapters:
-                parts.append(await self.acquire(adapter))
-            digest = recipe.digest([part.digest for part in parts])
-            version = self.shelf.find(digest)
-            if version is not None and version.prepared is not None:
-                lease = self._lease(version, None, asked=text, tier=self._tier(version))
-            else:
-                load = self._desk.load_of_recipe(recipe, digest, parts, text=text)
-                lease = await self._wait_for_lease(load, None, asked=text)
-        finally:
-            for part in parts:
-                part.release()
+        parts = []
+        for adapter in recipe.adapters:
+            part = await self.acquire(adapter)
+            # Only what it is and where it is from is needed; held, it could be in its own way.
+            part.release()
+            parts.append(part)
+        digest = recipe.digest([part.digest for part in parts])
+        version = self.shelf.find(digest)
+        if version is not None and version.prepared is not None:
+            lease = self._lease(version, None, asked=text, tier=self._tier(version))
+        else:
+            load = self._desk.load_of_recipe(recipe, digest, parts, text=text)
+            lease = await self._wait_for_lease(load, None, asked=text)
         if any(part.waited_ms is not None for part in parts) or lease.waited_ms is not None:
             lease.waited_ms = (time.perf_counter() - started_s) * 1000
         return lease
+
+    async def _wait_for_turn(self, reference: Reference) -> None:
+        """Return when the version that a request names does not have to make room any more."""
+        limit_s = self._settings.load_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    _, version = self._find_version(reference.name, reference.prefix)
+                    if version is None or not version.is_leaving:
+                        return
+                    await self._desk.turn()
+        except TimeoutError as exc:
+            raise not_ready(reference.name, limit_s) from exc
 
     async def _wait_for_lease(
         self, load: SharedLoad, name: str | None, *, asked: str
@@ -314,6 +331,8 @@ class AdapterLibrary:
         if entry is not None:
             entry.num_leases -= 1
         self.shelf.settle(version)
+        if not version.num_leases:
+            self._desk.serve_parked()
 
     def _check_new_name(self, name: str) -> None:
         try:
