@@ -22,7 +22,7 @@ from lorry_server.adapters.lease import AdapterLease
 from lorry_server.adapters.load_desk import LoadDesk
 from lorry_server.adapters.load_threads import LoadThreads
 from lorry_server.adapters.loader import AdapterLoader
-from lorry_server.adapters.names import Name, NameTable, Reference, parse_reference
+from lorry_server.adapters.names import Name, NameTable, parse_reference
 from lorry_server.adapters.settings import LibrarySettings
 from lorry_server.adapters.shared_load import SharedLoad, not_ready
 from lorry_server.adapters.shelf import AdapterEngine, Version, VersionShelf
@@ -96,7 +96,9 @@ class AdapterLibrary:
         reference = parse_reference(text)
         entry, version = self._find_version(reference.name, reference.prefix)
         if version is not None and version.is_leaving:
-            await self._wait_for_turn(reference)
+            await self._wait_while_leaving(
+                lambda: self._find_version(reference.name, reference.prefix)[1], text
+            )
             entry, version = self._find_version(reference.name, reference.prefix)
         if version is not None and version.prepared is not None:
             return self._lease(version, entry, asked=text, tier=self._tier(version))
@@ -254,6 +256,7 @@ class AdapterLibrary:
             part.release()
             parts.append(part)
         digest = recipe.digest([part.digest for part in parts])
+        await self._wait_while_leaving(lambda: self.shelf.find(digest), text)
         version = self.shelf.find(digest)
         if version is not None and version.prepared is not None:
             lease = self._lease(version, None, asked=text, tier=self._tier(version))
@@ -264,18 +267,15 @@ class AdapterLibrary:
             lease.waited_ms = (time.perf_counter() - started_s) * 1000
         return lease
 
-    async def _wait_for_turn(self, reference: Reference) -> None:
-        """Return when the version that a request names does not have to make room any more."""
+    async def _wait_while_leaving(self, find: Callable[[], Version | None], asked: str) -> None:
+        """Return when the version that a request wants does not have to make room any more."""
         limit_s = self._settings.load_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                while True:
-                    _, version = self._find_version(reference.name, reference.prefix)
-                    if version is None or not version.is_leaving:
-                        return
+                while (version := find()) is not None and version.is_leaving:
                     await self._desk.turn()
         except TimeoutError as exc:
-            raise not_ready(reference.name, limit_s) from exc
+            raise not_ready(asked, limit_s) from exc
 
     async def _wait_for_lease(
         self, load: SharedLoad, name: str | None, *, asked: str
