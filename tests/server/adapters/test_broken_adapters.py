@@ -11,8 +11,9 @@ from lorry_server.errors import AdapterError
 from lorry_server.lora.adapter import read_adapter
 from lorry_server.lora.model_facts import ModelFacts, read_model_facts
 from lorry_server.text.chat_template import ChatTemplate
-from tests.support.broken_adapters import BROKEN, write_sound
+from tests.support.broken_adapters import BROKEN
 from tests.support.plain_adapters import never, sources_for
+from tests.support.sound_adapter import write_sound
 from tests.support.tiny_model import write_tiny_model
 
 MAX_MESSAGE = 1000
