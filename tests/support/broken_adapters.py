@@ -469,6 +469,6 @@ BROKEN: dict[str, Broken] = {
         contract({"chat_template": {"file": "../../../etc/passwd"}}), "a file beside it"
     ),
     "template is missing": Broken(
-        contract({"chat_template": {"file": "gone.jinja"}}), "gone.jinja"
+        contract({"chat_template": {"file": "chat_template.jinja"}}), "there is no"
     ),
 }

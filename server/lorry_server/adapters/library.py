@@ -106,8 +106,9 @@ class AdapterLibrary:
 
     def is_held(self, text: str) -> bool:
         """Whether `acquire` returns at once. Raises NotFoundError as it does."""
-        if self._parse_recipe(text) is not None:
-            return False
+        recipe = self._parse_recipe(text)
+        if recipe is not None:
+            return self._held_composition(recipe) is not None
         reference = parse_reference(text)
         _, version = self._find_version(reference.name, reference.prefix)
         return version is not None and version.prepared is not None
@@ -240,7 +241,22 @@ class AdapterLibrary:
             raise NotFoundError(f"no adapter {name!r} has been loaded, so it has no versions")
         return entry, self._names.resolve(entry, prefix)
 
+    def _held_composition(self, recipe: ParsedRecipe) -> Version | None:
+        """The composition of what the parts' names stand for now; the parts may be on disk."""
+        digests = []
+        for adapter in recipe.adapters:
+            reference = parse_reference(adapter)
+            _, part = self._find_version(reference.name, reference.prefix)
+            if part is None:
+                return None
+            digests.append(part.digest)
+        version = self.shelf.find(recipe.digest(digests))
+        return None if version is None or version.prepared is None else version
+
     async def _acquire_composition(self, recipe: ParsedRecipe, text: str) -> AdapterLease:
+        held = self._held_composition(recipe)
+        if held is not None:
+            return self._lease(held, None, asked=text, tier=self._tier(held))
         started_s = time.perf_counter()
         parts: list[AdapterLease] = []
         try:
