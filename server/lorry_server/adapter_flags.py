@@ -30,7 +30,8 @@ def add_adapter_flags(add: Callable[..., Any]) -> None:
         "--adapter-host-memory",
         metavar="BYTES",
         help="memory of all adapters that are ready to be used, such as 4GiB (default: a quarter "
-        "of the memory, at most 4GiB, but twice --adapter-memory at least); the least recently used are loaded again when they are asked for",
+        "of the memory, at most 4GiB, but twice --adapter-memory at least); the least recently used "
+        "are loaded again when they are asked for",
     )
     add(
         "--adapter-load-workers",

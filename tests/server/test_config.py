@@ -64,6 +64,7 @@ def test_adapters_may_come_from_nowhere_unless_it_is_said() -> None:
     config = read_config([])
 
     assert (config.adapter_roots, config.adapter_sources) == ((), ())
+    assert config.watched_folders == ()
     assert config.max_adapter_bytes == 2 << 30
     assert config.adapter_disk_cache_bytes == 10 << 30
 
@@ -77,11 +78,13 @@ def test_roots_and_sources_of_adapters_are_read_in_their_one_form(
             *("--adapter-root", "adapters", "--adapter-root", "s3://bucket/adapters/"),
             *("--adapter-source", "hf://org/", "--adapter-source", "file:///data/"),
             *("--max-adapter-bytes", "100MB", "--adapter-disk-cache", "1GiB"),
+            *("--watch", "adapters", "--watch", "/data/other"),
         ]
     )
 
     assert config.adapter_roots == (str(tmp_path / "adapters"), "s3://bucket/adapters")
     assert config.adapter_sources == ("hf://org", "file:///data")
+    assert config.watched_folders == (tmp_path / "adapters", Path("/data/other"))
     assert (config.max_adapter_bytes, config.adapter_disk_cache_bytes) == (10**8, 1 << 30)
 
 

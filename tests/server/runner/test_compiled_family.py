@@ -76,6 +76,19 @@ def test_all_kinds_in_one_batch_have_the_bits_of_the_reference(
     assert runner.num_steps > 10
 
 
+def test_an_adapter_that_left_a_slot_leaves_nothing_to_the_next(
+    adapted: tuple[Path, dict[str, Path]],
+) -> None:
+    folder, paths = adapted
+    engine, _, digests = make_twin_engine(
+        folder, adapters=paths, num_blocks=256, adapter_slots=3, num_threads=1
+    )
+
+    run_mixed(engine, digests)
+
+    assert engine.residency.counters.evictions > len(paths) - 3
+
+
 @pytest.mark.parametrize(
     ("dtype", "pair"),
     [(torch.float32, EXACT), (torch.bfloat16, BF16_MODEL)],
