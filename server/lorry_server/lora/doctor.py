@@ -169,11 +169,14 @@ def _about_base(base: BaseModel) -> Iterator[Finding]:
             "they were in training.",
         )
     elif base.same_weights is None and base.named and base.served:
-        if _last_name(base.named) == _last_name(base.served):
+        named, served = _last_name(base.named), _last_name(base.served)
+        if named == served:
             return
+        # A path says little, and "-Q8_0" behind a name may be the same model in another form.
         is_path = base.named.startswith(("/", ".", "~")) or "\\" in base.named
+        is_form = named.startswith(served) or served.startswith(named)
         yield Finding(
-            NOTE if is_path else WARN,
+            NOTE if is_path or is_form else WARN,
             "base_name",
             f"It names {base.named[:256]!r} as its base, and {base.served} is served. No "
             "fingerprint is recorded, so nothing more is known.",

@@ -53,10 +53,11 @@ def _parts(adapter: Adapter, model: ModelFacts) -> Iterator[tuple[str, Shape, Sh
         yield name, given, _stored_shape(model, name)
     for name, tensor in adapter.replaced.items():
         module, _, kind = name.rpartition(".")
-        wanted = _stored_shape(model, module, kind)
-        if kind == "bias" and wanted is None and module in model.layers:
-            continue  # whether a layer without a bias may get one is the runner's to say
-        yield name, tuple(tensor.shape), wanted
+        # a norm is in the model's files and no layer; what may be replaced is the runner's to say
+        stored = model.weights.get(name) or model.weight_of(module)
+        if kind == "bias" and name not in model.weights and module in model.layers:
+            continue
+        yield name, tuple(tensor.shape), None if stored is None else stored.shape
     for name, tokens in adapter.token_rows.items():
         shape = _stored_shape(model, name)
         width = tokens.rows_KD.shape[1]
@@ -67,8 +68,9 @@ def _parts(adapter: Adapter, model: ModelFacts) -> Iterator[tuple[str, Shape, Sh
             yield name, (num_rows, width), shape
 
 
-def _stored_shape(model: ModelFacts, module: str, kind: str = "weight") -> Shape | None:
+def _stored_shape(model: ModelFacts, module: str) -> Shape | None:
+    """That of a module's weight in the model's files; adapters change layers and the embedding."""
     if module not in model.layers and module != EMBEDDING:
         return None
-    stored = model.weight_of(module) if kind == "weight" else model.weights.get(f"{module}.{kind}")
+    stored = model.weight_of(module)
     return None if stored is None else stored.shape

@@ -92,6 +92,9 @@ class RawTensors:
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
     def __getitem__(self, name: str) -> RawTensor:
         return self._tensors[name]
 

@@ -300,12 +300,22 @@ def test_the_base_of_the_training_is_recognized_by_its_fingerprint(
     assert codes(report) == {"another_base": "refuse"}
 
 
-def test_another_name_of_the_base_is_warned_of_where_no_fingerprint_says_more(
-    folder: Path, base: Path
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("meta-llama/llama", {}),
+        ("TinyLlama/TinyLlama-1.1B", {"base_name": "warn"}),
+        ("meta-llama/Llama-Q8_0", {"base_name": "note"}),
+        ("/home/somebody/base", {"base_name": "note"}),
+        ("", {}),
+    ],
+)
+def test_another_name_of_the_base_is_told_where_no_fingerprint_says_more(
+    name: str, expected: dict[str, str], folder: Path, base: Path
 ) -> None:
-    edit_config(folder, base_model_name_or_path="meta-llama/Llama-3.2-1B")
+    edit_config(folder, base_model_name_or_path=name)
 
-    assert codes(report_on(folder, base)) == {"base_name": "warn"}
+    assert codes(report_on(folder, base)) == expected
 
 
 def test_the_layers_of_the_files_are_those_of_the_loaded_model(base: Path) -> None:
