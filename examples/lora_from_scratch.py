@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     folder = args.model or find_encoder()
     names = attention_matrices(load_encoder(folder)[1])
-    print(f"encoder {folder.name}: {len(names)} attention matrices; rank {args.rank}")
+    print(f"the encoder has {len(names)} attention matrices; rank {args.rank}")
     learning = {"rank": args.rank, "alpha": 2.0 * args.rank, "seed": args.seed}
     for title, chosen, rate in (
         (f"one matrix, {ONE_MATRIX}", [ONE_MATRIX], 1e-2),

@@ -29,7 +29,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "lora.adapter_files": set(),
     "lora.regular_file": {"errors"},
     "adapters": {"adapters", "lora", "engine", "errors"},
-    "adapters.contract": {"text", "errors"},
+    "adapters.contract": {"text", "lora.adapter_files", "errors"},
     "adapters.checks": {"adapters.contract", "lora", "text", "errors"},
     "adapters.check_cli": {"adapters", "config", "errors", "lora", "model", "text"},
     "adapters.source": {"errors"},

@@ -29,8 +29,9 @@ def add_adapter_flags(add: Callable[..., Any]) -> None:
     add(
         "--adapter-host-memory",
         metavar="BYTES",
-        help="memory of all adapters that are ready to be used, such as 4GiB (default: twice "
-        "--adapter-memory); the least recently used are loaded again when they are asked for",
+        help="memory of all adapters that are ready to be used, such as 4GiB (default: a quarter "
+        "of the memory, at most 4GiB, but twice --adapter-memory at least); the least recently used "
+        "are loaded again when they are asked for",
     )
     add(
         "--adapter-load-workers",

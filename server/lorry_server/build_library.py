@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from lorry_server.adapters.checks import AdapterChecks
@@ -17,9 +18,10 @@ from lorry_server.engine.client import EngineClient
 from lorry_server.lora.compose import compose
 from lorry_server.lora.prepared import DeviceAdapters
 
-# Of the memory on the device. On a CPU both are the same memory, and what is ready to be used is
-# in it once.
+# Of the memory on the device, at least. On a CPU both are the same memory, and what is ready to be
+# used is in it once.
 HOST_FACTOR = 2
+MAX_DEFAULT_HOST_BYTES = 4 << 30
 
 
 def build_library(
@@ -35,7 +37,7 @@ def build_library(
     Raises AdapterError for one that cannot be served.
     """
     info = engine.info
-    host_bytes = config.adapter_host_memory_bytes or HOST_FACTOR * info.adapter_budget_bytes
+    host_bytes = config.adapter_host_memory_bytes or _default_host_bytes(info.adapter_budget_bytes)
     library = AdapterLibrary(
         AdapterLoader(
             ConfiguredSources(
@@ -73,3 +75,9 @@ def build_library(
         progress(f"reading adapter {spec.name} from {spec.path}")
         library.preload(spec.name, str(spec.path))
     return library
+
+
+def _default_host_bytes(device_bytes: int) -> int:
+    """Room for more than the device has, so that what leaves it need not be read again."""
+    quarter = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return max(HOST_FACTOR * device_bytes, min(quarter, MAX_DEFAULT_HOST_BYTES))

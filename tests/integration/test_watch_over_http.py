@@ -51,7 +51,8 @@ async def test_checkpoints_and_the_finished_adapter_are_served_as_they_are_writt
     (broken / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     process = await asyncio.create_subprocess_exec(
         LORRY, "serve", "--port", "0", "--model", str(model), "--kv-cache-memory", "8MiB",
-        "--watch", str(watched), stderr=asyncio.subprocess.PIPE,
+        "--quantization", "none", "--cpu-kernels", "torch", "--watch", str(watched),
+        stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
     try:
@@ -59,6 +60,8 @@ async def test_checkpoints_and_the_finished_adapter_are_served_as_they_are_writt
             if b"ready on " in line:
                 base_url = line.split(b"ready on ")[1].split()[0].decode()
                 break
+        else:
+            raise AssertionError("the server ended before it was ready")
         silent = asyncio.create_task(process.stderr.read())
         flags = ("--steps", "30", "--save-every", "20", "--lr", "0.05")
         assert finetune(model, data, watched / "prices", *flags) == 0  # seconds; nobody waits

@@ -64,6 +64,7 @@ def test_adapters_may_come_from_nowhere_unless_it_is_said() -> None:
     config = read_config([])
 
     assert (config.adapter_roots, config.adapter_sources) == ((), ())
+    assert config.watched_folders == ()
     assert config.max_adapter_bytes == 2 << 30
     assert config.adapter_disk_cache_bytes == 10 << 30
 
@@ -77,11 +78,13 @@ def test_roots_and_sources_of_adapters_are_read_in_their_one_form(
             *("--adapter-root", "adapters", "--adapter-root", "s3://bucket/adapters/"),
             *("--adapter-source", "hf://org/", "--adapter-source", "file:///data/"),
             *("--max-adapter-bytes", "100MB", "--adapter-disk-cache", "1GiB"),
+            *("--watch", "adapters", "--watch", "/data/other"),
         ]
     )
 
     assert config.adapter_roots == (str(tmp_path / "adapters"), "s3://bucket/adapters")
     assert config.adapter_sources == ("hf://org", "file:///data")
+    assert config.watched_folders == (tmp_path / "adapters", Path("/data/other"))
     assert (config.max_adapter_bytes, config.adapter_disk_cache_bytes) == (10**8, 1 << 30)
 
 
@@ -130,6 +133,11 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--adapter-weight", "sql=nan"], ["--adapter-weight", "sql=nan", "0.01"]),
         (["--frobnicate"], ["--frobnicate"]),
         (["--api-key", ""], ["--api-key", "empty"]),
+        (["--admin-key", ""], ["--admin-key", "empty"]),
+        (["--adapter-host-memory", "much"], ["--adapter-host-memory", "much", "2GiB"]),
+        (["--adapter-load-workers", "0"], ["--adapter-load-workers", "0", "between 1"]),
+        (["--adapter-load-timeout", "nan"], ["--adapter-load-timeout", "nan"]),
+        (["--adapter-failure-memory", "-1"], ["--adapter-failure-memory", "-1"]),
     ],
 )
 def test_a_wrong_value_is_named_with_the_right_ones(
@@ -141,6 +149,22 @@ def test_a_wrong_value_is_named_with_the_right_ones(
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words)
+
+
+def test_what_is_said_about_loading_adapters_is_read() -> None:
+    config = read_config(
+        [
+            *("--adapter-host-memory", "3GiB", "--adapter-load-workers", "2"),
+            *("--adapter-load-timeout", "1.5", "--adapter-failure-memory", "0"),
+            *("--admin-key", "a", "--admin-key", "b"),
+        ]
+    )
+
+    assert config.adapter_host_memory_bytes == 3 << 30
+    assert config.adapter_load_workers == 2
+    assert (config.adapter_load_timeout_s, config.adapter_failure_memory_s) == (1.5, 0)
+    assert config.admin_keys == ("a", "b")
+    assert read_config([]).adapter_host_memory_bytes is None
 
 
 def test_an_unknown_key_of_the_file_is_refused(

@@ -70,6 +70,7 @@ def sources_for(
     *,
     roots: tuple[str, ...] = (),
     prefixes: tuple[str, ...] = (),
+    folders: tuple[str, ...] = (),
     named: tuple[str, ...] = (),
     max_adapter_bytes: int = 1 << 26,
     disk_cache_bytes: int = 1 << 28,
@@ -80,6 +81,7 @@ def sources_for(
         AllowedSources(
             roots=roots,
             prefixes=prefixes,
+            folders=folders,
             named=named,
             max_adapter_bytes=max_adapter_bytes,
             disk_cache_bytes=disk_cache_bytes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.fairness import OUTPUT_TOKEN_COST, PROMPT_TOKEN_COST, SchedulingPolicy
@@ -45,7 +46,7 @@ class ScheduledServer:
             prefix_caching=prefix_caching,
             policy=policy,
         )
-        self.served: Counter[Flow] = Counter()
+        self.served: dict[Flow, float] = defaultdict(float)
         self.arrived_at: dict[int, int] = {}
         self.admitted: list[Sequence] = []  # in order of first admission
         self.admitted_at: dict[int, int] = {}
@@ -79,6 +80,10 @@ class ScheduledServer:
         self.arrived_at[order] = self.now
         self.scheduler.add(sequence)
         return sequence
+
+    def served_since(self, before: Mapping[Flow, float]) -> dict[Flow, float]:
+        """What each flow was served since a copy of `served` was made."""
+        return {flow: cost - before.get(flow, 0.0) for flow, cost in self.served.items()}
 
     def abort(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)

@@ -33,7 +33,7 @@ class SamplingDefaults(
 
 
 class TemplateFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file in the adapter's own folder."""
+    """A file in the adapter's own folder: `chat_template.jinja`."""
 
     file: str
 

@@ -18,9 +18,9 @@ import msgspec
 from lorry.types.common import MAX_STOP_BYTES, MAX_STOP_STRINGS
 from lorry.types.contract import AdapterContract, SamplingDefaults, TemplateFile
 from lorry_server.errors import AdapterError, ModelError, RequestError
+from lorry_server.lora.adapter_files import SIDECAR_FILE, TEMPLATE_FILE
 from lorry_server.text.chat_template import ChatTemplate
 
-CONTRACT_FILE = "lorry.json"
 MAX_CONTRACT_BYTES = 256 * 1024
 MAX_TEMPLATE_BYTES = 256 * 1024
 MAX_PROMPT_CHARS = 64 * 1024
@@ -32,7 +32,6 @@ SYSTEM_ROLES = ("system", "developer")
 _DEFAULTS = ("sampling", "stop", "max_tokens", "max_tokens_ceiling")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Contract:
         if template is None:
             if self.system_prompt is not None:
                 raise AdapterError(
-                    f"{CONTRACT_FILE}: system_prompt needs a chat template, and neither the model "
+                    f"{SIDECAR_FILE}: system_prompt needs a chat template, and neither the model "
                     "nor the adapter has one"
                 )
             return
@@ -92,7 +91,7 @@ class Contract:
             tried = "a user's message"
             if self.system_prompt is not None:
                 tried = "its system_prompt and a user's message"
-            raise AdapterError(f"{CONTRACT_FILE}: tried with {tried}: {exc}") from exc
+            raise AdapterError(f"{SIDECAR_FILE}: tried with {tried}: {exc}") from exc
 
 
 def read_contract(folder: Path, *, tokens: Mapping[str, str] | None = None) -> Contract | None:
@@ -101,7 +100,7 @@ def read_contract(folder: Path, *, tokens: Mapping[str, str] | None = None) -> C
     `tokens` are the special tokens of the model (`bos_token` and such), for the adapter's template
     to write. Raises AdapterError that names the field, and for a template the line.
     """
-    file = folder / CONTRACT_FILE
+    file = folder / SIDECAR_FILE
     raw = _read_bounded(file, MAX_CONTRACT_BYTES)
     if raw is None:
         return None
@@ -172,11 +171,9 @@ def _template(
 def _template_file(written: TemplateFile, contract_file: Path) -> str:
     where = f"{str(contract_file)!r}: `chat_template.file`"
     file = contract_file.parent / written.file
-    # Names a file of the folder itself: neither elsewhere, nor through a link to elsewhere.
-    if _FILE_NAME.fullmatch(written.file) is None or file.is_symlink():
-        raise AdapterError(
-            f"{where} must be the name of a file beside it, not {written.file!r:.80}"
-        )
+    # The one name that sources bring along, and no link to another place.
+    if written.file != TEMPLATE_FILE or file.is_symlink():
+        raise AdapterError(f"{where} must be {TEMPLATE_FILE!r}, a file beside it")
     raw = _read_bounded(file, MAX_TEMPLATE_BYTES)
     if raw is None:
         raise AdapterError(f"{where}: there is no {written.file!r}")

@@ -7,6 +7,7 @@ request sees the old version or the new one, and keeps what it has seen by its l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from lorry_server.adapters.load_threads import LoadThreads
 from lorry_server.adapters.loader import AdapterLoader
 from lorry_server.adapters.names import Name, NameTable, parse_reference
 from lorry_server.adapters.settings import LibrarySettings
-from lorry_server.adapters.shared_load import SharedLoad
+from lorry_server.adapters.shared_load import SharedLoad, not_ready
 from lorry_server.adapters.shelf import AdapterEngine, Version, VersionShelf
 from lorry_server.engine.client import EngineStats
 from lorry_server.errors import (
@@ -94,6 +95,11 @@ class AdapterLibrary:
             return await self._acquire_composition(recipe, text)
         reference = parse_reference(text)
         entry, version = self._find_version(reference.name, reference.prefix)
+        if version is not None and version.is_leaving:
+            await self._wait_while_leaving(
+                lambda: self._find_version(reference.name, reference.prefix)[1], text
+            )
+            entry, version = self._find_version(reference.name, reference.prefix)
         if version is not None and version.prepared is not None:
             return self._lease(version, entry, asked=text, tier=self._tier(version))
         if reference.prefix is None:
@@ -106,11 +112,12 @@ class AdapterLibrary:
 
     def is_held(self, text: str) -> bool:
         """Whether `acquire` returns at once. Raises NotFoundError as it does."""
-        if self._parse_recipe(text) is not None:
-            return False
+        recipe = self._parse_recipe(text)
+        if recipe is not None:
+            return self._held_composition(recipe) is not None
         reference = parse_reference(text)
         _, version = self._find_version(reference.name, reference.prefix)
-        return version is not None and version.prepared is not None
+        return version is not None and version.prepared is not None and not version.is_leaving
 
     # -- life cycle
 
@@ -169,6 +176,7 @@ class AdapterLibrary:
         self._desk.withdraw(name, f"adapter {name!r} was unloaded while it was being loaded")
         if self._names.find(name) is not None:
             self._names.remove(name)
+        self._desk.serve_parked()
 
     def close(self) -> None:
         """Begin no load any more, and let nobody wait for one: the server is shutting down."""
@@ -240,25 +248,50 @@ class AdapterLibrary:
             raise NotFoundError(f"no adapter {name!r} has been loaded, so it has no versions")
         return entry, self._names.resolve(entry, prefix)
 
+    def _held_composition(self, recipe: ParsedRecipe) -> Version | None:
+        """The composition of what the parts' names stand for now; the parts may be on disk."""
+        digests = []
+        for adapter in recipe.adapters:
+            reference = parse_reference(adapter)
+            _, part = self._find_version(reference.name, reference.prefix)
+            if part is None:
+                return None
+            digests.append(part.digest)
+        version = self.shelf.find(recipe.digest(digests))
+        return None if version is None or version.prepared is None else version
+
     async def _acquire_composition(self, recipe: ParsedRecipe, text: str) -> AdapterLease:
+        held = self._held_composition(recipe)
+        if held is not None:
+            return self._lease(held, None, asked=text, tier=self._tier(held))
         started_s = time.perf_counter()
-        parts: list[AdapterLease] = []
-        try:
-            for adapter in recipe.adapters:
-                parts.append(await self.acquire(adapter))
-            digest = recipe.digest([part.digest for part in parts])
-            version = self.shelf.find(digest)
-            if version is not None and version.prepared is not None:
-                lease = self._lease(version, None, asked=text, tier=self._tier(version))
-            else:
-                load = self._desk.load_of_recipe(recipe, digest, parts, text=text)
-                lease = await self._wait_for_lease(load, None, asked=text)
-        finally:
-            for part in parts:
-                part.release()
+        parts = []
+        for adapter in recipe.adapters:
+            part = await self.acquire(adapter)
+            # Only what it is and where it is from is needed; held, it could be in its own way.
+            part.release()
+            parts.append(part)
+        digest = recipe.digest([part.digest for part in parts])
+        await self._wait_while_leaving(lambda: self.shelf.find(digest), text)
+        version = self.shelf.find(digest)
+        if version is not None and version.prepared is not None:
+            lease = self._lease(version, None, asked=text, tier=self._tier(version))
+        else:
+            load = self._desk.load_of_recipe(recipe, digest, parts, text=text)
+            lease = await self._wait_for_lease(load, None, asked=text)
         if any(part.waited_ms is not None for part in parts) or lease.waited_ms is not None:
             lease.waited_ms = (time.perf_counter() - started_s) * 1000
         return lease
+
+    async def _wait_while_leaving(self, find: Callable[[], Version | None], asked: str) -> None:
+        """Return when the version that a request wants does not have to make room any more."""
+        limit_s = self._settings.load_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                while (version := find()) is not None and version.is_leaving:
+                    await self._desk.turn()
+        except TimeoutError as exc:
+            raise not_ready(asked, limit_s) from exc
 
     async def _wait_for_lease(
         self, load: SharedLoad, name: str | None, *, asked: str
@@ -314,6 +347,8 @@ class AdapterLibrary:
         if entry is not None:
             entry.num_leases -= 1
         self.shelf.settle(version)
+        if not version.num_leases:
+            self._desk.serve_parked()
 
     def _check_new_name(self, name: str) -> None:
         try:

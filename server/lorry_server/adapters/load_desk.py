@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -58,6 +59,8 @@ class LoadDesk:
         self._give_up_s = give_up_s
         self._loads: dict[str, SharedLoad] = {}  # which whoever comes now waits for
         self._running: set[SharedLoad] = set()  # those, and older ones that were overtaken
+        self._parked: deque[tuple[SharedLoad, LoadedAdapter]] = deque()  # loaded, without room yet
+        self._turns: list[asyncio.Future[None]] = []  # of requests for versions that shall leave
         self._last_number = 0
         self._is_closed = False
 
@@ -104,7 +107,7 @@ class LoadDesk:
     def load_of_recipe(
         self, recipe: ParsedRecipe, digest: str, parts: Sequence[AdapterLease], *, text: str
     ) -> SharedLoad:
-        """The making of a composition of leased `parts`."""
+        """The making of a composition of `parts`, as they are at their sources."""
         sources = [(part.info.source, part.digest) for part in parts]
 
         def work(load: SharedLoad) -> LoadedAdapter:
@@ -159,6 +162,7 @@ class LoadDesk:
         for load in [load for load in self._running if load.key == name]:
             self._end(load)
             load.fail(partial(AdapterLoadError, reason))
+        self.serve_parked()
 
     def close(self) -> None:
         """End every load and begin no other: the server is shutting down."""
@@ -193,20 +197,58 @@ class LoadDesk:
     ) -> None:
         if load.is_done:  # given up or withdrawn meanwhile
             return
-        self._end(load)
         if loaded is not None:
-            try:
-                version = self._take(load, loaded)
-            except AdapterCapacityError as exc:
-                error = exc
-            else:
+            self._parked.append((load, loaded))
+            self.serve_parked()
+            return
+        assert error is not None
+        self._end(load)
+        self._fail(load, error)
+        self.serve_parked()  # it may have been the first in line
+
+    def serve_parked(self) -> None:
+        """Put what has been loaded on the shelf, in order, as far as there is room.
+
+        To be called when a version is not in use any more. Where the first in line finds no room,
+        those that use what it needs finish, and nobody begins on that until it has gone: else
+        steady traffic would keep newcomers out for ever.
+        """
+        while self._parked:
+            load, loaded = self._parked[0]
+            if not load.is_done:  # else nobody wants it any more
+                try:
+                    version = self._take(load, loaded)
+                except AdapterCapacityError as exc:
+                    is_wanted = load.is_asked or load.num_waiters > 0
+                    if is_wanted and self._shelf.make_leave(loaded.prepared.num_bytes):
+                        return
+                    self._parked.popleft()
+                    self._end(load)
+                    self._fail(load, exc)
+                    continue
+                self._parked.popleft()
+                self._end(load)
                 self._counters.loaded(loaded.times)
                 logger.info("adapter loaded", adapter=load.name, digest=version.digest)
                 load.succeed(version)
                 self._shelf.settle(version)
-                return
-        assert error is not None
-        self._fail(load, error)
+            else:
+                self._parked.popleft()
+            self._call_turns()
+        self._shelf.let_all_stay()
+        self._call_turns()
+
+    async def turn(self) -> None:
+        """Return when the line of those who wait for room has moved."""
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        await turn
+
+    def _call_turns(self) -> None:
+        turns, self._turns = self._turns, []
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)
 
     def _end(self, load: SharedLoad) -> None:
         load.is_cancelled = True  # its thread need not go on, if it still does

@@ -92,13 +92,7 @@ class SharedLoad:
 
     def _expire(self, future: asyncio.Future[Any], limit_s: float) -> None:
         if not future.done():
-            future.set_exception(
-                AdapterNotReadyError(
-                    f"adapter {self.name!r} is still being loaded after {limit_s:g} s; it may be "
-                    "ready when you ask again",
-                    retry_after_s=RETRY_AFTER_S,
-                )
-            )
+            future.set_exception(not_ready(self.name, limit_s))
 
 
 def _wake_next(taken: deque[tuple[Waiter, Any]]) -> None:
@@ -110,3 +104,11 @@ def _wake_next(taken: deque[tuple[Waiter, Any]]) -> None:
         waiter.future.set_result(part)
         waiter.future.get_loop().call_soon(_wake_next, taken)
         return
+
+
+def not_ready(name: str, limit_s: float) -> AdapterNotReadyError:
+    return AdapterNotReadyError(
+        f"adapter {name!r} is still being loaded, or waits for room, after {limit_s:g} s; it may be "
+        "ready when you ask again",
+        retry_after_s=RETRY_AFTER_S,
+    )

@@ -42,6 +42,7 @@ class Version:
     num_leases: int = 0  # requests that run on it
     num_names: int = 0  # names that stand for it, or did and remember it
     num_pins: int = 0  # pinned names that stand for it
+    is_leaving: bool = False  # to make room; no request begins on it any more
     weight: float = 1.0  # its share of the engine's time where others wait too
 
     @property
@@ -103,6 +104,33 @@ class VersionShelf:
         if version.prepared is not None:
             self._held.move_to_end(version.digest)
 
+    def make_leave(self, num_bytes: int) -> bool:
+        """Choose versions that are in use and shall go when their requests have ended.
+
+        Those with the fewest requests, as many as it takes to make room for `num_bytes`. Returns
+        False where pinned ones leave too little room for that, whoever goes.
+        """
+        assert self.budget_bytes is not None
+        self.let_all_stay()
+        excess = self.num_bytes + num_bytes - self.budget_bytes
+        chosen = []
+        for version in sorted(self._held.values(), key=lambda version: version.num_leases):
+            if excess <= 0:
+                break
+            if not version.num_pins:
+                chosen.append(version)
+                excess -= version.facts.num_bytes
+        if excess > 0:
+            return False
+        for version in chosen:
+            version.is_leaving = True
+        return True
+
+    def let_all_stay(self) -> None:
+        """Nobody waits for room any more."""
+        for version in self._versions.values():
+            version.is_leaving = False
+
     def weigh(self, version: Version, weight: float) -> None:
         """Give a version `weight` times the share of others."""
         if weight != version.weight:
@@ -156,6 +184,7 @@ class VersionShelf:
         if version.prepared is not None:
             self.num_bytes -= version.prepared.num_bytes
             version.prepared = None
+            version.is_leaving = False
             del self._held[version.digest]
             self._engine.withdraw_adapter(version.digest)
         if version.num_names == 0:

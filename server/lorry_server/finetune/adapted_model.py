@@ -49,7 +49,8 @@ def load_base(folder: Path, *, device: torch.device) -> PreTrainedModel:
 
     Raises ModelError for a folder that transformers cannot load without code of its own.
     """
-    transformers.utils.logging.disable_progress_bar()  # seconds at most, and not ours
+    # Seconds at most, and not ours.
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -82,20 +83,22 @@ def add_adapter(base: PreTrainedModel, options: LearningOptions) -> Any:
     with warnings.catch_warnings():
         # PEFT warns that a tied head is trained apart from the embedding, as is meant here.
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        # And it asks transformers for something by an old name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         return get_peft_model(base, config)
 
 
 def matrix_groups(model: Any) -> list[MatrixGroup]:
     """The adapted layers of PEFT's `model` by name and shape, in the order of the model."""
     counts: dict[tuple[str, int, int, int, int], int] = {}
-    module: Any  # PEFT's layers, whose parts have no types
     for name, module in model.named_modules():
         halves = getattr(module, "lora_A", None)
         if not isinstance(halves, nn.ModuleDict) or ADAPTER not in halves:
             continue
-        rank, num_inputs = halves[ADAPTER].weight.shape
-        num_outputs = module.lora_B[ADAPTER].weight.shape[0]
-        magnitudes = getattr(module, "lora_magnitude_vector", {})
+        layer: Any = module  # PEFT's, whose parts have no types
+        rank, num_inputs = layer.lora_A[ADAPTER].weight.shape
+        num_outputs = layer.lora_B[ADAPTER].weight.shape[0]
+        magnitudes = getattr(layer, "lora_magnitude_vector", {})
         num_magnitudes = magnitudes[ADAPTER].weight.numel() if ADAPTER in magnitudes else 0
         key = (name.rpartition(".")[2], num_inputs, num_outputs, rank, num_magnitudes)
         counts[key] = counts.get(key, 0) + 1

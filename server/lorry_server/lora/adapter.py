@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from lorry_server.errors import AdapterError
-from lorry_server.lora.adapter_files import MAX_SMALL_FILE_BYTES, SIDECAR_FILE
+from lorry_server.lora.adapter_files import CONTRACT_FILES, MAX_SMALL_FILE_BYTES, SIDECAR_FILE
 from lorry_server.lora.peft_config import CONFIG_FILE as CONFIG_FILE
 from lorry_server.lora.peft_config import read_config
 from lorry_server.lora.peft_tensors import LoraWeights as LoraWeights
@@ -74,7 +74,8 @@ def read_adapter(path: Path) -> Adapter:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(config.raw, sort_keys=True).encode())
     digest.update(weights_bytes)
-    digest.update(_read_sidecar(path))
+    for content in _read_contract(path):
+        digest.update(content)
     found = sort_tensors(path, config, tensors)
     pairs = [*found.modules.values(), *found.embedding.values()]
     return Adapter(
@@ -94,13 +95,13 @@ def read_adapter(path: Path) -> Adapter:
     )
 
 
-def _read_sidecar(path: Path) -> bytes:
+def _read_contract(path: Path) -> Iterator[bytes]:
     """What the adapter says of how it is to be used: another contract is another version."""
-    file = path / SIDECAR_FILE
-    if not file.is_file():
-        return b""
-    with file.open("rb") as opened:
-        return opened.read(MAX_SMALL_FILE_BYTES)
+    for name in CONTRACT_FILES:
+        if not (path / SIDECAR_FILE).is_file() or not (path / name).is_file():
+            continue
+        with (path / name).open("rb") as opened:
+            yield opened.read(MAX_SMALL_FILE_BYTES)
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bytes]:

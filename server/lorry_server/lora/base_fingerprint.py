@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lorry_server.errors import ModelError
+from lorry_server.lora.adapter_files import SIDECAR_FILE
 from lorry_server.lora.raw_tensors import RawTensors
 
-CONTRACT_FILE = "lorry.json"
 MAX_CONTRACT_BYTES = 256 * 1024
 MAX_CONFIG_BYTES = 4 << 20
 NUM_SAMPLED_TENSORS = 32
@@ -71,7 +71,7 @@ def recorded_fingerprint(adapter_folder: Path) -> str | None:
     A file that is not as it should be is the business of whoever reads the whole of it.
     """
     try:
-        with (adapter_folder / CONTRACT_FILE).open("rb") as opened:
+        with (adapter_folder / SIDECAR_FILE).open("rb") as opened:
             contract = json.loads(opened.read(MAX_CONTRACT_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

@@ -107,11 +107,11 @@ class Adapted:
         tape.add(t.SHRINK, rows.as_input() | lora, rows=over)
         target: dict[int, Field] = {t.MODE: t.STORE, t.Y: y.values, t.LD_Y: y.stride}
         tape.add(t.MATMUL, product_fields(packed, rows) | lora | target, rows=over)
-        num_tokens = num_tokens or num_rows
+        plan = plan_of_rows(num_tokens or num_rows)
         tape.compute(
-            plan_of_rows(num_tokens),
+            plan,
             rows=logits_rows or (),
-            adapters=self.table.slots_of_tokens(segments_of(tokens_of), num_tokens),
+            adapters=self.table.slots_of_tokens(segments_of(tokens_of), plan.token_ids_T),
             num_threads=num_threads,
         )
         return unpadded(packed, read_floats(y, num_rows))
@@ -193,7 +193,7 @@ def test_segments_without_tokens_change_nothing() -> None:
 def test_a_step_without_segments_has_no_adapters() -> None:
     adapted = Adapted(UNLIKE)
 
-    assert adapted.table.slots_of_tokens(segments_of({}), 5) is None
+    assert adapted.table.slots_of_tokens(segments_of({}), np.zeros(5, np.int32)) is None
 
 
 def test_a_module_that_an_adapter_misses_is_the_base() -> None:

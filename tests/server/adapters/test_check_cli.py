@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lorry_server.adapters.check_cli import main
-from tests.support.broken_adapters import BROKEN, write_sound
+from tests.support.broken_adapters import BROKEN
+from tests.support.sound_adapter import write_sound
 from tests.support.tiny_model import write_tiny_model
 
 

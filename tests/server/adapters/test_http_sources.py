@@ -15,7 +15,13 @@ from lorry_server.adapters.source import AdapterSourceError
 from lorry_server.adapters.sources.configured import ConfiguredSources
 from lorry_server.adapters.sources.patience import FetchCancelledError, Patience
 from lorry_server.errors import AdapterError
-from lorry_server.lora.adapter_files import CONFIG_FILE, PICKLE_FILE, SIDECAR_FILE, WEIGHTS_FILE
+from lorry_server.lora.adapter_files import (
+    ADAPTER_FILES,
+    CONFIG_FILE,
+    PICKLE_FILE,
+    SIDECAR_FILE,
+    WEIGHTS_FILE,
+)
 from lorry_server.lora.safetensors_header import check_header
 from tests.support.file_server import FileServer, HostedFile
 from tests.support.plain_adapters import (
@@ -68,7 +74,7 @@ def test_an_adapter_is_fetched_whole_and_only_its_files_are(
     assert read_files(folder) == adapter_files()
     assert kept_entries(tmp_path) == [folder]
     assert {path for _, path in server.requests} == {
-        f"/adapters/sql/{name}" for name in adapter_files()
+        f"/adapters/sql/{name}" for name in ADAPTER_FILES
     }
 
 

@@ -62,6 +62,16 @@ def test_a_name_is_found_below_a_root_and_served_from_where_it_lies(
     assert kept_entries(tmp_path / "cache") == []
 
 
+def test_a_folder_that_is_no_root_is_read_from_and_not_searched(
+    tmp_path: Path, root: Path, secret: Path
+) -> None:
+    sources = sources_for(tmp_path / "cache", folders=(str(root),))
+
+    assert sources.find("sql") is None
+    assert sources.fetch(str(root / "sql"), cancelled=never) == root / "sql"
+    assert "--adapter-root" in refusal(sources, str(secret))
+
+
 def test_the_first_root_that_has_a_name_has_it(tmp_path: Path, root: Path) -> None:
     other = write_files(tmp_path / "other" / "sql", adapter_files(seed=2)).parent
     write_files(other / "new", adapter_files(seed=3))

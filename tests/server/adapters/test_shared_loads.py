@@ -178,7 +178,7 @@ async def test_who_has_waited_too_long_is_told_and_the_load_goes_on():
     source = adapters.offer("sql", "abcd")
     gate = adapters.gate(source)
 
-    with pytest.raises(AdapterNotReadyError, match=r"still being loaded after 0\.02 s") as caught:
+    with pytest.raises(AdapterNotReadyError, match=r"still being loaded.*after 0\.02 s") as caught:
         await library.acquire("sql")
     assert caught.value.retry_after_s > 0
     joined = asyncio.create_task(library.acquire("sql"))
@@ -422,6 +422,27 @@ async def test_a_composition_is_made_of_its_parts_once():
     lease.release()
     again.release()
     assert "sum:aaaa+bbbb" in engine.offered  # until its room is needed
+    library.check_integrity()
+
+
+async def test_a_composition_in_memory_is_had_at_once_and_without_its_parts():
+    engine, adapters = FakeEngine(), FakeAdapters()
+    library = composing_library(adapters, engine, host_memory_bytes=3000)
+    adapters.offer("sql", "aaaa")
+    adapters.offer("law", "bbbb")
+    assert not library.is_held("sql+law")
+    lease = await library.acquire("sql+law")
+    for name in ("tax", "art"):  # the room is that of the composition and these
+        adapters.offer(name, f"digest-of-{name}")
+        (await library.acquire(name)).release()
+    adapters.fetched.clear()
+
+    assert library.is_held("sql+law")
+    assert (await library.acquire("sql+law")).digest == lease.digest
+    assert adapters.fetched == []
+    assert library.find("sql").tier == "disk"
+    with pytest.raises(NotFoundError):
+        library.is_held("sql+law@ffff")
     library.check_integrity()
 
 

@@ -154,6 +154,25 @@ def test_preempted_sequences_come_back_with_the_same_tokens() -> None:
     assert engine.scheduler.pool.num_used == 0
 
 
+def test_adapters_that_take_turns_on_the_device_leave_every_request_its_own_tokens() -> None:
+    engine, _ = make_engine(
+        num_blocks=128, max_model_len=200, adapters={"x": 1, "y": 1, "z": 1}, adapter_budget=1
+    )
+    for adapter in "xyz":
+        for copy in range(2):
+            prompt = [copy, *PROMPT]
+            name = f"{adapter}{copy}"
+            engine.add(request(name, prompt, adapter=adapter, max_tokens=100))
+
+    outputs = run_to_end(engine)
+
+    assert engine.scheduler.counters.num_preemptions >= 6
+    for number, adapter in enumerate("xyz"):
+        for copy in range(2):
+            expected = expected_tokens([copy, *PROMPT], 100, adapter=number)
+            assert generated(outputs[f"{adapter}{copy}"]) == expected
+
+
 def test_the_oldest_sequence_is_never_preempted() -> None:
     engine, _ = make_engine(num_blocks=8, max_model_len=32, max_num_seqs=4)
     for index in range(4):

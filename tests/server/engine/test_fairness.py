@@ -63,9 +63,9 @@ def test_a_flow_of_weight_three_gets_three_times_as_much() -> None:
     assert server.served["short"] / server.served["long"] == pytest.approx(3.0, rel=0.05)
 
     server.scheduler.set_weight("short", 1.0)
-    before = server.served.copy()
+    before = dict(server.served)
     gap_after(server, 1500)
-    shares = server.served - before
+    shares = server.served_since(before)
 
     assert shares["short"] / shares["long"] == pytest.approx(1.0, rel=0.05)
 
@@ -126,13 +126,13 @@ def test_time_without_requests_saves_up_no_credit() -> None:
     for _ in range(2000):
         keep_busy(server, "busy", prompt=8, outputs=8)
         server.step()
-    before = server.served.copy()
+    before = dict(server.served)
     greatest = 0.0
     for _ in range(500):
         keep_busy(server, "busy", prompt=8, outputs=8)
         keep_busy(server, "idle", prompt=8, outputs=8)
         server.step()
-        since = server.served - before
+        since = server.served_since(before)
         greatest = max(greatest, since["idle"] - since["busy"])
 
     assert greatest <= 2 * service_at_once(prompt=8)
@@ -212,11 +212,11 @@ def test_age_counts_once_in_a_while_so_that_a_backlog_takes_no_share() -> None:
     for _ in range(400):
         server.add("backlog", prompt=8, outputs=8)
     server.run(100)
-    before = server.served.copy()
+    before = dict(server.served)
     for _ in range(600):
         keep_busy(server, "new", prompt=8, outputs=8)
         server.step()
-    shares = server.served - before
+    shares = server.served_since(before)
 
     assert shares["new"] / shares["backlog"] > 0.8
 
@@ -228,7 +228,7 @@ def test_flows_that_are_gone_leave_next_to_nothing_behind() -> None:
         server.add(f"adapter {number}", prompt=4, outputs=1 + number % 7)
         server.step()
         accepted = {s.flow for s in (*server.scheduler.waiting, *server.scheduler.running)}
-        assert policy.flows <= accepted
+        assert set(policy.flows) <= accepted
         assert policy.num_debtors <= MAX_DEBTORS
     server.run_to_end()
 

@@ -72,6 +72,26 @@ async def test_streams_give_each_request_its_own_tokens() -> None:
         assert results == [expected_tokens(prompt, 9) for prompt in prompts]
 
 
+async def test_weights_reach_the_scheduler_on_the_engines_thread() -> None:
+    given: list[tuple[str | None, float, str]] = []
+    async with running_service() as service:
+        scheduler = service._engine.scheduler
+        set_weight = scheduler.set_weight
+
+        def note(digest: str | None, weight: float) -> None:
+            given.append((digest, weight, threading.current_thread().name))
+            set_weight(digest, weight)
+
+        scheduler.set_weight = note  # type: ignore[method-assign] # to see what comes
+        service.set_adapter_weight("digest", 3.0)
+        service.set_adapter_weight(None, 0.5)
+        (stream,) = service.submit([request("a", PROMPT, adapter="digest", max_tokens=3)])
+        async for _ in StreamReader(stream):
+            pass
+
+    assert given == [("digest", 3.0, "lorry-engine"), (None, 0.5, "lorry-engine")]
+
+
 async def test_a_slow_reader_gets_what_it_missed_in_one_output() -> None:
     async with running_service() as service:
         (slow,) = service.submit([request("slow", PROMPT, max_tokens=9)])

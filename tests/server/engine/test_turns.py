@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorry_server.engine.fairness import SchedulingPolicy, make_policy
-from lorry_server.engine.sequence import Sequence
+from lorry_server.engine.sequence import Flow, Sequence
 from lorry_server.engine.turns import (
     DRAIN_STEPS,
     MAX_FAILED_TRIES,
@@ -132,13 +132,13 @@ def test_an_adapter_that_just_got_in_keeps_its_place_for_a_while() -> None:
     server = ScheduledServer(policy(), room=1, num_blocks=512)
     for flow in ("a", "b"):
         server.add(flow, outputs=900)
-    turns: list[tuple[str | None, int]] = []
+    turns: list[tuple[Flow, int]] = []
     for _ in range(1500):
         before = server.now
         server.step()
-        flow = server.scheduler.running[0].flow
-        if not turns or turns[-1][0] != flow:
-            turns.append((flow, before))
+        served = server.scheduler.running[0].flow
+        if not turns or turns[-1][0] != served:
+            turns.append((served, before))
 
     lengths = [after - before for (_, before), (_, after) in pairwise(turns)]
     assert len(lengths) >= 4
@@ -324,6 +324,31 @@ def test_the_same_arrivals_give_the_same_steps(wanted: list[Arrival], scheduling
     assert steps() == steps()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    wanted=arrivals(12),
+    aborts=st.lists(st.integers(0, 30), max_size=60),
+    scheduling=st.sampled_from(SCHEDULINGS),
+)
+def test_whoever_leaves_in_whatever_state_leaves_nothing_behind(
+    wanted: list[Arrival], aborts: list[int], scheduling: str
+) -> None:
+    server = ScheduledServer(policy(scheduling), num_blocks=40, max_num_seqs=5, room=3)
+    left = set()
+    for (pause, adapter, prompt, outputs), abort in zip(wanted, aborts, strict=False):
+        server.run(pause if server.has_work else 0)
+        server.add(None if adapter < 0 else f"{adapter}", prompt=prompt, outputs=outputs)
+        present = [*server.scheduler.running, *server.scheduler.waiting]
+        if abort < len(present):
+            server.abort(present[abort])
+            left.add(present[abort].order)
+    server.run_to_end()
+
+    assert server.finished_at.keys() | left == server.arrived_at.keys()
+    assert server.residency.num_pins == 0
+    assert server.scheduler.pool.num_used == 0
+
+
 # -- one adapter more than fits
 
 
@@ -341,7 +366,9 @@ def times_to_first_token(num_adapters: int, *, room: int, num_streams: int = 16)
         max_num_batched_tokens=256,
         room=room,
     )
-    time_ms, arrived_ms, waited_ms = 0.0, {}, {}
+    time_ms = 0.0
+    arrived_ms: dict[int, float] = {}
+    waited_ms: dict[int, float] = {}
     while len(waited_ms) < 300:
         while len(server.scheduler.waiting) + len(server.scheduler.running) < num_streams:
             adapter = f"{rng.randrange(num_adapters)}"

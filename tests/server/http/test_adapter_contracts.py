@@ -116,8 +116,12 @@ async def test_a_request_that_says_nothing_is_sampled_as_the_contract_says(send:
 
 @pytest.mark.parametrize(
     ("send", "field"),
-    [(chat, "max_tokens"), (chat, "max_completion_tokens"), (complete, "max_tokens")]
-    + [(generate, "max_new_tokens")],
+    [
+        (chat, "max_tokens"),
+        (chat, "max_completion_tokens"),
+        (complete, "max_tokens"),
+        (generate, "max_new_tokens"),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 async def test_a_requests_own_values_win_up_to_the_ceiling(send: Any, field: str) -> None:

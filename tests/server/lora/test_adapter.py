@@ -63,6 +63,20 @@ def test_the_digest_names_the_content_and_not_the_place(folder: Path, tmp_path: 
     assert read_adapter(copy).digest != read_adapter(folder).digest
 
 
+def test_the_contract_is_part_of_the_digest(folder: Path) -> None:
+    alone = read_adapter(folder).digest
+    (folder / "chat_template.jinja").write_text("x")
+    assert read_adapter(folder).digest == alone  # nobody reads it
+
+    (folder / "lorry.json").write_text('{"max_tokens": 8}')
+    first = read_adapter(folder).digest
+    (folder / "lorry.json").write_text('{"max_tokens": 9}')
+    second = read_adapter(folder).digest
+    (folder / "chat_template.jinja").write_text("y")
+
+    assert len({alone, first, second, read_adapter(folder).digest}) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
