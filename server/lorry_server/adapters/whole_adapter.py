@@ -59,8 +59,7 @@ def why_not_whole(folder: Path) -> str | None:
         return str(exc)
     if not isinstance(config, dict):
         return f"{CONFIG_FILE} holds no JSON object"
-    _, weights, _, pickle = stamps_of(folder)
-    if weights is None and pickle is not None:
+    if _stamp(folder / WEIGHTS_FILE) is None and _stamp(folder / PICKLE_FILE) is not None:
         return None
     try:
         folder_fd = open_folder(folder)
