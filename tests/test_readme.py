@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorry_server.config import read_config
+from lorry.cli import main
 from tests.support.tiny_adapters import write_adapter
 from tests.support.tiny_model import write_tiny_model
 from tests.support.whole_server import whole_server
@@ -44,15 +44,20 @@ def test_every_file_that_the_readme_points_to_is_there() -> None:
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
-def test_every_flag_of_serve_that_the_readme_names_exists(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("command", ["serve", "finetune"])
+def test_every_flag_that_the_readme_names_exists(
+    command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        read_config(["--help"])
+        main([command, "--help"])
     text = README.read_text()
-    serve = text[text.index("## Serve") : text.index("## Call")]
+    section = text[text.index("## Serve") : text.index("## Call")]
+    other = "serve" if command == "finetune" else "finetune"
+    lines = [line for line in section.splitlines() if f"lorry {other} " not in line]
+    if command == "finetune":  # which has no prose of its own
+        lines = [line for line in lines if "lorry finetune " in line]
 
-    named = set(re.findall(r"(--[a-z][a-z-]+)", serve)) - {"--help"}
+    named = set(re.findall(r"(--[a-z][a-z-]+)", "\n".join(lines))) - {"--help"}
     help_text = capsys.readouterr().out
     assert named
     assert [flag for flag in named if flag not in help_text] == []
