@@ -25,7 +25,7 @@ MAX_THREADS = 256
 RETRY_AFTER_S = 5.0
 # Loads give way to the threads that compute tokens, which are at 5. Not further down: a thread that
 # is hardly ever run may be holding the interpreter's lock meanwhile.
-NICENESS = 10
+NICENESS = 15
 
 
 class LoadThreads:
