@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,19 +32,35 @@ WANTED_GROWTH = 1.05
 
 
 @dataclass(slots=True)
-class _Name:
-    """What a name stood for: (from when, folder or None), in order."""
+class _Stay:
+    """A name stood for `folder` (None: for nothing) at some time of the span, perhaps not all."""
 
-    history: list[tuple[float, str | None]] = field(default_factory=list)
+    folder: str | None
+    since_s: float
+    until_s: float = math.inf
+
+
+@dataclass(slots=True)
+class _Name:
+    """What a name stood for. While it is being moved it may be either."""
+
+    stays: list[_Stay] = field(default_factory=lambda: [_Stay(None, -math.inf)])
+
+    @property
+    def now(self) -> str | None:
+        return self.stays[-1].folder
 
     def between(self, start_s: float, end_s: float) -> set[str | None]:
-        """Everything that it stood for at some moment of the span."""
-        found: set[str | None] = set()
-        for index, (since_s, folder) in enumerate(self.history):
-            until_s = self.history[index + 1][0] if index + 1 < len(self.history) else float("inf")
-            if since_s <= end_s and until_s >= start_s:
-                found.add(folder)
-        return found
+        """Everything that it may have stood for at some moment of the span."""
+        return {s.folder for s in self.stays if s.since_s <= end_s and s.until_s >= start_s}
+
+    @contextmanager
+    def moving_to(self, folder: str | None) -> Iterator[None]:
+        """The block moves the name: before it the name is the old one, after it the new one."""
+        old = self.stays[-1]
+        self.stays.append(_Stay(folder, time.monotonic()))
+        yield
+        old.until_s = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -114,7 +132,7 @@ async def _run(
     pid: int,
 ) -> tuple[_Tally, list[int]]:
     rng = random.Random(7)
-    names = {f"n{index:02d}": _Name([(0.0, None)]) for index in range(NUM_NAMES)}
+    names = {f"n{index:02d}": _Name() for index in range(NUM_NAMES)}
     tally, memory, is_over = _Tally(), [], False
 
     async def read(client: lorry.AsyncClient, seed: int) -> None:
@@ -124,7 +142,7 @@ async def _run(
             start_s = time.monotonic()
             try:
                 text = (await _generate(client, name)).text
-            except lorry.NotFoundError:
+            except lorry.AdapterNotFound:
                 text = None
             possible = names[name].between(start_s, time.monotonic())
             if text is None and None in possible:
@@ -139,17 +157,14 @@ async def _run(
     async def change() -> None:
         for cycle in range(num_cycles):
             name = rng.choice(list(names))
-            now = names[name].history[-1][1]
+            now = names[name].now
             if now is not None and rng.random() < 0.3:
-                # from now on both are possible, until the answer says that it is done
-                names[name].history.append((time.monotonic(), now))
-                await asyncio.to_thread(delete_adapter, base_url, name)
-                _moved(names[name], None)
+                with names[name].moving_to(None):
+                    await asyncio.to_thread(delete_adapter, base_url, name)
             else:
                 content = rng.choice([c for c in contents if c != now])
-                names[name].history.append((time.monotonic(), now))
-                await asyncio.to_thread(put_adapter, base_url, name, str(folder / content))
-                _moved(names[name], content)
+                with names[name].moving_to(content):
+                    await asyncio.to_thread(put_adapter, base_url, name, str(folder / content))
             if cycle % max(1, num_cycles // 50) == 0:
                 memory.append(resident(pid).now_bytes)
 
@@ -160,12 +175,6 @@ async def _run(
         await asyncio.gather(*readers)
     memory.append(resident(pid).now_bytes)
     return tally, memory
-
-
-def _moved(name: _Name, content: str | None) -> None:
-    """The change began with the last entry and is done: within that span it was either."""
-    began_s = name.history[-1][0]
-    name.history.append((began_s, content))
 
 
 async def _generate(client: lorry.AsyncClient, name: str) -> lorry.Generation:
