@@ -19,15 +19,17 @@ from safetensors.torch import load
 from torch import Tensor
 
 from lorry_server.errors import AdapterError
-from lorry_server.lora.adapter_files import CONTRACT_FILES, MAX_SMALL_FILE_BYTES, SIDECAR_FILE
-from lorry_server.lora.peft_config import CONFIG_FILE as CONFIG_FILE
+from lorry_server.lora.adapter_files import (
+    CONTRACT_FILES,
+    MAX_SMALL_FILE_BYTES,
+    PICKLE_FILE,
+    SIDECAR_FILE,
+    WEIGHTS_FILE,
+)
 from lorry_server.lora.peft_config import read_config
 from lorry_server.lora.peft_tensors import LoraWeights as LoraWeights
 from lorry_server.lora.peft_tensors import TokenRows, sort_tensors
 from lorry_server.lora.safetensors_header import check_header
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLE_FILE = "adapter_model.bin"
 
 
 @dataclass(frozen=True, slots=True)

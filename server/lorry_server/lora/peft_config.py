@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lorry_server.errors import AdapterError
+from lorry_server.lora.adapter_files import CONFIG_FILE
 from lorry_server.lora.module_patterns import MAX_PATTERN, first_match, is_plain
 
-CONFIG_FILE = "adapter_config.json"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_ALPHA = 1e9  # times any sensible B it stays far from float32's end
 MAX_TRAINED_TOKENS = 1 << 20

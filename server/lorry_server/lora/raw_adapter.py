@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorry_server.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorry_server.lora.raw_tensors import Floats, RawTensor, RawTensors
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 _PREFIX = "base_model.model."
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorry_server.errors import AdapterError
-from lorry_server.lora.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
+from lorry_server.lora.adapter import read_adapter
+from lorry_server.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorry_server.lora.pool import AdapterPool, PreparedUpdates
 from tests.support.tiny_adapters import write_adapter
 from tests.support.tiny_engine import CPU, make_tiny_engine

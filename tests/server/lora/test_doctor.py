@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorry_server.lora.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
+from lorry_server.lora.adapter import read_adapter
+from lorry_server.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorry_server.lora.base_fingerprint import base_fingerprint
 from lorry_server.lora.doctor import examine
 from lorry_server.lora.doctor_report import DoctorReport

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorry_server.lora.adapter import WEIGHTS_FILE, read_adapter
+from lorry_server.lora.adapter import read_adapter
+from lorry_server.lora.adapter_files import WEIGHTS_FILE
 from lorry_server.lora.doctor import examine
 from lorry_server.lora.model_facts import ModelFacts, read_model_facts
 from tests.support.tiny_adapters import family_of, write_adapter, write_unlike_adapters
