@@ -9,7 +9,6 @@ minutes, with figures that mean nothing.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import sys
 import tempfile
@@ -19,40 +18,25 @@ from adapter_sections.churn import churn
 from adapter_sections.one_too_many import one_too_many
 from adapter_sections.overhead import overhead
 from adapter_sections.slow_load import slow_load
-from cpu_sections.contestant import ContestantError
-from cpu_sections.report import Report, machine
-from cpu_sections.timer_floor import StolenTime
+from cpu_sections.report import Report
+from cpu_sections.run_sections import new_report, run_sections
 
-from lorry_loadtest.local_server import ServerFailedError
 from lorry_server.config import default_cache_dir
 from lorry_server.model.source import resolve_model
 
 SECTIONS = ("overhead", "slow-load", "churn", "one-too-many")
-FAILURES = (ContestantError, ServerFailedError, RuntimeError, OSError)
 
 
 def main() -> int:
-    """Run the chosen sections; one that fails is named at the end and the others go on."""
+    """Run the chosen sections."""
     options = parse_arguments()
-    conditions = machine() | {
-        "arguments": sys.argv[1:],
-        "lorry": importlib.metadata.version("lorry"),
-    }
-    report = Report(options.out, conditions)
-    failed = []
-    for section in options.only:
-        stolen = StolenTime()
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                run(section, options, report, Path(folder))
-        except FAILURES as exc:
-            report.progress(f"{section} failed: {type(exc).__name__}: {exc}")
-            failed.append(section)
-        report.disturbed(section, stolen.share())
-    print(report.markdown())
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    report = new_report(options.out)
+
+    def run_alone(section: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run(section, options, report, Path(folder))
+
+    return run_sections(report, options.only, run_alone)
 
 
 def run(section: str, options: argparse.Namespace, report: Report, folder: Path) -> None:

@@ -9,47 +9,25 @@ few minutes, with figures that mean nothing. Peers that run already are given by
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 import tempfile
 from pathlib import Path
 
 from cpu_sections.bench import SECTIONS, Bench
-from cpu_sections.contestant import ContestantError
-from cpu_sections.report import Report, machine
-from cpu_sections.timer_floor import StolenTime
-
-from lorry_loadtest.local_server import ServerFailedError
+from cpu_sections.run_sections import new_report, run_sections
 
 # Of two Zen 4 cores at rest; the steps section also measures both rates as it finds them.
 BANDWIDTH_GB_S = 29.0
 PEAK_GOP_S = 800.0
-FAILURES = (ContestantError, ServerFailedError, RuntimeError, OSError)
 
 
 def main() -> int:
-    """Run the chosen sections; one that fails is named at the end and the others go on."""
+    """Run the chosen sections."""
     options = parse_arguments()
-    conditions = machine() | {
-        "arguments": sys.argv[1:],
-        "lorry": importlib.metadata.version("lorry"),
-    }
-    report = Report(options.out, conditions)
-    failed = []
+    report = new_report(options.out)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, report, Path(folder))
-        for section in options.only:
-            stolen = StolenTime()
-            try:
-                bench.run(section)
-            except FAILURES as exc:
-                report.progress(f"{section} failed: {type(exc).__name__}: {exc}")
-                failed.append(section)
-            report.disturbed(section, stolen.share())
-    print(report.markdown())
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        return run_sections(report, options.only, bench.run)
 
 
 def parse_arguments() -> argparse.Namespace:
