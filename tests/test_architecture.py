@@ -56,6 +56,7 @@ SERVER_RULES: dict[str, set[str]] = {
     "runner.compiled": {
         "runner",
         "engine.plan",
+        "engine.loop_activity",
         "engine.thread_priority",
         "errors",
         "kernels.cpu",

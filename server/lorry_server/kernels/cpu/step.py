@@ -26,6 +26,7 @@ from lorry_server.kernels.cpu.threads import (
     add_shared,
     claim,
     cycles,
+    let_loop_go_on,
     load_shared,
     replace_shared,
     sem_post,
@@ -129,6 +130,7 @@ def walk(step, epoch, scratch, worker):
     """Take part in a step until it is over."""
     tape, chunks = load_i64(step + t.TAPE), load_i64(step + t.NUM_CHUNKS)
     claimed, done = load_i64(step + t.CLAIMED), load_i64(step + t.DONE)
+    loop_activity = load_i64(step + t.LOOP_ACTIVITY)
     phase_cycles = load_i64(step + t.PHASE_CYCLES) if worker == 0 else np.int64(0)
     began = cycles() if phase_cycles != 0 else np.int64(0)
     for phase in range(load_i64(step + t.NUM_OPS)):
@@ -137,6 +139,7 @@ def walk(step, epoch, scratch, worker):
         if num_chunks == 0:
             continue
         while True:
+            let_loop_go_on(loop_activity)
             chunk = claim(claimed + phase * t.COUNTER_BYTES, epoch, num_chunks)
             if chunk == STALE:
                 return

@@ -105,8 +105,9 @@ PHASE_CYCLES = (
 SECOND_PART = 240  # the address of the code for operations over floats, or 0
 FINISHED = 248  # the number of the last step that is over
 CALLER = 256  # the address of the semaphore on which who asked for the step waits
+LOOP_ACTIVITY = 264  # the address of what `engine.loop_activity` publishes, or 0
 NO_WORKER = -1  # in place of a worker's number: who asks for a step
-STEP_WORDS = 33
+STEP_WORDS = 34
 
 ITEM_BYTES = 24  # sequence, first token of the step, number of tokens
 QUERIES_PER_ITEM = 16
