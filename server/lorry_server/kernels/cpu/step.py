@@ -15,6 +15,7 @@ from lorry_server.kernels.cpu.own_rows import own_rows_chunk
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
     embed_row,
+    gather_row,
     input_row,
     norm_and_quantize_row,
     quantize_to_record,
@@ -94,11 +95,13 @@ def run_chunk(rec, step, chunk, scratch):
             if op == t.NORM:
                 norm_and_quantize_row(rec, step, row, scratch)
             elif op == t.QUANTIZE:
-                quantize_to_record(rec, row, input_row(rec, step, row))
+                quantize_to_record(rec, row, input_row(rec, row))
             elif op == t.KEYS_AND_VALUES:
                 keys_and_values_token(rec, step, row, scratch)
             elif op == t.EMBED:
                 embed_row(rec, step, row)
+            elif op == t.GATHER:
+                gather_row(rec, step, row)
             elif op == t.ADD_NORMED:
                 add_normed_row(rec, step, row, scratch)
             else:
