@@ -95,11 +95,27 @@ class Metrics:
             ("model_name", "reason"),
             registry=self.registry,
         )
+        self.past_deadlines = Counter(
+            "lorry_requests_past_deadline",
+            "Requests that were ended because their client's time was over, by how far they were.",
+            ("model_name", "phase"),
+            registry=self.registry,
+        )
+        self.repeated = Counter(
+            "lorry_idempotent_requests",
+            "Requests that repeated an idempotency key, by how they were answered.",
+            ("model_name", "answer"),
+            registry=self.registry,
+        )
         # Series that exist from the start can be alerted on before they first count.
         for reason in ("stop", "length", "abort", "error"):
             self.successes.labels(model_name, reason)
         for reason in ("queue_full", "draining"):
             self.rejections.labels(model_name, reason)
+        for phase in ("preparing", "waiting", "running", "joined"):
+            self.past_deadlines.labels(model_name, phase)
+        for answer in ("joined", "kept", "refused"):
+            self.repeated.labels(model_name, answer)
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format, `CONTENT_TYPE`."""
@@ -108,6 +124,14 @@ class Metrics:
     def rejected(self, error: CapacityError) -> None:
         reason = "draining" if isinstance(error, DrainingError) else "queue_full"
         self.rejections.labels(self._model_name, reason).inc()
+
+    def past_deadline(self, phase: str) -> None:
+        """Count a request whose time is over; `phase` is that of `DeadlineExceededError`."""
+        self.past_deadlines.labels(self._model_name, phase).inc()
+
+    def repeated_key(self, answer: str) -> None:
+        """Count a repeated key: answered with another's answer, `joined` or `kept`, or `refused`."""
+        self.repeated.labels(self._model_name, answer).inc()
 
     def sequence(self, request: Request, *, lease: AdapterLease | None) -> SequenceMetrics:
         """Count an admitted sequence, on the adapter of `lease` or the base model."""
@@ -167,6 +191,11 @@ class SequenceMetrics:
             metrics.prefill.observe(timings.prefill_ms / 1000)
             metrics.decode.observe(timings.decode_ms / 1000)
             metrics.inference.observe((timings.prefill_ms + timings.decode_ms) / 1000)
+
+    def past_deadline(self, phase: str) -> None:
+        """Count the end of the sequence, and of its request with it."""
+        self._metrics.finished("abort")
+        self._metrics.past_deadline(phase)
 
     def abandoned(self) -> None:
         """Count a sequence that nobody waits for any more."""
