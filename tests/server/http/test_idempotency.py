@@ -34,6 +34,18 @@ COMPLETION = {"model": MODEL, "prompt": "p"}
 STREAM = COMPLETION | {"stream": True}
 
 
+async def have_joined(client: httpx.AsyncClient, url: str, number: int) -> None:
+    """Return when so many requests have joined one that is being answered."""
+    while value(await scrape(client, url), "lorry_idempotent_requests_total", answer="joined") < number:
+        await asyncio.sleep(0)
+
+
+async def settle(client: httpx.AsyncClient, url: str) -> None:
+    """Give the server time to notice what has happened to its other connections."""
+    for _ in range(5):
+        await client.get(f"{url}/health/live")
+
+
 def sequences(body: dict[str, Any]) -> int:
     return 4 if isinstance(body.get("prompt"), list) else 1
 
@@ -63,7 +75,7 @@ async def test_a_request_that_is_being_answered_is_joined(path, body):
         await engine.wait_for(lambda: bool(engine.submitted))
         await engine.step(2)
         others = [asyncio.create_task(client.post(url + path, json=body)) for _ in range(3)]
-        await asyncio.sleep(0.02)
+        await have_joined(client, url, 3)
         await engine.release()
         answers = [call.result() for call in (await asyncio.wait([first, *others]))[0]]
 
@@ -221,7 +233,7 @@ async def test_who_joined_gets_the_same_error():
             for _ in range(2)
         ]
         await engine.wait_for(lambda: bool(engine.submitted))
-        await asyncio.sleep(0.02)
+        await have_joined(client, url, 1)
         engine.fail_after = 1
         await engine.release()
         first, second = [await call for call in calls]
@@ -241,7 +253,7 @@ async def test_who_joined_a_request_that_broke_without_an_answer_is_told():
         first = asyncio.create_task(client.post(f"{url}/v1/completions", json=body))
         await gate.has_been_reached()
         second = asyncio.create_task(client.post(f"{url}/v1/completions", json=body))
-        await asyncio.sleep(0.02)
+        await have_joined(client, url, 1)
         gate.open()
         answers = [await first, await second]
 
@@ -258,10 +270,10 @@ async def test_the_first_may_leave_when_another_waits(path, body):
             first = asyncio.create_task(leaver.post(url + path, json=body))
             await engine.wait_for(lambda: bool(engine.submitted))
             second = asyncio.create_task(stayer.post(url + path, json=body))
-            await asyncio.sleep(0.02)
+            await have_joined(stayer, url, 1)
             first.cancel()
             await asyncio.wait([first])
-            await asyncio.sleep(0.02)
+            await settle(stayer, url)
             assert engine.num_open == sequences(body)
             await engine.release()
             answer = await second
@@ -279,16 +291,16 @@ async def test_when_all_have_left_it_is_aborted_and_the_next_is_computed(path, b
     engine = FakeEngine(ids("hello"))
     engine.hold()
     async with live_server(fake_app(engine)) as url, httpx.AsyncClient(headers=KEY) as client:
-        calls = []
-        for _ in range(3):
+        calls: list[asyncio.Task[httpx.Response]] = []
+        for num_joined in range(3):
             calls.append(asyncio.create_task(client.post(url + path, json=body)))
             await engine.wait_for(lambda: bool(engine.submitted))
-            await asyncio.sleep(0.01)
+            await have_joined(client, url, num_joined)
         for place in order:
             assert engine.num_open == sequences(body)
             calls[place].cancel()
             await asyncio.wait([calls[place]])
-            await asyncio.sleep(0.01)
+            await settle(client, url)
         await engine.wait_for(lambda: engine.num_open == 0)
         await engine.release()
         answer = await client.post(url + path, json=body)
@@ -309,9 +321,10 @@ async def test_a_request_that_waits_for_its_adapter_is_joined_too():
             first = asyncio.create_task(leaver.post(f"{url}/v1/completions", json=body))
             await gate.has_been_reached()
             second = asyncio.create_task(stayer.post(f"{url}/v1/completions", json=body))
-            await asyncio.sleep(0.02)
+            await have_joined(stayer, url, 1)
             first.cancel()
             await asyncio.wait([first])
+            await settle(stayer, url)
             gate.open()
             answer = await second
 
@@ -359,7 +372,7 @@ async def test_repeated_keys_are_counted_and_logged(log):
         first = asyncio.create_task(client.post(f"{url}/v1/completions", json=COMPLETION))
         await engine.wait_for(lambda: bool(engine.submitted))
         joined = asyncio.create_task(client.post(f"{url}/v1/completions", json=COMPLETION))
-        await asyncio.sleep(0.02)
+        await have_joined(client, url, 1)
         await engine.release()
         await asyncio.wait([first, joined])
         await client.post(f"{url}/v1/completions", json=COMPLETION)
