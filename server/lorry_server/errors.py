@@ -97,23 +97,23 @@ class AdapterNotReadyError(CapacityError):
     """An adapter is being loaded, and the request has waited for it as long as it may."""
 
 
+PHASES = {
+    "preparing": "it was being read, or waited for its adapter",
+    "waiting": "it waited for its turn and was not computed",
+    "running": "its answer was being computed",
+    "joined": "the request with its idempotency key that came first was being answered",
+}
+
+
 class DeadlineExceededError(LorryServerError):
     """The time that the client gave the request was over before its answer was complete.
 
-    `phase` is "preparing" (read, tokenized, its adapter loaded), "waiting" (for its first step),
-    "running", or "joined" (it waited for the answer to another request with its idempotency key).
+    `phase` is one of `PHASES`: how far it was.
     """
-
-    _DOING = {
-        "preparing": "it was being read, or waited for its adapter",
-        "waiting": "it waited for its turn and was not computed",
-        "running": "its answer was being computed",
-        "joined": "the request with its idempotency key that came first was being answered",
-    }
 
     def __init__(self, phase: str) -> None:
         super().__init__(
-            f"the time that `x-request-timeout-ms` gave this request was over while {self._DOING[phase]}"
+            f"the time that `x-request-timeout-ms` gave this request was over while {PHASES[phase]}"
         )
         self.phase = phase
 

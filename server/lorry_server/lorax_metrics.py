@@ -60,8 +60,14 @@ class LoraxCollector(Collector):
         refused = sum(values_by_label(self._refusals, "reason").values())
         failed = sum(ends.get(reason, 0.0) for reason in FAILURES)
         numbers = {
-            "lorax_request_count": ("Sequences that ended or were refused.", sum(ends.values()) + refused),
-            "lorax_request_success": ("Sequences with a whole answer.", sum(ends.values()) - failed),
+            "lorax_request_count": (
+                "Sequences that ended or were refused.",
+                sum(ends.values()) + refused,
+            ),
+            "lorax_request_success": (
+                "Sequences with a whole answer.",
+                sum(ends.values()) - failed,
+            ),
         }
         # LoRAX's counters have no suffix, which the format's own type of counter would add.
         for name, (documentation, number) in numbers.items():

@@ -12,7 +12,12 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from lorry_server.adapter_metrics import AdapterMetrics, AdapterSeries, LibraryCollector
@@ -22,7 +27,7 @@ from lorry_server.engine.client import EngineClient
 from lorry_server.engine.outputs import SequenceTimings
 from lorry_server.engine.request import Request
 from lorry_server.engine.step_log import TOKEN_BUCKETS
-from lorry_server.errors import CapacityError, DrainingError
+from lorry_server.errors import PHASES, CapacityError, DrainingError
 from lorry_server.lorax_metrics import LoraxCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -64,11 +69,15 @@ class Metrics:
             TOKEN_BUCKETS_S,
         )
         self.e2e = self._histogram(
-            "vllm:e2e_request_latency_seconds", "Arrival to last token.", REQUEST_BUCKETS_S,
+            "vllm:e2e_request_latency_seconds",
+            "Arrival to last token.",
+            REQUEST_BUCKETS_S,
             lorax="lorax_request_duration",
         )
         self.queue = self._histogram(
-            "vllm:request_queue_time_seconds", "Arrival to first step.", REQUEST_BUCKETS_S,
+            "vllm:request_queue_time_seconds",
+            "Arrival to first step.",
+            REQUEST_BUCKETS_S,
             lorax="lorax_request_queue_duration",
         )
         self.prefill = self._histogram(
@@ -78,15 +87,21 @@ class Metrics:
             "vllm:request_decode_time_seconds", "First token to last.", REQUEST_BUCKETS_S
         )
         self.inference = self._histogram(
-            "vllm:request_inference_time_seconds", "First step to last token.", REQUEST_BUCKETS_S,
+            "vllm:request_inference_time_seconds",
+            "First step to last token.",
+            REQUEST_BUCKETS_S,
             lorax="lorax_request_inference_duration",
         )
         self.prompt_length = self._histogram(
-            "vllm:request_prompt_tokens", "Prompt tokens of a sequence.", LENGTH_BUCKETS,
+            "vllm:request_prompt_tokens",
+            "Prompt tokens of a sequence.",
+            LENGTH_BUCKETS,
             lorax="lorax_request_input_length",
         )
         self.completion_length = self._histogram(
-            "vllm:request_generation_tokens", "Generated tokens of a sequence.", LENGTH_BUCKETS,
+            "vllm:request_generation_tokens",
+            "Generated tokens of a sequence.",
+            LENGTH_BUCKETS,
             lorax="lorax_request_generated_tokens",
         )
         self.loop_lag = self._histogram(
@@ -130,7 +145,7 @@ class Metrics:
             self.successes.labels(model_name, reason)
         for reason in ("queue_full", "draining"):
             self.rejections.labels(model_name, reason)
-        for phase in ("preparing", "waiting", "running", "joined"):
+        for phase in PHASES:
             self.past_deadlines.labels(model_name, phase)
         for answer in ("joined", "kept", "refused"):
             self.repeated.labels(model_name, answer)

@@ -172,10 +172,12 @@ class Starter:
             if message["type"] != "http.disconnect":
                 return message
             self._has_left = True
-        while self._answer.num_followers:
-            await self._answer.change()
-        # From here on nobody can join any more: it is about to be aborted.
-        self._memory.forget(self._answer)
+        answer = self._answer
+        while answer.num_followers and not answer.is_complete:
+            await answer.change()
+        if not answer.is_complete:
+            # From here on nobody can join any more: it is about to be aborted.
+            self._memory.forget(answer)
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:

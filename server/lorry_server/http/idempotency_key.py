@@ -18,7 +18,7 @@ HEADER = "idempotency-key"
 MAX_CHARS = 255
 
 _RAW_HEADER = HEADER.encode()
-_KEY = re.compile(r'("?)([!#-\[\]-~]{1,%d})\1' % MAX_CHARS)
+_KEY = re.compile(rf'("?)([!#-\[\]-~]{{1,{MAX_CHARS}}})\1')
 
 
 @dataclass(frozen=True, slots=True)

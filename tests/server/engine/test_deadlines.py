@@ -108,9 +108,7 @@ def test_one_that_was_preempted_and_waits_again_is_ended_too() -> None:
 
 def test_a_step_that_fails_does_not_swallow_what_was_ended_before_it() -> None:
     clock = FakeClock()
-    runner = FakeRunner(
-        num_blocks=32, block_size=4, vocab_size=VOCAB_SIZE, fail_at=frozenset({1})
-    )
+    runner = FakeRunner(num_blocks=32, block_size=4, vocab_size=VOCAB_SIZE, fail_at=frozenset({1}))
     engine, _ = make_engine(runner=runner, clock=clock)
     engine.add(request("late", PROMPT, deadline_s=1000.0))
     engine.add(request("failed", PROMPT))

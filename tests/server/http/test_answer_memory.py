@@ -137,7 +137,11 @@ async def test_who_waits_for_a_change_may_be_cancelled_in_the_moment_it_comes():
     answer.wake()
     results = await asyncio.gather(*waits, return_exceptions=True)
 
-    assert [type(result).__name__ for result in results] == ["NoneType", "CancelledError", "NoneType"]
+    assert [type(result).__name__ for result in results] == [
+        "NoneType",
+        "CancelledError",
+        "NoneType",
+    ]
     cancelled = asyncio.create_task(answer.change())
     await asyncio.sleep(0)
     cancelled.cancel()

@@ -39,9 +39,9 @@ STREAMED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def send(engine: FakeEngine, path: str, body: Any, timeout: str) -> httpx.Response:
+async def send(engine: FakeEngine, path: str, body: Any, timeout_ms: str | bytes) -> httpx.Response:
     async with in_process(fake_app(engine)) as client:
-        return await client.post(path, json=body, headers={HEADER: timeout})
+        return await client.post(path, json=body, headers={HEADER: timeout_ms})
 
 
 @pytest.mark.parametrize(("path", "body"), [*OPENAI, *LORAX, *STREAMED])

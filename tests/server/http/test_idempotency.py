@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from typing import Any
 
 import httpx
 import pytest
@@ -13,42 +11,18 @@ from lorry_server.errors import QueueFullError
 from tests.server.http.test_metrics import scrape, value
 from tests.support.fake_engine import FakeEngine, fake_info
 from tests.support.fake_library import FakeAdapters, fake_library
-from tests.support.http_app import MODEL, events, fake_app, ids, in_process
+from tests.support.http_app import events, fake_app, ids, in_process
 from tests.support.live_server import live_server
-
-KEY = {"idempotency-key": "key-1"}
-CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "p"}]}
-WHOLE: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/completions", {"model": MODEL, "prompt": ["p", "q"], "n": 2}),
-    ("/v1/chat/completions", CHAT),
-    ("/generate", {"inputs": "p"}),
-    ("/", {"inputs": "p"}),
-]
-STREAMED: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/completions", {"model": MODEL, "prompt": "p", "stream": True}),
-    ("/v1/chat/completions", CHAT | {"stream": True}),
-    ("/generate_stream", {"inputs": "p"}),
-    ("/", {"inputs": "p", "stream": True}),
-]
-COMPLETION = {"model": MODEL, "prompt": "p"}
-STREAM = COMPLETION | {"stream": True}
-
-
-async def have_joined(client: httpx.AsyncClient, url: str, number: int) -> None:
-    """Return when so many requests have joined one that is being answered."""
-    while value(await scrape(client, url), "lorry_idempotent_requests_total", answer="joined") < number:
-        await asyncio.sleep(0)
-
-
-async def settle(client: httpx.AsyncClient, url: str) -> None:
-    """Give the server time to notice what has happened to its other connections."""
-    for _ in range(5):
-        await client.get(f"{url}/health/live")
-
-
-def sequences(body: dict[str, Any]) -> int:
-    return 4 if isinstance(body.get("prompt"), list) else 1
-
+from tests.support.repeated_requests import (
+    CHAT,
+    COMPLETION,
+    KEY,
+    STREAM,
+    STREAMED,
+    WHOLE,
+    have_joined,
+    num_sequences,
+)
 
 
 @pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMED])
@@ -63,7 +37,7 @@ async def test_a_request_that_was_answered_is_answered_the_same_again(path, body
     assert again.headers["idempotent-replayed"] == "true"
     assert "idempotent-replayed" not in first.headers
     assert again.headers["content-type"] == first.headers["content-type"]
-    assert len(engine.submitted) == sequences(body)
+    assert len(engine.submitted) == num_sequences(body)
 
 
 @pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMED])
@@ -82,27 +56,29 @@ async def test_a_request_that_is_being_answered_is_joined(path, body):
     assert {answer.content for answer in answers} == {first.result().content}
     assert [answer.status_code for answer in answers] == [200] * 4
     assert [call.result().headers.get("idempotent-replayed") for call in others] == ["true"] * 3
-    assert len(engine.submitted) == sequences(body)
+    assert len(engine.submitted) == num_sequences(body)
 
 
 async def test_who_joins_a_stream_gets_what_was_said_before_it_came_and_what_comes_as_it_comes():
     engine = FakeEngine(ids("hello"))
     engine.hold()
-    async with live_server(fake_app(engine)) as url, httpx.AsyncClient(headers=KEY) as client:
-        async with client.stream("POST", f"{url}/v1/completions", json=STREAM) as first:
-            await engine.step(2)
-            first_lines = first.aiter_lines()
-            assert '"h"' in await anext(first_lines)
-            async with client.stream("POST", f"{url}/v1/completions", json=STREAM) as second:
-                lines = second.aiter_lines()
-                assert '"h"' in await anext(lines)
-                await engine.step(1)
-                seen = ""
-                while '"l"' not in seen:
-                    seen = await anext(lines)
-                assert engine.num_open == 1
-                await engine.release()
-                rest = [line async for line in lines if line]
+    async with (
+        live_server(fake_app(engine)) as url,
+        httpx.AsyncClient(headers=KEY) as client,
+        client.stream("POST", f"{url}/v1/completions", json=STREAM) as first,
+    ):
+        await engine.step(2)
+        assert '"h"' in await anext(first.aiter_lines())
+        async with client.stream("POST", f"{url}/v1/completions", json=STREAM) as second:
+            lines = second.aiter_lines()
+            assert '"h"' in await anext(lines)
+            await engine.step(1)
+            seen = ""
+            while '"l"' not in seen:
+                seen = await anext(lines)
+            assert engine.num_open == 1
+            await engine.release()
+            rest = [line async for line in lines if line]
 
     assert rest[-1] == "data: [DONE]"
 
@@ -261,78 +237,6 @@ async def test_who_joined_a_request_that_broke_without_an_answer_is_told():
     assert "ZeroDivision" not in answers[1].text
 
 
-@pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMED])
-async def test_the_first_may_leave_when_another_waits(path, body):
-    engine = FakeEngine(ids("hello"))
-    engine.hold()
-    async with live_server(fake_app(engine)) as url:
-        async with httpx.AsyncClient(headers=KEY) as leaver, httpx.AsyncClient(headers=KEY) as stayer:
-            first = asyncio.create_task(leaver.post(url + path, json=body))
-            await engine.wait_for(lambda: bool(engine.submitted))
-            second = asyncio.create_task(stayer.post(url + path, json=body))
-            await have_joined(stayer, url, 1)
-            first.cancel()
-            await asyncio.wait([first])
-            await settle(stayer, url)
-            assert engine.num_open == sequences(body)
-            await engine.release()
-            answer = await second
-            again = await stayer.post(url + path, json=body)
-
-    assert answer.status_code == 200
-    assert again.content == answer.content
-    assert engine.aborted == []
-    assert len(engine.submitted) == sequences(body)
-
-
-@pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMED])
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-async def test_when_all_have_left_it_is_aborted_and_the_next_is_computed(path, body, order):
-    engine = FakeEngine(ids("hello"))
-    engine.hold()
-    async with live_server(fake_app(engine)) as url, httpx.AsyncClient(headers=KEY) as client:
-        calls: list[asyncio.Task[httpx.Response]] = []
-        for num_joined in range(3):
-            calls.append(asyncio.create_task(client.post(url + path, json=body)))
-            await engine.wait_for(lambda: bool(engine.submitted))
-            await have_joined(client, url, num_joined)
-        for place in order:
-            assert engine.num_open == sequences(body)
-            calls[place].cancel()
-            await asyncio.wait([calls[place]])
-            await settle(client, url)
-        await engine.wait_for(lambda: engine.num_open == 0)
-        await engine.release()
-        answer = await client.post(url + path, json=body)
-
-    assert len(engine.aborted) == sequences(body)
-    assert answer.status_code == 200
-    assert "idempotent-replayed" not in answer.headers
-    assert len(engine.submitted) == 2 * sequences(body)
-
-
-async def test_a_request_that_waits_for_its_adapter_is_joined_too():
-    engine, adapters = FakeEngine(ids("hi")), FakeAdapters()
-    gate = adapters.gate(adapters.offer("slow", "aaaa0000"))
-    library = fake_library(engine, adapters)
-    body = {"model": "slow", "prompt": "p"}
-    async with live_server(fake_app(engine, library)) as url:
-        async with httpx.AsyncClient(headers=KEY) as leaver, httpx.AsyncClient(headers=KEY) as stayer:
-            first = asyncio.create_task(leaver.post(f"{url}/v1/completions", json=body))
-            await gate.has_been_reached()
-            second = asyncio.create_task(stayer.post(f"{url}/v1/completions", json=body))
-            await have_joined(stayer, url, 1)
-            first.cancel()
-            await asyncio.wait([first])
-            await settle(stayer, url)
-            gate.open()
-            answer = await second
-
-    assert answer.status_code == 200
-    assert len(engine.submitted) == 1
-    assert library.num_leases == 0
-
-
 async def test_who_joined_has_its_own_deadline():
     engine = FakeEngine(ids("hello"))
     engine.hold()
@@ -352,8 +256,10 @@ async def test_who_joined_has_its_own_deadline():
 
 
 async def test_an_answer_too_long_to_remember_is_a_conflict_and_is_not_computed_again():
-    engine = FakeEngine(ids("x" * 60_000), info=fake_info(max_model_len=100_000))
-    body = STREAM | {"max_tokens": 60_000, "return_token_ids": True}
+    engine = FakeEngine(
+        ids("x") * 300_000, info=fake_info(max_model_len=400_000), tokens_per_output=5000
+    )
+    body = STREAM | {"max_tokens": 300_000, "return_token_ids": True}
     async with live_server(fake_app(engine)) as url, httpx.AsyncClient(headers=KEY) as client:
         first = await client.post(f"{url}/v1/completions", json=body, timeout=60)
         again = await client.post(f"{url}/v1/completions", json=body)
@@ -415,34 +321,3 @@ async def test_a_large_body_is_compared_too():
         other = await client.post("/v1/completions", json=large | {"user": "v" * 100_000})
 
     assert [a.status_code for a in (first, again, other)] == [200, 200, 422]
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_a_hundred_clients_that_come_and_go_with_ten_keys_leave_nothing_behind(seed):
-    rng = random.Random(seed)
-    engine = FakeEngine(ids("hello"), info=fake_info(max_num_seqs=1000))
-    library = fake_library(engine)
-    engine.hold()
-
-    async def visit(url: str, index: int) -> str:
-        body = COMPLETION | {"prompt": f"p{index % 10}", "stream": index % 2 == 0}
-        async with httpx.AsyncClient(headers={"idempotency-key": str(index % 10)}) as client:
-            call = asyncio.create_task(client.post(f"{url}/v1/completions", json=body))
-            if rng.random() < 0.5:
-                await asyncio.sleep(rng.random() * 0.05)
-                call.cancel()
-                await asyncio.wait([call])
-                return "left"
-            return (await call).text
-
-    async with live_server(fake_app(engine, library)) as url:
-        visits = [asyncio.create_task(visit(url, index)) for index in range(100)]
-        await asyncio.sleep(0.03)
-        await engine.release()
-        texts = await asyncio.gather(*visits)
-        await engine.wait_for(lambda: engine.num_open == 0)
-
-    for index, text in enumerate(texts):
-        if text != "left":
-            assert text.endswith("data: [DONE]\n\n" if index % 2 == 0 else "}")
-            assert '"error"' not in text

@@ -72,9 +72,7 @@ async def test_the_queue_and_the_batch_are_the_engines():
 async def test_tokens_of_each_step_are_counted_as_vllm_counts_them():
     engine = FakeEngine()
     for index, num_tokens in enumerate([1, 8, 9, 20_000]):
-        engine.step_log.append(
-            StepEntry(index, 0.0, 0.1, 1, num_tokens - 1, 1, 0, 1, 0, 1, 0, 0)
-        )
+        engine.step_log.append(StepEntry(index, 0.0, 0.1, 1, num_tokens - 1, 1, 0, 1, 0, 1, 0, 0))
     async with in_process(fake_app(engine)) as client:
         samples = await scrape(client)
 
