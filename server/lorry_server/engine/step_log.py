@@ -19,7 +19,7 @@ class StepEntry(NamedTuple):
     `num_attaches` are what it took to get there. A named tuple because each step makes one.
     """
 
-    index: int
+    step_index: int
     start_s: float
     end_s: float
     num_sequences: int
@@ -84,7 +84,7 @@ class StepLog:
         entries: list[StepEntry] = []
         for index in range(start, min(end, start + limit)):
             entry = self._ring[index % self._num_kept]
-            if entry is None or entry.index != index:
+            if entry is None or entry.step_index != index:
                 entries.clear()  # overwritten since, and so is what was older
             else:
                 entries.append(entry)

@@ -59,8 +59,8 @@ def step_list(
 ) -> StepList:
     entries = log.read(since=since, limit=limit)
     if entries:
-        following = entries[-1].index + 1
-        missed = 0 if since is None else entries[0].index - since
+        following = entries[-1].step_index + 1
+        missed = 0 if since is None else entries[0].step_index - since
     else:
         # An index beyond the last step is of a server that has been started again since.
         following = log.num_steps if since is None else min(since, log.num_steps)
@@ -75,7 +75,7 @@ def step_list(
 
 def wire_step(entry: StepEntry, wall_minus_monotonic_s: float) -> Step:
     return Step(
-        index=entry.index,
+        index=entry.step_index,
         start_ns=round(entry.start_s * 1e9),
         start_ms=round((entry.start_s + wall_minus_monotonic_s) * 1e3, 3),
         step_ms=round((entry.end_s - entry.start_s) * 1e3, 4),

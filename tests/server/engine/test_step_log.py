@@ -25,7 +25,7 @@ def filled(num_steps: int, *, num_kept: int = 8) -> StepLog:
 
 
 def indices(entries: list[StepEntry]) -> list[int]:
-    return [entry.index for entry in entries]
+    return [entry.step_index for entry in entries]
 
 
 def steps_of(engine: Engine) -> list[StepEntry]:
@@ -66,8 +66,8 @@ def test_a_reader_beside_the_engines_thread_never_sees_a_hole_or_half_an_entry()
         read = log.read(since=None, limit=16)
         num_read += len(read)
         if read:
-            assert indices(read) == list(range(read[0].index, read[0].index + len(read)))
-            assert all(step.start_s == step.index for step in read)
+            assert indices(read) == list(range(read[0].step_index, read[0].step_index + len(read)))
+            assert all(step.start_s == step.step_index for step in read)
     writer.join()
 
 
