@@ -120,7 +120,7 @@ def request_error_headers(status: int) -> dict[str, str]:
     if status in (408, 413, 415, 431):
         # The rest of a body that was too long, too slow or never wanted is not read.
         return {"connection": "close"}
-    if status in (409, 501):
+    if status == 409:
         return {"x-should-retry": "false"}  # some clients would
     return {}
 

@@ -9,20 +9,22 @@ from starlette.requests import Request
 
 from lorry_server.errors import RequestError
 
-# 501 is what vLLM answers for what it does not implement, and what no client sends again.
-NOT_IMPLEMENTED = 501
-
 
 @dataclass(frozen=True, slots=True)
 class RefusedEndpoint:
-    """`what` the route would do, in words that end the sentence of the error."""
+    """`what` the route would do, in words that end the sentence of the error.
+
+    404, as for any route that is not there, and not 501: some clients send again what was answered
+    with 5xx, and proxies count it against the server.
+    """
 
     what: str
 
     async def refuse(self, request: Request) -> NoReturn:
         raise RequestError(
-            f"this server generates text; it does not {self.what}. GET /openapi.json lists what it does",
+            f"this route is not served: this server generates text, it does not {self.what}. "
+            "GET /openapi.json lists what it does",
             code="unsupported_route",
-            status=NOT_IMPLEMENTED,
+            status=404,
             error_type="unsupported_route",
         )
