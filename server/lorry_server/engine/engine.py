@@ -100,8 +100,8 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Compute one step; return an output for every sequence that has something new.
 
-        First the sequences are ended whose deadline has passed: one that waits is never computed, and
-        one that runs gives back what it holds.
+        First the sequences are ended whose deadline has passed: one that waits is never computed,
+        and one that runs gives back what it holds.
 
         An exception of the runner leaves as it is, after every sequence of the step has been
         taken out (`fail_step` gives their outputs): no half-computed block stays behind.

@@ -28,8 +28,8 @@ Header = tuple[bytes, bytes]
 class SharedAnswer:
     """One answer, while it comes and after: its head and its chunks, for whoever else wants it.
 
-    `status` is None until the head is there. `has_ended` says that nothing more comes; the answer is
-    whole if `is_complete`. Without `is_replayable` it was too long to remember, or had to make
+    `status` is None until the head is there. `has_ended` says that nothing more comes; the answer
+    is whole if `is_complete`. Without `is_replayable` it was too long to remember, or had to make
     room: nobody can begin to read it any more, who has begun reads on.
     """
 
@@ -124,7 +124,7 @@ class AnswerMemory:
         answer.wake()
 
     def add_chunk(self, answer: SharedAnswer, chunk: bytes, *, is_last: bool) -> None:
-        """Add a piece of the body. It is kept if there is room, or if somebody is still to read it."""
+        """Add a piece of the body. It is kept if there is room, or somebody is still to read it."""
         if answer.is_replayable:
             self._grow(answer, len(chunk) + CHUNK_OVERHEAD_BYTES)
         if answer.is_replayable or answer.num_followers:

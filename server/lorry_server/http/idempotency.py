@@ -2,8 +2,9 @@
 
 The first request with a key computes, in the task of its own connection, and everything it sends is
 remembered on the way out (`Starter`). One that comes with the same key meanwhile, or after it,
-reads from what is remembered, from the start (`SharedAnswers.follow`). What is computed ends when all who wait for
-it have left. Only complete answers are remembered: after an error the next request is computed.
+reads what is remembered, from its beginning (`SharedAnswers.follow`). What is computed ends when all
+who wait for it have left. Only complete answers are kept: after an error the next request is
+computed.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class SharedAnswers:
             doing = "has been answered" if answer.has_ended else "is being answered"
             raise RequestError(
                 f"the request with this `{HEADER}` {doing}, and its answer is not kept: it is too "
-                "long, or others needed the room. Send the request with a new key to compute it again",
+                "long, or others needed the room. With a new key the request is computed again",
                 param=HEADER,
                 code="idempotency_conflict",
                 status=409,

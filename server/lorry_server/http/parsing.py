@@ -46,7 +46,10 @@ async def parse_body(
 
 
 async def read_body(request: Request, *, timeout_s: float) -> bytes:
-    """Return the body of `request`. Raises `RequestError`: 408 when it does not arrive, 413 for too long."""
+    """Return the body of `request`.
+
+    Raises `RequestError`: 408 when it does not arrive in time, 413 when it is too long.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             return await request.body()

@@ -25,6 +25,16 @@ from tests.support.repeated_requests import (
     settle,
 )
 
+LONG = json.dumps(STREAM | {"max_tokens": 200_000, "return_token_ids": True}).encode()
+LONG_HEADERS = {**KEY, "content-type": "application/json"}
+
+
+def raw_request(content: bytes) -> bytes:
+    return (
+        f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        f"Idempotency-Key: {KEY['idempotency-key']}\r\nContent-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
+
 
 @pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMED])
 async def test_the_first_may_leave_when_another_waits(path, body):
@@ -142,25 +152,46 @@ async def test_one_that_joined_and_takes_nothing_is_cut_off_alone(log):
     engine = FakeEngine(
         ids("x") * 200_000, info=fake_info(max_model_len=400_000), tokens_per_output=5000
     )
-    content = json.dumps(STREAM | {"max_tokens": 200_000, "return_token_ids": True}).encode()
-    request = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
-        f"Idempotency-Key: {KEY['idempotency-key']}\r\nContent-Length: {len(content)}\r\n\r\n"
-    ).encode() + content
-    headers = {**KEY, "content-type": "application/json"}
     app = fake_app(engine, stall_timeout_s=0.05)
     async with (
         live_server(app, send_buffer_bytes=4096) as url,
-        httpx.AsyncClient(headers=headers) as client,
+        httpx.AsyncClient(headers=LONG_HEADERS) as client,
     ):
-        first = await client.post(f"{url}/v1/completions", content=content)
+        first = await client.post(f"{url}/v1/completions", content=LONG)
         with silent_connection(url) as connection:
-            await asyncio.get_running_loop().sock_sendall(connection, request)
+            await asyncio.get_running_loop().sock_sendall(connection, raw_request(LONG))
             while len(log) < 2:  # noqa: ASYNC110 - the log sets no event
                 await asyncio.sleep(0)
-        again = await client.post(f"{url}/v1/completions", content=content)
+        again = await client.post(f"{url}/v1/completions", content=LONG)
 
     assert log[1]["replayed"] is True
     assert log[1]["abandoned"] is True
     assert again.content == first.content
     assert len(engine.submitted) == 1
+
+
+async def test_a_first_reader_that_is_cut_off_leaves_nobody_with_half_an_answer_for_whole():
+    engine = FakeEngine(
+        ids("x") * 200_000, info=fake_info(max_model_len=400_000), tokens_per_output=1000
+    )
+    engine.hold()
+    app = fake_app(engine, stall_timeout_s=0.1)
+    async with (
+        live_server(app, send_buffer_bytes=4096) as url,
+        httpx.AsyncClient(headers=LONG_HEADERS) as client,
+    ):
+        with silent_connection(url) as connection:
+            await asyncio.get_running_loop().sock_sendall(connection, raw_request(LONG))
+            await engine.wait_for(lambda: bool(engine.submitted))
+            joined = asyncio.create_task(client.post(f"{url}/v1/completions", content=LONG))
+            await have_joined(client, url, 1)
+            await engine.step(100_000)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await joined
+            await engine.wait_for(lambda: engine.num_open == 0)
+        await engine.release()
+        again = await client.post(f"{url}/v1/completions", content=LONG)
+
+    assert again.text.endswith("data: [DONE]\n\n")
+    assert "idempotent-replayed" not in again.headers
+    assert len(engine.submitted) == 2
