@@ -266,9 +266,7 @@ class Exchange:
         if self._limiter is not None:
             self._counters.num_queued += 1
             try:
-                self._permit = await self._within(
-                    _acquire(self._limiter, self.call), phase="queue"
-                )
+                self._permit = await self._within(_acquire(self._limiter, self.call), phase="queue")
             finally:
                 self._counters.num_queued -= 1
         if self.stopwatch.admitted_ns is None:

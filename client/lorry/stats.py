@@ -44,6 +44,4 @@ class CallCounters:
 
     @property
     def num_in_flight(self) -> int:
-        return (
-            self.num_started - self.num_finished - self.num_cancelled - self.num_failed.total()
-        )
+        return self.num_started - self.num_finished - self.num_cancelled - self.num_failed.total()

@@ -12,7 +12,8 @@ import lorry
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
 
 DONE = completion("ok", finish_reason="stop")
-NUM_AT_ONCE = 5_000
+# all are connected to in one turn of the loop, and a listener's backlog holds no more than 4,096
+NUM_AT_ONCE = 2_000
 
 
 class Holding:
@@ -263,8 +264,8 @@ async def test_one_timer_serves_all_reads_of_a_stream() -> None:
         finally:
             del loop.call_at
 
-    assert generation.token_ids is not None
-    assert len(generation.token_ids) == 50
+    assert generation.tokens is not None
+    assert len(generation.tokens) == 51
     # the deadline's, the heartbeat's, that of the end, and what the server's turns take
     assert num_timers < 15
 

@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 import lorry
-from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
+from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, chat_answer, completion
 
 DONE = completion("ok", finish_reason="stop")
 
@@ -17,6 +17,8 @@ DONE = completion("ok", finish_reason="stop")
 async def answer(request: ReceivedRequest, reply: Reply) -> None:
     if request.path == "/health":
         await reply.json(503, {"error": "draining"})
+    elif request.path == "/v1/chat/completions":
+        await reply.json(200, chat_answer("ok"))
     elif request.json.get("stream"):
         await reply.stream(DONE)
     else:

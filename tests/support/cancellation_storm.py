@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 import lorry
 from tests.support.watchful_server import WatchfulServer
 
-NUM_CALLERS = 200
-NUM_PLACES = 150
-MAX_PAUSE_S = 0.03
+NUM_CALLERS = 100
+NUM_PLACES = 75
+MAX_PAUSE_S = 0.25
+SLOWEST_END_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,30 @@ class Account:
     stats: lorry.ClientStats
 
     def check(self) -> None:
-        """Nothing is left of any call, and every call had one outcome."""
-        assert self.server_is_idle
-        assert self.slowest_end_s < 0.5
-        assert self.num_sockets == 0
-        assert self.num_tasks == 0
-        assert (self.num_places_taken, self.num_queued) == (0, 0)
-        assert self.num_files_more == 0
-        assert self.stats.num_in_flight == 0
-        assert self.stats.num_started == sum(self.outcomes.values())
-        assert self.stats.num_cancelled == self.outcomes["cancelled"]
-        assert self.stats.num_finished == self.outcomes["finished"]
+        """Nothing is left of any call, and every call had one outcome; raises AssertionError."""
+        found = {
+            "server is idle": self.server_is_idle,
+            # it runs in the same loop, and notices as late as that is
+            "server stopped in time": self.slowest_end_s
+            < SLOWEST_END_S + self.stats.loop_lag_max,
+            "sockets": self.num_sockets,
+            "tasks": self.num_tasks,
+            "places taken": self.num_places_taken,
+            "queued": self.num_queued,
+            "more files": self.num_files_more,
+            "in flight": self.stats.num_in_flight,
+            "started": self.stats.num_started,
+            "cancelled": self.stats.num_cancelled,
+            "finished": self.stats.num_finished,
+        }
+        wanted = dict.fromkeys(found, 0) | {
+            "server is idle": True,
+            "server stopped in time": True,
+            "started": self.outcomes.total(),
+            "cancelled": self.outcomes["cancelled"],
+            "finished": self.outcomes["finished"],
+        }
+        assert found == wanted, f"found {found}, wanted {wanted}; slowest {self.slowest_end_s}"
 
 
 async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
@@ -87,7 +101,7 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
                     for _ in range(draw.randrange(8)):
                         await asyncio.sleep(0)
                 else:
-                    await asyncio.sleep(draw.random() * MAX_PAUSE_S)
+                    await asyncio.sleep(draw.random() ** 2 * MAX_PAUSE_S)
                 task.cancel()
                 await asyncio.wait([task])
                 if task.cancelled():
@@ -123,7 +137,10 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
             num_files_more=0,
             stats=stats,
         )
-    await asyncio.sleep(0.01)
+    for _ in range(100):  # a loop closes the files of a server some turns later
+        if num_files() == num_files_before:
+            break
+        await asyncio.sleep(0.01)
     return replace(account, num_files_more=num_files() - num_files_before)
 
 
@@ -149,10 +166,10 @@ def num_sockets_to(port: int) -> int:
     """Sockets of this process whose other end is that port."""
     count = 0
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            other = socket.socket(fileno=os.dup(int(name)))
-            with other, contextlib.suppress(OSError):
-                peer = other.getpeername()
+        with contextlib.suppress(OSError):  # closed meanwhile, or not connected
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(name))) as other:
+                    peer = other.getpeername()
                 count += isinstance(peer, tuple) and peer[1] == port
     return count
 

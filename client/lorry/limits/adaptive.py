@@ -68,6 +68,7 @@ class AdaptiveLimit:
         self._clock = clock
         self._exact = float(start)
         self._was_lowered = False
+        self._round = 0
         self._trace: deque[LimitChange] = deque(maxlen=TRACE_LENGTH)
         self._gates = PerLoop(self._new_gate)
         self._begin_round("start")
@@ -138,7 +139,7 @@ class AdaptiveLimit:
         self._begin_round(cause if has_changed else None)
 
     def _begin_round(self, cause: Cause | None) -> None:
-        self._round = 0 if cause == "start" else self._round + 1
+        self._round += 1
         self._num_ended = 0
         self._num_ttft = 0
         self._sum_ttft = 0.0

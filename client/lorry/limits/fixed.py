@@ -25,9 +25,7 @@ class Limit:
         self, max_in_flight: int, *, per_adapter: int | None = None, fair: bool = False
     ) -> None:
         self.max_in_flight = at_least_one("max_in_flight", max_in_flight)
-        self.per_adapter = (
-            None if per_adapter is None else at_least_one("per_adapter", per_adapter)
-        )
+        self.per_adapter = None if per_adapter is None else at_least_one("per_adapter", per_adapter)
         self.fair = fair
         self._has_lanes = fair or per_adapter is not None
         self._gates = PerLoop(self._new_gate)

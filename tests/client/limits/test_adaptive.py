@@ -100,9 +100,7 @@ async def test_a_stream_that_ran_out_of_time_before_its_first_token_was_late() -
     permits = [await limit.acquire(adapter=None, num_tokens=1) for _ in range(2)]
     gave_up = lorry.Timing(0, 0, attempts=(lorry.AttemptTiming(0),), done_ns=int(2e9))
     for permit in permits:
-        permit.release(
-            outcome=lorry.DeadlineExceeded("late", phase="first_token"), timing=gave_up
-        )
+        permit.release(outcome=lorry.DeadlineExceeded("late", phase="first_token"), timing=gave_up)
 
     assert limit.limit == 1
     assert limit.trace[-1].cause == "late"
@@ -111,9 +109,7 @@ async def test_a_stream_that_ran_out_of_time_before_its_first_token_was_late() -
 async def test_those_who_wait_come_in_when_the_limit_grows() -> None:
     limit = lorry.AdaptiveLimit(min=1, start=1, max=8)
     first = await limit.acquire(adapter=None, num_tokens=1)
-    others = [
-        asyncio.create_task(limit.acquire(adapter=None, num_tokens=1)) for _ in range(3)
-    ]
+    others = [asyncio.create_task(limit.acquire(adapter=None, num_tokens=1)) for _ in range(3)]
     await asyncio.sleep(0)
     first.release(outcome=None, timing=timing(None))
     await asyncio.sleep(0)
@@ -129,9 +125,7 @@ async def test_the_trace_stays_within_bounds() -> None:
     for _ in range(TRACE_LENGTH):
         permits = [await limit.acquire(adapter=None, num_tokens=1) for _ in range(limit.limit)]
         for permit in permits:
-            permit.release(
-                outcome=OVERLOADED if limit.limit == 3 else None, timing=timing(None)
-            )
+            permit.release(outcome=OVERLOADED if limit.limit == 3 else None, timing=timing(None))
 
     assert len(limit.trace) == TRACE_LENGTH
     stamps = [change.t_ns for change in limit.trace]
