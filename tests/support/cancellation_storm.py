@@ -47,8 +47,7 @@ class Account:
         found = {
             "server is idle": self.server_is_idle,
             # it runs in the same loop, and notices as late as that is
-            "server stopped in time": self.slowest_end_s
-            < SLOWEST_END_S + self.stats.loop_lag_max,
+            "server stopped in time": self.slowest_end_s < SLOWEST_END_S + self.stats.loop_lag_max,
             "sockets": self.num_sockets,
             "tasks": self.num_tasks,
             "places taken": self.num_places_taken,
