@@ -57,7 +57,6 @@ async def test_without_a_limit_all_calls_of_a_gather_are_open_at_once() -> None:
     assert client.stats().num_finished == NUM_AT_ONCE
 
 
-@pytest.mark.parametrize("is_streamed", [False, True])
 class Counting:
     """A transport on which any number of requests can be open, until `let_go`."""
 
@@ -88,6 +87,7 @@ async def test_nothing_of_the_client_s_own_limits_calls() -> None:
     assert client.stats().num_failed == {"ConnectionLost": 10_000}
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
 async def test_no_more_calls_are_open_than_the_limit_says(is_streamed: bool) -> None:
     script = Holding()
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url, limit=3) as client:
