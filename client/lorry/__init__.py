@@ -34,9 +34,15 @@ from lorry.errors import (
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
+from lorry.limits.adaptive import AdaptiveLimit, LimitChange
+from lorry.limits.base import Limiter, Permit
+from lorry.limits.fixed import Limit
+from lorry.limits.rate import RateLimit
 from lorry.many import Request
 from lorry.options import GenerateOptions
+from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryPolicy
+from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
@@ -47,10 +53,12 @@ __all__ = [
     "AdapterInvalid",
     "AdapterLoading",
     "AdapterNotFound",
+    "AdaptiveLimit",
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
     "ClientError",
+    "ClientStats",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
@@ -61,7 +69,14 @@ __all__ = [
     "Generation",
     "HTTPStatusError",
     "Health",
+    "Limit",
+    "LimitChange",
+    "Limiter",
     "Overloaded",
+    "Permit",
+    "RateLimit",
+    "RawResponse",
+    "RawStream",
     "Request",
     "RetriesExhausted",
     "RetryPolicy",

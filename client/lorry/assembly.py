@@ -21,12 +21,13 @@ from lorry.types import chat, common
 from lorry.types.completions import Completion, CompletionLogprobs
 
 _DONE = b"[DONE]"
+_BRACE = 0x7B  # what every event but [DONE] begins with
 
 _Answer = TypeVar("_Answer", Completion, chat.ChatCompletion, chat.ChatCompletionChunk)
 TopLogprobs = tuple[tuple[str, float], ...]
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """The text, logprob and best alternatives of one token, whichever dialect said it."""
 
     text: str
@@ -34,7 +35,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top: TopLogprobs | None
 
 
-class Delta(msgspec.Struct, frozen=True):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """What one chunk (or a whole answer) adds.
 
     A struct rather than a dataclass, as `Token` is: one is made for every event of a stream, and
@@ -97,7 +98,7 @@ class GenerationBuilder:
         """
         if not data:
             return []
-        if data.strip() == _DONE:
+        if data[0] != _BRACE and data.strip() == _DONE:
             self._has_ended = True
             return []
         delta = self._dialect.read_chunk(data)
@@ -176,6 +177,8 @@ class GenerationBuilder:
         count = len(ids) or len(logprobs) or (1 if delta.text else 0)
         if count == 0:
             return []
+        if count == 1 and not logprobs:  # as nearly all are
+            return [Token(delta.text, len(self._tokens), t_ns, ids[0] if ids else None)]
         texts = [""] * (count - 1) + [delta.text]
         if len(logprobs) == count and "".join(item.text for item in logprobs) == delta.text:
             texts = [item.text for item in logprobs]
@@ -291,22 +294,29 @@ def _decode_unusual(data: bytes, kind: type[_Answer], problem: Exception) -> _An
 
 def _unknown_fields(data: bytes) -> dict[str, Any]:
     """The fields of an answer and of its first choice that have no other place; nulls say nothing."""
-    raw = msgspec.json.decode(data)
-    choices = raw.get("choices") or [{}]
-    extra = {
-        name: value
-        for name, value in {**raw, **choices[0]}.items()
-        if name not in _KNOWN_FIELDS and value is not None
-    }
-    timings = raw.get("timings")
+    fields = _FIELDS_DECODER.decode(data)
+    extra = _unknown_among(fields)
+    choices = fields.get("choices")
+    if choices is not None:
+        for choice in _CHOICES_DECODER.decode(choices)[:1]:
+            extra.update(_unknown_among(choice))
+    timings = fields.get("timings")
     if timings is not None and not _is_ours(timings):
-        extra["timings"] = timings
+        extra["timings"] = msgspec.json.decode(timings)
     return extra
 
 
-def _is_ours(timings: Any) -> bool:
+def _unknown_among(fields: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    return {
+        name: msgspec.json.decode(value)
+        for name, value in fields.items()
+        if name not in _KNOWN_FIELDS and value != _NULL
+    }
+
+
+def _is_ours(timings: msgspec.Raw) -> bool:
     try:
-        msgspec.convert(timings, ServerTiming)
+        _TIMINGS_DECODER.decode(timings)
     except msgspec.ValidationError:
         return False
     return True
@@ -319,6 +329,11 @@ _KNOWN_FIELDS = frozenset(
     | {"token_ids", "prompt_token_ids"}
 )
 
+# values of fields stay as they were sent, so that only unknown ones are made objects of
+_NULL = msgspec.Raw(b"null")
+_FIELDS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CHOICES_DECODER = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_TIMINGS_DECODER = msgspec.json.Decoder(ServerTiming | None)
 _COMPLETION_DECODER = msgspec.json.Decoder(Completion)
 _CHAT_DECODER = msgspec.json.Decoder(chat.ChatCompletion)
 _CHAT_CHUNK_DECODER = msgspec.json.Decoder(chat.ChatCompletionChunk)

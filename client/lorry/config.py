@@ -7,14 +7,18 @@ The one place that reads the client's environment: LORRY_BASE_URL, LORRY_API_KEY
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from lorry._version import __version__
 from lorry.errors import ConfigError
 from lorry.options import as_timeout
 from lorry.timeout import Timeout
+
+# a key, or a function that is asked for one before each attempt
+KeySource: TypeAlias = str | Callable[[], Awaitable[str]]
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 
@@ -26,13 +30,14 @@ class ClientConfig:
     base_url: str
     timeout: Timeout
     api_key: str | None = field(default=None, repr=False)
+    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def read_config(
     *,
     base_url: str | None,
-    api_key: str | None,
+    api_key: KeySource | None,
     timeout: Timeout | float | None,
     headers: Mapping[str, str] | None,
 ) -> ClientConfig:
@@ -45,15 +50,34 @@ def read_config(
         "content-type": "application/json",
         "user-agent": f"lorry/{__version__}",
     }
-    if api_key is not None:
+    make_key = None
+    if callable(api_key):
+        make_key, api_key = api_key, None
+    elif api_key is not None:
         all_headers["authorization"] = f"Bearer {_checked_key(api_key)}"
     all_headers.update({name.lower(): value for name, value in (headers or {}).items()})
     return ClientConfig(
         base_url=_checked_url(base_url or environ.get("LORRY_BASE_URL") or DEFAULT_BASE_URL),
         timeout=_timeout(timeout, environ.get("LORRY_TIMEOUT")),
         api_key=api_key,
+        make_key=make_key,
         headers=all_headers,
     )
+
+
+def changed_config(
+    config: ClientConfig,
+    *,
+    timeout: Timeout | float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> ClientConfig:
+    """The same settings but for those that are given; headers are added. Raises ConfigError."""
+    try:
+        limits = as_timeout(timeout, default=config.timeout)
+    except ValueError as error:
+        raise ConfigError(f"timeout is wrong: {error}") from error
+    added = {name.lower(): value for name, value in (headers or {}).items()}
+    return replace(config, timeout=limits, headers={**config.headers, **added})
 
 
 def _timeout(given: Timeout | float | None, variable: str | None) -> Timeout:

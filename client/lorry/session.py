@@ -1,37 +1,63 @@
-"""What all calls of one client share: its settings, its retry policy, its transport."""
+"""What all calls of one client share: settings, retry policy, limiter, transport, counters."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import copy
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from lorry.config import ClientConfig
 from lorry.errors import StreamProtocolError
 from lorry.exchange import Call, Exchange
-from lorry.options import CallOptions
+from lorry.limits.base import Limiter
+from lorry.options import CallOptions, resolve
 from lorry.retry import RetryPolicy
-from lorry.transports.base import Transport
+from lorry.stats import CallCounters, ClientStats
+from lorry.transports.base import CountsConnections, Transport
 from lorry.transports.select import default_transport
+
+# of a request in UTF-8; what limits on tokens take for a token of the prompt
+BYTES_PER_TOKEN = 4
 
 _T = TypeVar("_T")
 
 
 class Session:
-    """Makes exchanges. The default transport is made, and its library imported, when first used."""
+    """Makes exchanges. The default transport is made, and its library imported, when first used.
+
+    `defaults` are options of generations, under those that a call gives itself.
+    """
 
     def __init__(
-        self, config: ClientConfig, *, retry: RetryPolicy, transport: Transport | None
+        self,
+        config: ClientConfig,
+        *,
+        retry: RetryPolicy,
+        transport: Transport | None,
+        limiter: Limiter | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
-        self._retry = retry
-        self._transport = transport
+        self.retry = retry
+        self.limiter = limiter
+        self.defaults: Mapping[str, Any] = defaults or {}
+        self._shared = _Shared(transport)
 
     @property
     def transport(self) -> Transport:
-        if self._transport is None:
-            self._transport = default_transport()
-        return self._transport
+        if self._shared.transport is None:
+            self._shared.transport = default_transport()
+        return self._shared.transport
+
+    def view(self) -> Self:
+        """The same transport and counters, for a client with other settings to be set on it."""
+        return copy.copy(self)
+
+    def resolve(self, options: Mapping[str, Any]) -> CallOptions:
+        """The options of one generation, over the defaults; raises as `lorry.options.resolve`."""
+        return resolve(options, timeout=self.config.timeout, defaults=self.defaults)
 
     def exchange(
         self,
@@ -42,21 +68,39 @@ class Session:
         body: bytes | None = None,
         retry: RetryPolicy | None = None,
         accept: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        takes_turn: bool = False,
+        takes_any_status: bool = False,
     ) -> Exchange:
-        """An exchange that has not begun."""
+        """An exchange that has not begun.
+
+        With `takes_turn` it waits for the client's limiter. Generations do; questions about the
+        server's state do not, since they must be answered while all places are taken.
+        """
+        config = self.config
+        max_tokens = options.sampling.get("max_tokens")
+        num_new_tokens = max_tokens if isinstance(max_tokens, int) else 0
         call = Call(
             method=method,
-            base_url=self.config.base_url,
+            base_url=config.base_url,
             path=path,
             request_id=options.request_id,
             timeout=options.timeout,
-            retry=retry or self._retry,
-            headers={**self.config.headers, "accept": accept},
+            retry=retry or self.retry,
+            headers={**config.headers, "accept": accept, **(headers or {})},
             body=body,
             adapter=options.adapter,
-            api_key=self.config.api_key,
+            api_key=config.api_key,
+            make_key=config.make_key,
+            num_tokens=len(body or b"") // BYTES_PER_TOKEN + num_new_tokens,
+            takes_any_status=takes_any_status,
         )
-        return Exchange(call, transport=self.transport)
+        return Exchange(
+            call,
+            transport=self.transport,
+            limiter=self.limiter if takes_turn else None,
+            counters=self._shared.counters,
+        )
 
     async def fetch(
         self,
@@ -66,9 +110,10 @@ class Session:
         *,
         options: CallOptions,
         body: bytes | None = None,
+        takes_turn: bool = False,
     ) -> _T:
         """Send one small request and decode its answer."""
-        exchange = self.exchange(method, path, options=options, body=body)
+        exchange = self.exchange(method, path, options=options, body=body, takes_turn=takes_turn)
         await exchange.open()
         answer = await exchange.read_all()
         try:
@@ -78,6 +123,33 @@ class Session:
             exchange.describe(problem)
             raise problem from error
 
+    def stats(self) -> ClientStats:
+        """The counters now, and the connections of the running loop if there is one."""
+        counters, transport = self._shared.counters, self._shared.transport
+        connections = None
+        if isinstance(transport, CountsConnections):
+            connections = transport.count_connections()
+        return ClientStats(
+            num_started=counters.num_started,
+            num_finished=counters.num_finished,
+            num_cancelled=counters.num_cancelled,
+            num_failed=dict(counters.num_failed),
+            num_retries=counters.num_retries,
+            num_in_flight=counters.num_in_flight,
+            num_queued=counters.num_queued,
+            loop_lag_max=counters.loop_lag_max,
+            num_connections_open=None if connections is None else connections.num_open,
+            num_connections_idle=None if connections is None else connections.num_idle,
+        )
+
     async def aclose(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
+        if self._shared.transport is not None:
+            await self._shared.transport.aclose()
+
+
+class _Shared:
+    """What a session and its views have in common, whichever of them makes or changes it."""
+
+    def __init__(self, transport: Transport | None) -> None:
+        self.transport = transport
+        self.counters = CallCounters()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 import warnings
 from collections import deque
 from types import TracebackType
@@ -90,6 +88,8 @@ class TokenStream:
                 self._take(self._exchange.read_nowait())
             except ConnectionLost as error:
                 self._lose(error)
+            except ClientError as error:
+                self._fail(error)
         tokens = list(self._ready)
         self._ready.clear()
         if not tokens and self._failure is not None:
@@ -132,13 +132,15 @@ class TokenStream:
     async def aclose(self) -> None:
         """Close the stream; returns when the connection is closed or given back."""
         if self._state != "ended":
+            if self._is_reading:
+                self._exchange.cancel("another task closed it")
             self._fail(StreamCancelled("the stream was closed before its end"))
         await self._exchange.close()
 
     def __del__(self) -> None:
         if getattr(self, "_state", "new") == "open":
-            with contextlib.suppress(RuntimeError):  # its loop may be closed, and all with it
-                self._exchange.abort()
+            with contextlib.suppress(RuntimeError):  # its loop may be closing, and all with it
+                self._exchange.drop()
             warnings.warn("a TokenStream was not closed", ResourceWarning, stacklevel=2)
 
     async def _advance(self) -> None:
@@ -153,20 +155,30 @@ class TokenStream:
                 self._state = "ended"
                 await self._exchange.finish()
             else:
-                await self._read()
+                data = await self._exchange.read()
+                if data:
+                    self._take(data)
+                else:
+                    self._end_of_body()
+        except ConnectionLost as error:
+            self._lose(error)
         except ClientError as error:
             self._fail(error)
-        except asyncio.CancelledError:
+        except BaseException:  # its task is cancelled, or its loop has gone
             if self._state != "ended":
                 self._fail(StreamCancelled("the task that read the stream was cancelled"))
             raise
         finally:
             self._is_reading = False
-        if self._failure is not None:
+        if self._state == "ended":
             await self._exchange.close()
 
     async def _open(self) -> None:
-        response = await self._exchange.open()
+        try:
+            response = await self._exchange.open()
+        except ConnectionLost as error:
+            self._fail(error)  # of a stream that has not begun nothing was cut off
+            return
         self._state = "open"
         content_type = response.headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
@@ -175,49 +187,45 @@ class TokenStream:
                 "'text/event-stream'"
             )
 
-    async def _read(self) -> None:
-        try:
-            data = await self._exchange.read()
-        except ConnectionLost as error:
-            self._lose(error)
-            return
-        if data:
-            self._take(data)
-        elif self._builder.is_complete:
-            self._end()
-            await self._exchange.close()
-        else:
-            raise StreamTruncated("the stream ended without a finish reason and without [DONE]")
-
     def _take(self, data: bytes) -> None:
-        stopwatch = self._exchange.stopwatch
+        exchange, builder = self._exchange, self._builder
+        stopwatch = exchange.stopwatch
+        t_ns = stopwatch.last_read_ns
         for event in self._decoder.feed(data):
             try:
-                tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
+                tokens = builder.add_event(event.data, t_ns=t_ns)
             except ClientError as error:
                 self._fail(error)
                 return
             if tokens:
                 stopwatch.tokens_came(len(tokens))
-                self._exchange.first_token_came()
                 self._ready.extend(tokens)
+        if self._ready:
+            exchange.first_token_came()
+
+    def _end_of_body(self) -> None:
+        if self._builder.is_complete:
+            self._state = "ended"
+            self._exchange.end()
+        else:
+            self._fail(
+                StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            )
 
     def _lose(self, error: ConnectionLost) -> None:
         """A connection that ends after the finish reason has not lost anything of the text."""
         if self._builder.is_complete:
-            self._end()
+            self._state = "ended"
+            self._exchange.end()
             return
         truncated = StreamTruncated(f"the stream was cut: {error}")
         truncated.__cause__ = error
         self._fail(truncated)
 
-    def _end(self) -> None:
-        self._state = "ended"
-        if self._exchange.stopwatch.done_ns is None:
-            self._exchange.stopwatch.done_ns = time.perf_counter_ns()
-
     def _fail(self, error: ClientError) -> None:
-        self._end()
+        if self._failure is not None:
+            return  # what a reader meets whose stream another task has closed
+        self._state = "ended"
         self._exchange.abort()
         self._exchange.describe(error)
         error.partial = self.partial

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
-from types import SimpleNamespace
-from typing import NoReturn
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 import aiohttp
 
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.timing import AttemptTiming
-from lorry.transports.base import WireRequest
+from lorry.transports.base import ConnectionCounts, WireRequest
 
 READ_BUFFER_BYTES = 2**20
 # below uvicorn's 5 s, so that the client drops an idle connection before the server does
@@ -25,13 +28,30 @@ DNS_CACHE_S = 10
 MAX_PLAIN_BODY_BYTES = 2**20
 
 
+class _Sending:
+    """An attempt on its way, and the socket that it was given."""
+
+    __slots__ = ("attempt", "socket")
+
+    def __init__(self, attempt: AttemptTiming) -> None:
+        self.attempt = attempt
+        self.socket: asyncio.Transport | None = None
+
+
+# what a task is sending, for the connector, to which aiohttp passes no word of ours
+_SENDING: ContextVar[_Sending | None] = ContextVar("sending", default=None)
+
+
 class AiohttpTransport:
     """One session per event loop, made at the first request and closed with its loop.
 
-    Nothing is limited here: as many connections are opened as requests are in flight.
+    Nothing is limited here: as many connections are opened as requests are in flight. The proxies
+    of the environment and the keys of `~/.netrc` are used only with `trust_env`. Sessions share one
+    TLS context, which aiohttp makes when it is imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust_env: bool = False) -> None:
+        self._trust_env = trust_env
         self._sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession]] = {}
         self._current: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
@@ -40,6 +60,16 @@ class AiohttpTransport:
         if session is None:
             session = await self._open_session()
         return await _send(session, request, attempt)
+
+    def count_connections(self) -> ConnectionCounts:
+        try:
+            session = self._current.get(asyncio.get_running_loop())
+        except RuntimeError:  # no loop is running
+            session = None
+        connector = None if session is None else session.connector
+        if isinstance(connector, _StampingConnector):
+            return connector.count()
+        return ConnectionCounts(0, 0)
 
     async def aclose(self) -> None:
         keeper = self._sessions.get(asyncio.get_running_loop())
@@ -63,7 +93,7 @@ class AiohttpTransport:
         That shutdown, which `asyncio.run` performs, is the one moment at which a library is told
         that a loop ends; so a client that nobody closed leaves no open session behind.
         """
-        session = _new_session()
+        session = _new_session(trust_env=self._trust_env)
         self._current[loop] = session
         try:
             yield session
@@ -126,45 +156,63 @@ class AiohttpResponse:
             await asyncio.sleep(0)
 
 
-def _new_session() -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(_on_connected)
-    trace.on_connection_reuseconn.append(_on_reused)
+class _StampingConnector(aiohttp.TCPConnector):
+    """Notes on the attempt that is being made when it had its connection, and whether a new one.
+
+    aiohttp's own tracing tells the same for five times the cost, paid by every request. Connections
+    are counted, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            limit=0, limit_per_host=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_CACHE_S
+        )
+        self._used: WeakSet[Any] = WeakSet()
+        self._num_in_use = 0
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
+        sending = _SENDING.get()
+        if sending is not None:
+            sending.socket = connection.transport
+            sending.attempt.connected_ns = time.perf_counter_ns()
+            sending.attempt.reused_connection = connection.protocol in self._used
+        self._used.add(connection.protocol)
+        self._num_in_use += 1
+        connection.add_callback(self._released)
+        return connection
+
+    def count(self) -> ConnectionCounts:
+        num_open = sum(protocol.is_connected() for protocol in self._used)
+        return ConnectionCounts(num_open, max(0, num_open - self._num_in_use))
+
+    def _released(self) -> None:
+        self._num_in_use -= 1
+
+
+def _new_session(*, trust_env: bool) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0,
-            limit_per_host=0,
-            keepalive_timeout=KEEPALIVE_S,
-            ttl_dns_cache=DNS_CACHE_S,
-        ),
+        connector=_StampingConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER_BYTES,
         auto_decompress=False,
-        trace_configs=[trace],
+        trust_env=trust_env,
     )
 
 
-async def _on_connected(
-    session: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    params: aiohttp.TraceConnectionCreateEndParams,
-) -> None:
-    context.trace_request_ctx.connected_ns = time.perf_counter_ns()
-    context.trace_request_ctx.reused_connection = False
-
-
-async def _on_reused(
-    session: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    params: aiohttp.TraceConnectionReuseconnParams,
-) -> None:
-    context.trace_request_ctx.connected_ns = time.perf_counter_ns()
-    context.trace_request_ctx.reused_connection = True
+@lru_cache(maxsize=64)
+def _client_timeout(connect_timeout_s: float | None) -> aiohttp.ClientTimeout:
+    """All other limits are the caller's to keep."""
+    return aiohttp.ClientTimeout(
+        total=None, connect=connect_timeout_s, sock_connect=None, sock_read=None
+    )
 
 
 async def _send(
     session: aiohttp.ClientSession, request: WireRequest, attempt: AttemptTiming
 ) -> AiohttpResponse:
+    sending = _Sending(attempt)
+    _SENDING.set(sending)
     body = request.body
     is_large = body is not None and len(body) > MAX_PLAIN_BODY_BYTES
     try:
@@ -175,8 +223,7 @@ async def _send(
             headers=request.headers,
             allow_redirects=False,
             raise_for_status=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout_s),
-            trace_request_ctx=attempt,
+            timeout=_client_timeout(request.connect_timeout_s),
         )
     except aiohttp.ServerTimeoutError as error:
         limit_s = request.connect_timeout_s or 0.0
@@ -187,6 +234,14 @@ async def _send(
         raise _connect_error(request.url, error) from error
     except (aiohttp.ClientError, OSError) as error:
         _raise_lost(error)
+    except BaseException:
+        # aiohttp closes a connection only when what is still to be sent of the body has been sent
+        if sending.socket is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has gone, and its sockets with it
+                sending.socket.abort()
+        raise
+    finally:
+        _SENDING.set(None)
     return AiohttpResponse(response)
 
 
