@@ -7,7 +7,9 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 from lorry._version import __version__
+from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
+from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -35,8 +37,9 @@ from lorry.errors import (
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
 from lorry.many import Request
+from lorry.middleware import CallNext, Middleware
 from lorry.options import GenerateOptions
-from lorry.retry import RetryPolicy
+from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
@@ -50,20 +53,25 @@ __all__ = [
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
+    "CallNext",
     "ClientError",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Endpoint",
+    "EndpointStats",
     "Forbidden",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
     "Health",
+    "Middleware",
     "Overloaded",
     "Request",
     "RetriesExhausted",
+    "RetryBudget",
     "RetryPolicy",
     "ServerError",
     "ServerStreamError",

@@ -12,15 +12,17 @@ from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
 from lorry.config import read_config
+from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
 from lorry.health import Health, check_health, wait_until_ready
 from lorry.many import Request, run_many
+from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
 from lorry.options import GenerateOptions, resolve
 from lorry.request_body import completion_body
-from lorry.retry import RetryPolicy
+from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.session import Session
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
@@ -40,6 +42,11 @@ class AsyncClient:
     Leaving `async with`, or `aclose`, closes those of the running loop; a client that was not
     closed is closed with its loop.
 
+    `base_url` may be a list of addresses or `Endpoint`s: generations then go to the server that
+    has their adapter, or to the less busy ones, and away from those that fail. `retry` as a number
+    is the most attempts in all. `middleware` are functions `async def m(request, call_next)` around
+    every attempt, the first outermost.
+
     What is not given is read from LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT (seconds).
     `timeout` as a number is the total for a call, with everything that belongs to it. `transport`
     is an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, used as it is
@@ -48,20 +55,27 @@ class AsyncClient:
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: EndpointLike | Sequence[EndpointLike] | None = None,
         *,
         api_key: str | None = None,
         timeout: Timeout | float | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | int | None = None,
         transport: TransportLike | None = None,
+        middleware: Sequence[Middleware] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
-        self._session = Session(
-            config,
-            retry=retry or RetryPolicy(),
-            transport=None if transport is None else as_transport(transport),
+        self._bind(
+            Session(
+                config,
+                retry=as_retry_policy(retry),
+                transport=None if transport is None else as_transport(transport),
+                middleware=checked_middleware(middleware),
+            )
         )
+
+    def _bind(self, session: Session) -> None:
+        self._session = session
         self._completions = GenerateRoute(
             self._session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
         )
@@ -82,7 +96,22 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._session.config.base_url!r})"
+        return f"AsyncClient({', '.join(map(repr, self.endpoints))})"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses of the servers that calls go to."""
+        return self._session.endpoints
+
+    def at(self, url: str) -> Self:
+        """A view of this client that speaks to one of its servers only, and shares all else.
+
+        What asks for the state of a server or changes it (`adapters`, `models`, `health`) is refused
+        by a client of several, with ConfigError, as is a `url` that is not among `endpoints`.
+        """
+        view = object.__new__(type(self))
+        view._bind(self._session.at(url))
+        return view
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; harmless when repeated."""
@@ -159,14 +188,18 @@ class AsyncClient:
             list[TokenSpan],
             options=resolve({}, timeout=self._session.config.timeout),
             body=msgspec.json.encode(TokenizeRequest(inputs=text)),
+            any_server=True,
         )
         return [span.id for span in spans]
 
     async def health(self) -> Health:
-        """Whether the server is ready; raises ConnectError if it is not there."""
+        """Whether the server is ready; raises ConnectError if it is not there.
+
+        Of a client with several servers, `client.at(url).health()` asks one.
+        """
         return await check_health(self._session)
 
     # `timeout` is what callers of every client expect this to be called
     async def ready(self, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
-        """Wait until the server is ready; raises DeadlineExceeded after `timeout` seconds."""
+        """Wait until the server is ready, or all of them are; DeadlineExceeded after `timeout` s."""
         await wait_until_ready(self._session, timeout_s=timeout)

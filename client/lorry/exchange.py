@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lorry.error_mapping import status_error
+from lorry.attempts import Attempts, Call, Outlet
 from lorry.errors import (
     ClientError,
     ConnectionLost,
     DeadlineExceeded,
     Phase,
-    RetriesExhausted,
     StreamCancelled,
-    StreamProtocolError,
 )
-from lorry.retry import RetryPolicy
-from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
-from lorry.transports.base import Transport, WireRequest, WireResponse
+from lorry.transports.base import WireResponse
 
-MAX_ERROR_BODY_BYTES = 64 * 1024
 # how long the end of a finished body is waited for, so that its connection can be used again
 END_GRACE_S = 0.25
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is to be sent, where, and in what time. `api_key` only serves to blot it out."""
-
-    method: str
-    base_url: str
-    path: str
-    request_id: str
-    timeout: Timeout
-    retry: RetryPolicy
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
-    adapter: str | None = None
-    api_key: str | None = field(default=None, repr=False)
 
 
 class Exchange:
@@ -54,37 +31,34 @@ class Exchange:
     cancelled; in each case the connection is closed before the error leaves.
     """
 
-    def __init__(self, call: Call, *, transport: Transport) -> None:
+    def __init__(self, call: Call, *, outlet: Outlet) -> None:
         now = time.perf_counter_ns()
         self.call = call
         self.stopwatch = Stopwatch(created_ns=now, intended_ns=now)
-        self._transport = transport
+        self._attempts = Attempts(
+            call,
+            outlet,
+            stopwatch=self.stopwatch,
+            within=self._within,
+            remaining_s=self._remaining_s,
+        )
         self._response: WireResponse | None = None
         self._started_at = 0.0  # on the loop's clock, as all times of waiting
         self._scope: asyncio.Timeout | None = None
         self._cancel_reason: str | None = None
         self._first_token_came = False
 
+    @property
+    def endpoint(self) -> str:
+        """The address of the server that has the call; "" while none of several was chosen."""
+        return self._attempts.endpoint
+
     async def open(self) -> WireResponse:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
         self._started_at = asyncio.get_running_loop().time()
-        failures: list[ClientError] = []
         try:
-            while True:
-                try:
-                    self._response = await self._attempt()
-                    return self._response
-                except ClientError as failure:
-                    failures.append(failure)
-                delay_s = self.call.retry.delay_s(
-                    failures[-1],
-                    num_attempts=len(failures),
-                    remaining_s=self._remaining_s(),
-                    random=random.random,
-                )
-                if delay_s is None:
-                    raise _concluded(failures)
-                await self._within(asyncio.sleep(delay_s), phase="queue")
+            self._response = await self._attempts.run()
+            return self._response
         except ClientError as error:
             self.describe(error)
             raise
@@ -130,7 +104,7 @@ class Exchange:
         """Wait shortly for the end of a body whose content is complete, then close."""
         self.stopwatch.done_ns = time.perf_counter_ns()
         try:
-            async with asyncio.timeout(END_GRACE_S):
+            async with asyncio.timeout(self._end_grace_s()):
                 while self._response is not None and await self._response.read_some():
                     pass
         except (TimeoutError, ConnectionLost):
@@ -138,16 +112,22 @@ class Exchange:
         finally:
             await self.close()
 
+    def _end_grace_s(self) -> float:
+        remaining_s = self._remaining_s()
+        return END_GRACE_S if remaining_s is None else max(0.0, min(END_GRACE_S, remaining_s))
+
     async def close(self) -> None:
         """Give back or close the connection; returns when that is done. Harmless when repeated."""
         response, self._response = self._response, None
         if response is not None:
             await response.aclose()
+        self._attempts.leave(None)
 
     def abort(self) -> None:
         """Close the connection now, from wherever."""
         if self._response is not None:
             self._response.abort()
+            self._attempts.leave(None)
 
     def cancel(self, reason: str) -> None:
         """End the call: whoever waits in it gets StreamCancelled."""
@@ -159,46 +139,6 @@ class Exchange:
     def first_token_came(self) -> None:
         """From now on the limit on the first token does not hold."""
         self._first_token_came = True
-
-    async def _attempt(self) -> WireResponse:
-        call = self.call
-        attempt = self.stopwatch.start_attempt(time.perf_counter_ns())
-        headers = {**call.headers, "x-request-id": call.request_id}
-        if len(self.stopwatch.attempts) > 1:
-            headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
-        request = WireRequest(
-            method=call.method,
-            url=call.base_url + call.path,
-            headers=headers,
-            body=call.body,
-            connect_timeout_s=call.timeout.connect,
-        )
-        response = await self._within(
-            self._transport.send(request, attempt=attempt), phase="headers"
-        )
-        attempt.headers_ns = time.perf_counter_ns()
-        self._response = response
-        if not 200 <= response.status < 300:
-            body = await self._read_error_body(response)
-            await self.close()
-            raise status_error(response.status, response.headers, body, secret=call.api_key)
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            await self.close()
-            raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
-        return response
-
-    async def _read_error_body(self, response: WireResponse) -> bytes:
-        body = b""
-        try:
-            while len(body) < MAX_ERROR_BODY_BYTES:
-                piece = await self._within(response.read_some(), phase="headers")
-                if not piece:
-                    break
-                body += piece
-        except ConnectionLost:
-            pass  # the status says enough
-        return body
 
     async def _within(
         self,
@@ -223,18 +163,24 @@ class Exchange:
                 self._scope = scope
                 return await operation
         except BaseException as error:
+            ended_by = error
+            if isinstance(error, asyncio.CancelledError):
+                pass  # the caller's business
+            elif self._cancel_reason is not None:
+                ended_by = StreamCancelled(_cancelled(self._cancel_reason))
+            elif isinstance(error, TimeoutError) and scope.expired():
+                if limit is not None:
+                    ended_by = _too_late(limit[1], limit[2])
+                else:
+                    ended_by = _too_late(self._phase(phase), total or 0.0)
+            self._attempts.leave(ended_by)
             self.abort()
             await self.close()
+            if ended_by is not error:
+                raise ended_by from None
             if isinstance(error, asyncio.CancelledError):
                 # a socket that `send` aborted is closed by the loop's next turn
                 await asyncio.sleep(0)
-                raise
-            if self._cancel_reason is not None:
-                raise StreamCancelled(_cancelled(self._cancel_reason)) from None
-            if isinstance(error, TimeoutError):
-                if limit is not None:
-                    raise _too_late(limit[1], limit[2]) from None
-                raise _too_late(self._phase(phase), total or 0.0) from None
             raise
         finally:
             self._scope = None
@@ -266,8 +212,9 @@ class Exchange:
 
     def describe(self, error: ClientError) -> None:
         """Write on an error which call it ended, and when."""
+        self._attempts.leave(error)
         error.request_id = self.call.request_id
-        error.endpoint = self.call.base_url
+        error.endpoint = self.endpoint
         error.adapter = self.call.adapter
         error.attempts = len(self.stopwatch.attempts)
         if self.stopwatch.done_ns is None:
@@ -293,12 +240,3 @@ def _too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
 
 def _cancelled(reason: str) -> str:
     return f"the stream was cancelled: {reason}" if reason else "the stream was cancelled"
-
-
-def _concluded(failures: list[ClientError]) -> ClientError:
-    """The one error that stands for all attempts."""
-    if len({type(failure) for failure in failures}) == 1:
-        return failures[-1]
-    return RetriesExhausted(
-        f"{len(failures)} attempts failed, the last with: {failures[-1]}", causes=tuple(failures)
-    )

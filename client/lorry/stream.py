@@ -7,6 +7,7 @@ import contextlib
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
@@ -22,6 +23,7 @@ from lorry.exchange import Exchange
 from lorry.generation import Generation, Token
 from lorry.options import CallOptions
 from lorry.sse import SSEDecoder
+from lorry.telemetry import Observation
 from lorry.timing import Timing
 
 
@@ -38,14 +40,21 @@ class TokenStream:
     """
 
     def __init__(
-        self, exchange: Exchange, *, builder: GenerationBuilder, options: CallOptions
+        self,
+        exchange: Exchange,
+        *,
+        builder: GenerationBuilder,
+        options: CallOptions,
+        observe: Callable[[], Observation] | None = None,
     ) -> None:
         self.request_id = options.request_id
         self.adapter = options.adapter
-        self.endpoint = exchange.call.base_url
         self._exchange = exchange
         self._builder = builder
         self._options = options
+        self._observe = observe
+        self._observation: Observation | None = None
+        self._num_bytes = 0
         self._decoder = SSEDecoder()
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
@@ -114,6 +123,11 @@ class TokenStream:
         )
 
     @property
+    def endpoint(self) -> str:
+        """The address of the server; "" while none of several was chosen."""
+        return self._exchange.endpoint
+
+    @property
     def timing(self) -> Timing:
         """The record so far."""
         usage = self._builder.usage
@@ -150,7 +164,8 @@ class TokenStream:
             if self._state == "new":
                 await self._open()
             elif self._builder.has_ended:
-                self._state = "ended"
+                self._end()
+                self._report(None)
                 await self._exchange.finish()
             else:
                 await self._read()
@@ -166,7 +181,12 @@ class TokenStream:
             await self._exchange.close()
 
     async def _open(self) -> None:
-        response = await self._exchange.open()
+        if self._observe is None:
+            response = await self._exchange.open()
+        else:
+            self._observation = self._observe()
+            with self._observation.sending():
+                response = await self._exchange.open()
         self._state = "open"
         content_type = response.headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
@@ -185,6 +205,7 @@ class TokenStream:
             self._take(data)
         elif self._builder.is_complete:
             self._end()
+            self._report(None)
             await self._exchange.close()
         else:
             raise StreamTruncated("the stream ended without a finish reason and without [DONE]")
@@ -195,17 +216,21 @@ class TokenStream:
             try:
                 tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
             except ClientError as error:
+                if isinstance(error, StreamProtocolError):
+                    error.offset = self._num_bytes + max(0, data.find(event.data))
                 self._fail(error)
                 return
             if tokens:
                 stopwatch.tokens_came(len(tokens))
                 self._exchange.first_token_came()
                 self._ready.extend(tokens)
+        self._num_bytes += len(data)
 
     def _lose(self, error: ConnectionLost) -> None:
         """A connection that ends after the finish reason has not lost anything of the text."""
         if self._builder.is_complete:
             self._end()
+            self._report(None)
             return
         truncated = StreamTruncated(f"the stream was cut: {error}")
         truncated.__cause__ = error
@@ -218,10 +243,16 @@ class TokenStream:
 
     def _fail(self, error: ClientError) -> None:
         self._end()
-        self._exchange.abort()
         self._exchange.describe(error)
+        self._exchange.abort()
         error.partial = self.partial
         self._failure = error
+        self._report(error)
+
+    def _report(self, error: ClientError | None) -> None:
+        observation, self._observation = self._observation, None
+        if observation is not None:
+            observation.ended(self.partial, error)
 
 
 class TextStream:
