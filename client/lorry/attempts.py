@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from lorry.balancing import Balancer, EndpointState, Visit
 from lorry.error_mapping import status_error
@@ -38,6 +39,8 @@ from lorry.transports.base import Transport, WireRequest, WireResponse
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+_SAFE_IN_KEYS = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 
 _T = TypeVar("_T")
 
@@ -101,6 +104,9 @@ class Attempts:
         self._within = within
         self._remaining_s = remaining_s
         self._visit: Visit | None = None
+        # servers may refuse a key with the characters of which quoted strings are made
+        id_ = call.request_id
+        self._key = id_ if id_.isalnum() else quote(id_, safe=_SAFE_IN_KEYS)
         states = outlet.balancer.states
         self._state = call.pinned or (states[0] if len(states) == 1 else None)
 
@@ -169,7 +175,7 @@ class Attempts:
         call = self._call
         headers = {**call.headers, "x-request-id": call.request_id}
         if call.method == "POST":
-            headers["idempotency-key"] = call.request_id
+            headers["idempotency-key"] = self._key
         num_attempts = len(self._stopwatch.attempts)
         if num_attempts > 1:
             headers["x-request-attempt"] = str(num_attempts)
@@ -201,7 +207,7 @@ class Attempts:
     ) -> WireResponse:
         response = await self._outlet.transport.send(request, attempt=attempt)
         attempt.headers_ns = time.perf_counter_ns()
-        if response.headers.get("idempotency-key") == self._call.request_id:
+        if response.headers.get("idempotency-key") == self._key:
             state.heeds_keys = True
         return response
 
