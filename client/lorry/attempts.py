@@ -23,6 +23,7 @@ from lorry.error_mapping import status_error
 from lorry.errors import (
     AdapterLoading,
     ClientError,
+    ConnectError,
     ConnectionLost,
     DeadlineExceeded,
     NotRetried,
@@ -276,20 +277,36 @@ def _answer_took_s(stopwatch: Stopwatch) -> float | None:
     return (first_ns - stopwatch.attempts[-1].sent_ns) / 1e9
 
 
+def _refusals_of(late: ClientError, failures: list[ClientError]) -> list[ClientError]:
+    """How the server that was being connected to when time ran out had answered before."""
+    if not (isinstance(late, DeadlineExceeded) and late.phase == "connect"):
+        return []
+    return [
+        failure
+        for failure in failures
+        if isinstance(failure, ConnectError) and failure.endpoint == late.endpoint
+    ]
+
+
 def _concluded(failures: list[ClientError], reason: NotRetried | None) -> ClientError:
     """The one error that stands for all attempts.
 
-    Time that ran out is called that, whatever went wrong before.
+    Time that ran out is called that, whatever went wrong before. A connection that was refused is
+    not: the last attempt may have had no time left to be refused in.
     """
-    last = failures[-1]
-    if isinstance(last, DeadlineExceeded) or len({type(failure) for failure in failures}) == 1:
+    last = error = failures[-1]
+    refusals = _refusals_of(last, failures)
+    if refusals:
+        error, reason = refusals[-1], "deadline"
+        error.causes = tuple(failure for failure in failures if failure is not error)
+    elif isinstance(last, DeadlineExceeded) or len({type(failure) for failure in failures}) == 1:
         last.causes = tuple(failures[:-1])
-        error = last
     else:
         error = RetriesExhausted(
             f"{len(failures)} attempts failed, the last with: {last}", causes=tuple(failures)
         )
     error.not_retried = reason
-    if reason in _WHY_NOT_AGAIN:
-        error.add_note(_WHY_NOT_AGAIN[reason])
+    note = None if reason is None else _WHY_NOT_AGAIN.get(reason)
+    if note is not None:
+        error.add_note(note)
     return error

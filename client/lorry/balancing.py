@@ -10,7 +10,6 @@ busier than the rest, go to the less busy of two servers drawn at random (Mitzen
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import threading
@@ -167,7 +166,9 @@ class Balancer:
             if answer_took_s is not None:
                 before = state.answer_takes_s
                 state.answer_takes_s = (
-                    answer_took_s if before is None else before + SMOOTHING * (answer_took_s - before)
+                    answer_took_s
+                    if before is None
+                    else before + SMOOTHING * (answer_took_s - before)
                 )
             if is_servers_fault(error):
                 state.num_failures += 1
@@ -178,9 +179,7 @@ class Balancer:
 
     def _others_serve(self, state: EndpointState, now: float) -> bool:
         """Whoever is left out, somebody has to remain."""
-        return any(
-            other is not state and not other.ejection.is_out(now) for other in self.states
-        )
+        return any(other is not state and not other.ejection.is_out(now) for other in self.states)
 
     def _account(self, state: EndpointState, budget: RetryBudget, now: float) -> BudgetAccount:
         account = state.accounts.get(budget)
@@ -194,7 +193,9 @@ class Balancer:
             if len(self._rankings) >= MAX_REMEMBERED_ADAPTERS:
                 self._rankings.clear()
             ranking = tuple(
-                sorted(self.states, key=lambda s: rendezvous_score(adapter, s.endpoint), reverse=True)
+                sorted(
+                    self.states, key=lambda s: rendezvous_score(adapter, s.endpoint), reverse=True
+                )
             )
             self._rankings[adapter] = ranking
         return ranking
@@ -231,6 +232,8 @@ class Visit:
 
 def rendezvous_score(adapter: str, endpoint: Endpoint) -> float:
     """The higher, the more a server is an adapter's own; the same in every process."""
+    import hashlib  # takes time and memory, and a client of one server does without
+
     digest = hashlib.blake2b(f"{endpoint.url}\0{adapter}".encode(), digest_size=8).digest()
     uniform = (int.from_bytes(digest) + 0.5) / 2.0**64
     return -endpoint.weight / math.log(uniform)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorry._version import __version__
-from lorry.errors import ConfigError
 from lorry.endpoints import Endpoint, EndpointLike, as_endpoints
+from lorry.errors import ConfigError
 from lorry.options import as_timeout
 from lorry.timeout import Timeout
 
@@ -34,7 +34,9 @@ class ClientConfig:
         """The address of the one server. Raises ConfigError if there are several."""
         if len(self.endpoints) > 1:
             urls = ", ".join(endpoint.url for endpoint in self.endpoints)
-            raise ConfigError(f"this client has several servers ({urls}); say which by client.at(url)")
+            raise ConfigError(
+                f"this client has several servers ({urls}); say which by client.at(url)"
+            )
         return self.endpoints[0].url
 
 

@@ -112,9 +112,7 @@ class StreamProtocolError(StreamError):
     several.
     """
 
-    def __init__(
-        self, message: str, *, snippet: bytes = b"", offset: int | None = None
-    ) -> None:
+    def __init__(self, message: str, *, snippet: bytes = b"", offset: int | None = None) -> None:
         super().__init__(message)
         self.offset = offset
         self.snippet = snippet[:200]

@@ -187,7 +187,10 @@ class GenerationSpan:
         instruments.duration.record(time.perf_counter() - self._started, shared)
         if result is not None:
             usage = result.usage
-            for kind, count in (("input", usage.prompt_tokens), ("output", usage.completion_tokens)):
+            for kind, count in (
+                ("input", usage.prompt_tokens),
+                ("output", usage.completion_tokens),
+            ):
                 if count is not None:
                     instruments.tokens.record(count, {**clean, "gen_ai.token.type": kind})
         if not self._is_streamed or timing is None or timing.first_token_ns is None:
@@ -231,7 +234,9 @@ def _request_attributes(options: CallOptions, *, is_streamed: bool) -> dict[str,
         attributes["gen_ai.request.stream"] = True
     stop = options.sampling.get("stop")
     if stop is not None:
-        attributes["gen_ai.request.stop_sequences"] = [stop] if isinstance(stop, str) else list(stop)
+        attributes["gen_ai.request.stop_sequences"] = (
+            [stop] if isinstance(stop, str) else list(stop)
+        )
     return attributes
 
 

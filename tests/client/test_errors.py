@@ -224,7 +224,9 @@ async def test_a_reason_for_not_trying_again_and_what_went_before_survive_pickle
     assert again.__notes__ == ["not sent again"]
 
 
-@pytest.mark.parametrize(("phase", "is_safe"), [("queue", True), ("connect", True), ("headers", False)])
+@pytest.mark.parametrize(
+    ("phase", "is_safe"), [("queue", True), ("connect", True), ("headers", False)]
+)
 def test_time_that_ran_out_before_anything_was_sent_has_run_nothing(
     phase: Phase, is_safe: bool
 ) -> None:

@@ -138,7 +138,9 @@ async def test_the_server_gets_the_context_of_the_span(recorder: Recorder) -> No
             await client.stream("Hi").final()
 
     spans = [span for span in recorder.spans if span.name == "text_completion"]
-    assert all(span.parent.span_id == outer.get_span_context().span_id for span in spans if span.parent)
+    assert all(
+        span.parent.span_id == outer.get_span_context().span_id for span in spans if span.parent
+    )
     sent = [request.headers["traceparent"].split("-") for request in server.requests]
     expected = [span.context for span in (spans[0], spans[0], spans[1]) if span.context]
     assert [(part[1], part[2]) for part in sent] == [
@@ -189,18 +191,15 @@ async def test_durations_and_tokens_are_measured(recorder: Recorder) -> None:
     assert "gen_ai.client.operation.time_to_first_chunk" not in metrics
 
 
-@pytest.mark.parametrize("mode", ["generate", "stream"])
-async def test_a_failure_is_named_on_span_and_metric(recorder: Recorder, mode: str) -> None:
+@pytest.mark.parametrize("token_times", [False, True], ids=["whole", "streamed"])
+async def test_a_failure_is_named_on_span_and_metric(recorder: Recorder, token_times: bool) -> None:
     async def fail(request: ReceivedRequest, reply: Reply) -> None:
         await reply.json(400, {"error": {"message": f"cannot read {SECRET}"}})
 
     async with FakeLLMServer(fail) as server, lorry.AsyncClient(server.url) as client:
         recorder.instrument(client)
         with pytest.raises(lorry.BadRequest):
-            if mode == "generate":
-                await client.generate(SECRET)
-            else:
-                await client.stream(SECRET).final()
+            await client.generate(SECRET, token_times=token_times)
 
     span = recorder.span
     assert span.status.status_code is StatusCode.ERROR

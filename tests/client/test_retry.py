@@ -202,14 +202,14 @@ async def test_attempts_that_failed_in_different_ways_are_all_reported() -> None
     assert [type(cause) for cause in caught.value.causes] == [lorry.Overloaded, lorry.ServerError]
 
 
-def test_a_budget_lets_a_tenth_of_the_traffic_be_sent_again_and_a_little_more() -> None:
-    account = BudgetAccount(lorry.RetryBudget(ratio=0.1, min_per_s=1.0), now=0.0)
+def test_a_budget_lets_a_part_of_the_traffic_be_sent_again_and_a_little_more() -> None:
+    account = BudgetAccount(lorry.RetryBudget(ratio=0.125, min_per_s=1.0), now=0.0)
     for _ in range(1000):
         account.deposit(0.0)
 
     granted = sum(account.withdraw(0.0) for _ in range(1000))
 
-    assert granted == 0.1 * 1000 + BUDGET_WINDOW_S
+    assert granted == 0.125 * 1000 + BUDGET_WINDOW_S
 
 
 def test_a_budget_without_traffic_fills_at_its_least_rate_and_not_for_ever() -> None:
@@ -267,8 +267,8 @@ async def test_calls_beyond_the_budget_fail_at_once_and_say_so() -> None:
         )
         stats = client._session.balancer.stats()[0]
 
-    assert len(server.requests) == 30
-    assert stats.num_retries == 10
+    assert stats.num_retries in (9, 10)  # what was earned fades from the first millisecond on
+    assert len(server.requests) == 20 + stats.num_retries
     assert stats.num_retries_refused >= 10
     reasons = [failure.not_retried for failure in failures if isinstance(failure, lorry.Overloaded)]
     assert len(reasons) == 20
@@ -360,7 +360,10 @@ async def test_a_fresh_connection_that_is_dropped_is_never_made_good() -> None:
             reply.cut()
             return
         await reply.json(
-            200, completion("ok"), idempotency_key=request.headers["idempotency-key"], connection="close"
+            200,
+            completion("ok"),
+            idempotency_key=request.headers["idempotency-key"],
+            connection="close",
         )
 
     async with (

@@ -63,7 +63,11 @@ class LedgerServer:
         elif fault in ("429", "503"):
             await reply.json(int(fault), {"error": "full"}, retry_after_ms="2", **self._echo(key))
         elif self._heeds_keys and entry.num_executions and draw.random() < 0.5:
-            detail = {"message": "this ran already", "type": "conflict", "code": "duplicate_request"}
+            detail = {
+                "message": "this ran already",
+                "type": "conflict",
+                "code": "duplicate_request",
+            }
             entry.is_first_byte_sent = True
             await reply.json(409, {"error": detail}, **self._echo(key))
         else:
