@@ -151,7 +151,10 @@ class Attempts:
             if not balancer.pay_out(state, call.retry.budget):
                 raise _concluded(failures, "budget")
             if delay_s > 0:
-                await self._within(asyncio.sleep(delay_s), phase="queue")
+                try:
+                    await self._within(asyncio.sleep(delay_s), phase="queue")
+                except DeadlineExceeded:  # by a little: the delay was to end before it
+                    raise _concluded(failures, "deadline") from None
 
     def leave(self, error: BaseException | None) -> None:
         """The call is over, at whichever server it was; harmless when repeated."""
