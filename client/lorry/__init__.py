@@ -36,10 +36,16 @@ from lorry.errors import (
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
+from lorry.limits.adaptive import AdaptiveLimit, LimitChange
+from lorry.limits.base import Limiter, Permit
+from lorry.limits.fixed import Limit
+from lorry.limits.rate import RateLimit
 from lorry.many import Request
 from lorry.middleware import CallNext, Middleware
 from lorry.options import GenerateOptions
+from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
+from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
@@ -50,11 +56,13 @@ __all__ = [
     "AdapterInvalid",
     "AdapterLoading",
     "AdapterNotFound",
+    "AdaptiveLimit",
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
     "CallNext",
     "ClientError",
+    "ClientStats",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
@@ -67,8 +75,15 @@ __all__ = [
     "Generation",
     "HTTPStatusError",
     "Health",
+    "Limit",
+    "LimitChange",
+    "Limiter",
     "Middleware",
     "Overloaded",
+    "Permit",
+    "RateLimit",
+    "RawResponse",
+    "RawStream",
     "Request",
     "RetriesExhausted",
     "RetryBudget",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from lorry.error_mapping import status_error
 from lorry.errors import (
     AdapterLoading,
     ClientError,
+    ConfigError,
     ConnectError,
     ConnectionLost,
     DeadlineExceeded,
@@ -56,7 +57,9 @@ _WHY_NOT_AGAIN: dict[NotRetried, str] = {
 class Call:
     """What is to be sent and in what time. `api_key` only serves to blot it out.
 
-    `pinned` is the one server that it may go to; None leaves the choice to the balancer.
+    `make_key` makes the key of each attempt; `api_key` is None then. With `takes_any_status` an
+    answer with any status is an answer. `num_tokens` is what a limiter takes the call for. `pinned`
+    is the one server that it may go to; None leaves the choice to the balancer.
     """
 
     method: str
@@ -68,6 +71,9 @@ class Call:
     body: bytes | None = field(default=None, repr=False)
     adapter: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
+    num_tokens: int = 0
+    takes_any_status: bool = False
     pinned: EndpointState | None = field(default=None, repr=False)
 
 
@@ -88,7 +94,10 @@ class Within(Protocol):
 
 
 class Attempts:
-    """Sends one call until it is answered with success or must not be sent again."""
+    """Sends one call until it is answered with success or must not be sent again.
+
+    `admit` is awaited before every attempt, `step_aside` called before the wait for the next one.
+    """
 
     def __init__(
         self,
@@ -98,12 +107,16 @@ class Attempts:
         stopwatch: Stopwatch,
         within: Within,
         remaining_s: Callable[[], float | None],
+        admit: Callable[[], Awaitable[None]],
+        step_aside: Callable[[ClientError], None],
     ) -> None:
         self._call = call
         self._outlet = outlet
         self._stopwatch = stopwatch
         self._within = within
         self._remaining_s = remaining_s
+        self._admit = admit
+        self._step_aside = step_aside
         self._visit: Visit | None = None
         # servers may refuse a key with the characters of which quoted strings are made
         id_ = call.request_id
@@ -122,11 +135,14 @@ class Attempts:
         failures: list[ClientError] = []
         tried: list[EndpointState] = []
         was_stale = False
+        await self._admit()
         state = call.pinned or balancer.choose(call.adapter)
         balancer.pay_in(state, call.retry.budget)
         while True:
             self._state = state
             try:
+                if failures:
+                    await self._admit()
                 return await self._attempt(state)
             except ClientError as failure:
                 self._note(failure)
@@ -150,6 +166,7 @@ class Attempts:
                 state, delay_s = target, verdict.delay_s
             if not balancer.pay_out(state, call.retry.budget):
                 raise _concluded(failures, "budget")
+            self._step_aside(failures[-1])
             if delay_s > 0:
                 try:
                     await self._within(asyncio.sleep(delay_s), phase="queue")
@@ -163,21 +180,28 @@ class Attempts:
             visit.end(error, answer_took_s=_answer_took_s(self._stopwatch))
 
     async def _attempt(self, state: EndpointState) -> WireResponse:
+        call = self._call
+        key = call.api_key
+        if call.make_key is not None:
+            key = await self._within(_made_key(call.make_key), phase="queue")
         attempt = self._stopwatch.start_attempt(time.perf_counter_ns())
         self._visit = self._outlet.balancer.begin(state)
         try:
             response = await self._within(
-                self._send(self._request(state), state, attempt), phase="headers"
+                self._send(self._request(state, key), state, attempt), phase="headers"
             )
-            await self._check(response)
+            if not call.takes_any_status:
+                await self._check(response, key)
         except BaseException as error:
             self.leave(error)
             raise
         return response
 
-    def _request(self, state: EndpointState) -> WireRequest:
+    def _request(self, state: EndpointState, key: str | None) -> WireRequest:
         call = self._call
         headers = {**call.headers, "x-request-id": call.request_id}
+        if call.make_key is not None:
+            headers["authorization"] = f"Bearer {key}"
         if call.method == "POST":
             headers["idempotency-key"] = self._key
         num_attempts = len(self._stopwatch.attempts)
@@ -215,7 +239,7 @@ class Attempts:
             state.heeds_keys = True
         return response
 
-    async def _check(self, response: WireResponse) -> None:
+    async def _check(self, response: WireResponse, key: str | None) -> None:
         """Let a success pass, make an error of anything else; its connection is closed by then."""
         encoding = response.headers.get("content-encoding", "identity")
         problem: ClientError
@@ -226,9 +250,7 @@ class Attempts:
                 response.abort()
                 await response.aclose()
                 raise
-            problem = status_error(
-                response.status, response.headers, body, secret=self._call.api_key
-            )
+            problem = status_error(response.status, response.headers, body, secret=key)
         elif encoding != "identity":
             problem = StreamProtocolError(
                 f"the answer is {encoding} encoded, which was not asked for"
@@ -257,10 +279,11 @@ class Attempts:
         return self._outlet.balancer.choose(self._call.adapter, tried=tried)
 
     def _is_stale(self, failure: ClientError, state: EndpointState) -> bool:
+        if not isinstance(failure, ConnectionLost):
+            return False
         attempt = self._stopwatch.attempts[-1]
         return (
-            isinstance(failure, ConnectionLost)
-            and attempt.headers_ns is None
+            attempt.headers_ns is None
             and attempt.reused_connection is True
             and (self._call.method in IDEMPOTENT_METHODS or state.heeds_keys)
         )
@@ -270,6 +293,17 @@ class Attempts:
         failure.endpoint = self.endpoint
         failure.adapter = self._call.adapter
         failure.attempts = len(self._stopwatch.attempts)
+
+
+async def _made_key(make_key: Callable[[], Awaitable[str]]) -> str:
+    """The key that a caller's function makes; whatever goes wrong in it is a ConfigError."""
+    try:
+        key = await make_key()
+    except Exception as error:
+        raise ConfigError(f"the function api_key raised {type(error).__name__}") from error
+    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise ConfigError("the function api_key returned what is not a key that a header can carry")
+    return key
 
 
 def _answer_took_s(stopwatch: Stopwatch) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Literal, Self, Unpack, overload
 
 import msgspec
@@ -11,23 +11,28 @@ import msgspec
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
-from lorry.config import read_config
+from lorry.config import KeySource, changed_config, read_config
 from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
 from lorry.health import Health, check_health, wait_until_ready
+from lorry.limits.base import Limiter
+from lorry.limits.fixed import as_limiter
 from lorry.many import Request, run_many
 from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
-from lorry.options import GenerateOptions, resolve
+from lorry.options import GenerateOptions, default_options, resolve
+from lorry.raw import RawClient
 from lorry.request_body import completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.session import Session
+from lorry.stats import ClientStats
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
 from lorry.transports.select import TransportLike, as_transport
 from lorry.types.lorax import TokenizeRequest, TokenSpan
+from lorry.warm_up import warm_up
 
 
 class AsyncClient:
@@ -50,38 +55,49 @@ class AsyncClient:
     What is not given is read from LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT (seconds).
     `timeout` as a number is the total for a call, with everything that belongs to it. `transport`
     is an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, used as it is
-    configured and left open, or a `Transport`. Raises ConfigError for a wrong setting.
+    configured and left open, or a `Transport`.
+
+    `api_key` may be an async function, which is asked for a key before each attempt. `limit` is how
+    many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`; without one,
+    as many are as are made. `defaults` are options of every generation that does not give them
+    itself. Raises ConfigError for a wrong setting, TypeError for an unknown default.
     """
 
     def __init__(
         self,
         base_url: EndpointLike | Sequence[EndpointLike] | None = None,
         *,
-        api_key: str | None = None,
+        api_key: KeySource | None = None,
         timeout: Timeout | float | None = None,
         retry: RetryPolicy | int | None = None,
+        limit: int | Limiter | None = None,
         transport: TransportLike | None = None,
         middleware: Sequence[Middleware] = (),
         headers: Mapping[str, str] | None = None,
+        defaults: GenerateOptions | None = None,
     ) -> None:
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
-        self._bind(
+        self._attach(
             Session(
                 config,
                 retry=as_retry_policy(retry),
                 transport=None if transport is None else as_transport(transport),
                 middleware=checked_middleware(middleware),
+                limiter=as_limiter(limit),
+                defaults=default_options(defaults or {}),
             )
         )
 
-    def _bind(self, session: Session) -> None:
+    def _attach(self, session: Session) -> None:
+        """Take a session, and make what reaches the server through it."""
         self._session = session
         self._completions = GenerateRoute(
-            self._session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
+            session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
         )
-        self.chat = Chat(self._session)
-        self.models = Models(self._session)
-        self.adapters = Adapters(self._session)
+        self.chat = Chat(session)
+        self.models = Models(session)
+        self.adapters = Adapters(session)
+        self.raw = RawClient(session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -110,12 +126,54 @@ class AsyncClient:
         by a client of several, with ConfigError, as is a `url` that is not among `endpoints`.
         """
         view = object.__new__(type(self))
-        view._bind(self._session.at(url))
+        view._attach(self._session.at(url))
         return view
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; harmless when repeated."""
         await self._session.aclose()
+
+    def with_options(
+        self,
+        *,
+        retry: RetryPolicy | int | None = None,
+        limit: int | Limiter | EllipsisType | None = ...,
+        headers: Mapping[str, str] | None = None,
+        **defaults: Unpack[GenerateOptions],
+    ) -> Self:
+        """Return a view of this client: the same connections and counters, other settings.
+
+            careful = client.with_options(timeout=5, adapter="pirate", max_tokens=20)
+
+        What is not given stays as it is; `headers` and options are added to those of this client,
+        and win over them. `timeout` holds for every call, options for generations. `limit=None`
+        takes the limit away. Views cost next to nothing. Closing one closes the connections of all.
+        Raises as the constructor does.
+        """
+        timeout = defaults.pop("timeout", None)
+        options = default_options(defaults)
+        session = self._session.view()
+        session.config = changed_config(session.config, timeout=timeout, headers=headers)
+        session.defaults = {**session.defaults, **options}
+        if retry is not None:
+            session.retry = as_retry_policy(retry)
+        if limit is not ...:
+            session.limiter = as_limiter(limit)
+        view = object.__new__(type(self))
+        view._attach(session)
+        return view
+
+    async def warmup(self, connections: int = 0) -> None:
+        """Import the HTTP library and open so many connections now rather than in the first calls.
+
+        Each asks the server for `/health`; any answer will do. A connection that nobody uses lasts
+        some seconds. Raises ConnectError if the server is not there.
+        """
+        await warm_up(self._session, connections=connections)
+
+    def stats(self) -> ClientStats:
+        """What this client and its views have done so far, and are doing."""
+        return self._session.stats()
 
     async def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]

@@ -8,14 +8,18 @@ client is made.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from lorry._version import __version__
 from lorry.endpoints import Endpoint, EndpointLike, as_endpoints
 from lorry.errors import ConfigError
 from lorry.options import as_timeout
 from lorry.timeout import Timeout
+
+# a key, or a function that is asked for one before each attempt
+KeySource: TypeAlias = str | Callable[[], Awaitable[str]]
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 
@@ -27,6 +31,7 @@ class ClientConfig:
     endpoints: tuple[Endpoint, ...]
     timeout: Timeout
     api_key: str | None = field(default=None, repr=False)
+    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -43,7 +48,7 @@ class ClientConfig:
 def read_config(
     *,
     base_url: EndpointLike | Sequence[EndpointLike] | None,
-    api_key: str | None,
+    api_key: KeySource | None,
     timeout: Timeout | float | None,
     headers: Mapping[str, str] | None,
 ) -> ClientConfig:
@@ -56,15 +61,34 @@ def read_config(
         "content-type": "application/json",
         "user-agent": f"lorry/{__version__}",
     }
-    if api_key is not None:
+    make_key = None
+    if callable(api_key):
+        make_key, api_key = api_key, None
+    elif api_key is not None:
         all_headers["authorization"] = f"Bearer {_checked_key(api_key)}"
     all_headers.update({name.lower(): value for name, value in (headers or {}).items()})
     return ClientConfig(
         endpoints=as_endpoints(_settled(base_url, environ.get("LORRY_BASE_URL"))),
         timeout=_timeout(timeout, environ.get("LORRY_TIMEOUT")),
         api_key=api_key,
+        make_key=make_key,
         headers=all_headers,
     )
+
+
+def changed_config(
+    config: ClientConfig,
+    *,
+    timeout: Timeout | float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> ClientConfig:
+    """The same settings but for those that are given; headers are added. Raises ConfigError."""
+    try:
+        limits = as_timeout(timeout, default=config.timeout)
+    except ValueError as error:
+        raise ConfigError(f"timeout is wrong: {error}") from error
+    added = {name.lower(): value for name, value in (headers or {}).items()}
+    return replace(config, timeout=limits, headers={**config.headers, **added})
 
 
 def _timeout(given: Timeout | float | None, variable: str | None) -> Timeout:

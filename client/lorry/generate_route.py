@@ -11,7 +11,7 @@ from lorry.assembly import Dialect, GenerationBuilder
 from lorry.errors import ClientError
 from lorry.exchange import Exchange
 from lorry.generation import Generation
-from lorry.options import CallOptions, resolve
+from lorry.options import CallOptions
 from lorry.session import Session
 from lorry.stream import TokenStream
 
@@ -42,7 +42,7 @@ class GenerateRoute(Generic[_Prompt]):
 
     async def generate(self, prompt: _Prompt, options: Mapping[str, Any]) -> Generation:
         """One generation; streams underneath if the options need it."""
-        resolved = resolve(options, timeout=self._session.config.timeout)
+        resolved = self._session.resolve(options)
         if resolved.token_times or resolved.timeout.needs_stream:
             return await self._stream(prompt, resolved).final()
         exchange = self._session.exchange(
@@ -50,6 +50,7 @@ class GenerateRoute(Generic[_Prompt]):
             self._path,
             options=resolved,
             body=self._encode_body(prompt, resolved, stream=False),
+            takes_turn=True,
             any_server=True,
         )
         telemetry = self._session.telemetry
@@ -67,7 +68,7 @@ class GenerateRoute(Generic[_Prompt]):
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
         """A stream whose request has not been sent."""
-        return self._stream(prompt, resolve(options, timeout=self._session.config.timeout))
+        return self._stream(prompt, self._session.resolve(options))
 
     async def _whole(self, exchange: Exchange, options: CallOptions) -> Generation:
         await exchange.open()
@@ -92,6 +93,7 @@ class GenerateRoute(Generic[_Prompt]):
             options=options,
             body=self._encode_body(prompt, options, stream=True),
             accept="text/event-stream",
+            takes_turn=True,
             any_server=True,
         )
         telemetry = self._session.telemetry

@@ -55,7 +55,7 @@ def instrument(
 ) -> None:
     """Record a client's generations from now on; the providers are the global ones if not given.
 
-    Views of the client that are made later are recorded with it. `capture_content` puts prompts and
+    Its views are recorded with it. `capture_content` puts prompts and
     texts on the spans. Raises ConfigError for a client that is instrumented already.
     """
     session = client._session
