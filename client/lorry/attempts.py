@@ -15,8 +15,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from lorry.balancing import Balancer, EndpointState, Visit
 from lorry.error_mapping import status_error
@@ -93,11 +95,11 @@ class Within(Protocol):
     async def __call__(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """What the attempts of a call may do with its time and its place among others.
 
     `admit` is awaited before every attempt, `step_aside` called before the wait for the next one.
+    A struct, since one is made for every call and structs are made several times faster.
     """
 
     within: Within
@@ -187,8 +189,8 @@ class Attempts:
                 self._send(self._request(state, key, turn.remaining_s()), state, attempt),
                 phase="headers",
             )
-            if not call.takes_any_status:
-                await self._check(response, key, turn)
+            if not (call.takes_any_status or _is_success(response)):
+                await self._refuse(response, key, turn)
         except BaseException as error:
             self.leave(error)
             raise
@@ -218,13 +220,13 @@ class Attempts:
             connect_timeout_s=call.timeout.connect,
         )
 
-    async def _send(
+    def _send(
         self, request: WireRequest, state: EndpointState, attempt: AttemptTiming
-    ) -> WireResponse:
+    ) -> Coroutine[Any, Any, WireResponse]:
         middleware = self._outlet.middleware
         if not middleware:
-            return await self._transmit(request, state, attempt)
-        return await send_through(
+            return self._transmit(request, state, attempt)
+        return send_through(
             middleware, request, lambda changed: self._transmit(changed, state, attempt)
         )
 
@@ -237,11 +239,15 @@ class Attempts:
             state.heeds_keys = True
         return response
 
-    async def _check(self, response: WireResponse, key: str | None, turn: Turn) -> None:
-        """Let a success pass, make an error of anything else; its connection is closed by then."""
-        encoding = response.headers.get("content-encoding", "identity")
+    async def _refuse(self, response: WireResponse, key: str | None, turn: Turn) -> NoReturn:
+        """Make an error of an answer that is none; its connection is closed or given back first."""
         problem: ClientError
-        if not 200 <= response.status < 300:
+        if 200 <= response.status < 300:
+            encoding = response.headers.get("content-encoding")
+            problem = StreamProtocolError(
+                f"the answer is {encoding} encoded, which was not asked for"
+            )
+        else:
             try:
                 body = await _read_error_body(response, turn)
             except BaseException:
@@ -249,12 +255,6 @@ class Attempts:
                 await response.aclose()
                 raise
             problem = status_error(response.status, response.headers, body, secret=key)
-        elif encoding != "identity":
-            problem = StreamProtocolError(
-                f"the answer is {encoding} encoded, which was not asked for"
-            )
-        else:
-            return
         await response.aclose()
         raise problem
 
@@ -279,6 +279,13 @@ class Attempts:
         failure.endpoint = self.endpoint
         failure.adapter = self._call.adapter
         failure.attempts = len(self._stopwatch.attempts)
+
+
+def _is_success(response: WireResponse) -> bool:
+    return (
+        200 <= response.status < 300
+        and response.headers.get("content-encoding", "identity") == "identity"
+    )
 
 
 async def _read_error_body(response: WireResponse, turn: Turn) -> bytes:
