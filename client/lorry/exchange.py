@@ -11,6 +11,7 @@ from lorry.attempts import Attempts, Call, Outlet, Turn
 from lorry.errors import (
     ClientError,
     ConnectionLost,
+    DeadlineExceeded,
     Phase,
     RetriesExhausted,
     StreamCancelled,
@@ -167,6 +168,8 @@ class Exchange:
         self._conclude(error)
         error.request_id = self.call.request_id
         error.endpoint = self.endpoint
+        if isinstance(error, DeadlineExceeded) and not error.limit_s:
+            error.limit_s = self.call.timeout.total or 0.0  # of an error that the server wrote
         error.adapter = self.call.adapter
         error.attempts = len(self.stopwatch.attempts)
         error.timing = self.stopwatch.snapshot()

@@ -199,7 +199,7 @@ async def test_no_call_is_in_flight_after_its_end_however_it_ended() -> None:
         await asyncio.gather(task, return_exceptions=True)
         with pytest.raises(lorry.DeadlineExceeded):
             await client.stream("Hi", deadline=0.05).final()
-        stats = client._session.balancer.stats()
+        stats = client.stats().endpoints
 
     assert sum(record.num_attempts for record in stats) == 4
     assert [record.num_in_flight for record in stats] == [0, 0]
@@ -225,3 +225,19 @@ async def test_a_server_whose_streams_are_cut_is_left_out() -> None:
 
     assert {type(result) for result in results} == {lorry.StreamTruncated, lorry.Generation}
     assert len(broken.requests) == before
+
+
+async def test_the_statistics_have_a_record_for_each_server(
+    servers: list[FakeLLMServer], nobody: str
+) -> None:
+    async with lorry.AsyncClient([servers[0].url, nobody], retry=SOON) as client:
+        for number in range(20):
+            await client.generate("Hi", adapter=f"a{number}")
+        there, not_there = client.stats().endpoints
+
+    assert (there.url, not_there.url) == (servers[0].url, nobody)
+    assert there.num_attempts == 20
+    assert there.num_retries == not_there.num_attempts == not_there.num_failures == 5
+    assert (there.is_ejected, not_there.is_ejected) == (False, True)
+    assert there.answer_takes_s is not None
+    assert not_there.answer_takes_s is None

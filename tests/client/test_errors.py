@@ -233,6 +233,35 @@ def test_time_that_ran_out_before_anything_was_sent_has_run_nothing(
     assert lorry.DeadlineExceeded("late", phase=phase).retryable is is_safe
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "too late", "code": "deadline_exceeded"}},
+        {"error": "too late", "error_type": "deadline_exceeded"},
+    ],
+)
+async def test_a_server_that_says_that_the_time_is_over_is_the_deadline(body: Any) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        if request.json.get("stream"):
+            await reply.start_stream()
+            await reply.events(completion("a", token_ids=[1]), body)
+            await reply.client_left()
+        else:
+            await reply.json(408, body, x_should_retry="false")
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        with pytest.raises(lorry.DeadlineExceeded, match="too late") as whole:
+            await client.generate("Hi", deadline=60)
+        with pytest.raises(lorry.DeadlineExceeded, match="too late") as streamed:
+            await client.stream("Hi", deadline=60).final()
+
+    assert (whole.value.phase, whole.value.limit_s, whole.value.status) == ("headers", 60, 408)
+    assert (whole.value.attempts, whole.value.retryable) == (1, False)
+    assert (streamed.value.phase, streamed.value.limit_s) == ("total", 60)
+    assert streamed.value.partial is not None
+    assert streamed.value.partial.text == "a"
+
+
 async def test_a_broken_event_says_where_in_the_stream_it_stands() -> None:
     good = event(completion("a", token_ids=[1]))
 

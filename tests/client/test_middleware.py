@@ -127,7 +127,7 @@ async def test_an_exception_becomes_what_it_is_and_leaves_no_connection() -> Non
         with pytest.raises(Forbidden, match="not today"):
             await client.generate("Hi")
         await left.wait()
-        stats = client._session.balancer.stats()[0]
+        stats = client.stats().endpoints[0]
 
     assert stats.num_in_flight == 0
 
