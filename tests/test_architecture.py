@@ -258,3 +258,26 @@ def test_only_the_config_readers_read_the_environment() -> None:
                 offences.append(f"{package}.{module}")
 
     assert offences == []
+
+
+def test_the_clients_telemetry_library_is_touched_by_its_module_alone_and_nothing_needs_that() -> (
+    None
+):
+    users, importers = set(), set()
+    for module, file in modules("lorry"):
+        for name in imports(file):
+            if name.split(".")[0] == "opentelemetry":
+                users.add(module)
+            if name == "lorry.otel":
+                importers.add(module)
+
+    assert (users, importers) == ({"otel"}, set())
+
+
+@pytest.mark.parametrize(
+    "module", ["balancing", "ejection", "endpoints", "error_mapping", "errors", "retry", "sse"]
+)
+def test_what_decides_in_the_client_does_no_io(module: str) -> None:
+    (file,) = (file for name, file in modules("lorry") if name == module)
+
+    assert not {name.split(".")[0] for name in imports(file)} & {"asyncio", "socket", "aiohttp"}

@@ -7,7 +7,9 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 from lorry._version import __version__
+from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
+from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -39,9 +41,10 @@ from lorry.limits.base import Limiter, Permit
 from lorry.limits.fixed import Limit
 from lorry.limits.rate import RateLimit
 from lorry.many import Request
+from lorry.middleware import CallNext, Middleware
 from lorry.options import GenerateOptions
 from lorry.raw import RawResponse, RawStream
-from lorry.retry import RetryPolicy
+from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
@@ -57,6 +60,7 @@ __all__ = [
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
+    "CallNext",
     "ClientError",
     "ClientStats",
     "ConfigError",
@@ -64,6 +68,8 @@ __all__ = [
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Endpoint",
+    "EndpointStats",
     "Forbidden",
     "GenerateOptions",
     "Generation",
@@ -72,6 +78,7 @@ __all__ = [
     "Limit",
     "LimitChange",
     "Limiter",
+    "Middleware",
     "Overloaded",
     "Permit",
     "RateLimit",
@@ -79,6 +86,7 @@ __all__ = [
     "RawStream",
     "Request",
     "RetriesExhausted",
+    "RetryBudget",
     "RetryPolicy",
     "ServerError",
     "ServerStreamError",

@@ -12,6 +12,7 @@ from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
 from lorry.config import KeySource, changed_config, read_config
+from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
@@ -19,11 +20,12 @@ from lorry.health import Health, check_health, wait_until_ready
 from lorry.limits.base import Limiter
 from lorry.limits.fixed import as_limiter
 from lorry.many import Request, run_many
+from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
 from lorry.options import GenerateOptions, default_options, resolve
 from lorry.raw import RawClient
 from lorry.request_body import completion_body
-from lorry.retry import RetryPolicy
+from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.session import Session
 from lorry.stats import ClientStats
 from lorry.stream import TokenStream
@@ -45,6 +47,11 @@ class AsyncClient:
     Leaving `async with`, or `aclose`, closes those of the running loop; a client that was not
     closed is closed with its loop.
 
+    `base_url` may be a list of addresses or `Endpoint`s: generations then go to the server that
+    has their adapter, or to the less busy ones, and away from those that fail. `retry` as a number
+    is the most attempts in all. `middleware` are functions `async def m(request, call_next)` around
+    every attempt, the first outermost.
+
     What is not given is read from LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT (seconds).
     `timeout` as a number is the total for a call, with everything that belongs to it. `transport`
     is an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, used as it is
@@ -58,13 +65,14 @@ class AsyncClient:
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: EndpointLike | Sequence[EndpointLike] | None = None,
         *,
         api_key: KeySource | None = None,
         timeout: Timeout | float | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | int | None = None,
         limit: int | Limiter | None = None,
         transport: TransportLike | None = None,
+        middleware: Sequence[Middleware] = (),
         headers: Mapping[str, str] | None = None,
         defaults: GenerateOptions | None = None,
     ) -> None:
@@ -72,8 +80,9 @@ class AsyncClient:
         self._attach(
             Session(
                 config,
-                retry=retry or RetryPolicy(),
+                retry=as_retry_policy(retry),
                 transport=None if transport is None else as_transport(transport),
+                middleware=checked_middleware(middleware),
                 limiter=as_limiter(limit),
                 defaults=default_options(defaults or {}),
             )
@@ -103,7 +112,22 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._session.config.base_url!r})"
+        return f"AsyncClient({', '.join(map(repr, self.endpoints))})"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses of the servers that calls go to."""
+        return self._session.endpoints
+
+    def at(self, url: str) -> Self:
+        """A view of this client that speaks to one of its servers only, and shares all else.
+
+        What asks for the state of a server or changes it (`adapters`, `models`, `health`) is refused
+        by a client of several, with ConfigError, as is a `url` that is not among `endpoints`.
+        """
+        view = object.__new__(type(self))
+        view._attach(self._session.at(url))
+        return view
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; harmless when repeated."""
@@ -112,7 +136,7 @@ class AsyncClient:
     def with_options(
         self,
         *,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | int | None = None,
         limit: int | Limiter | EllipsisType | None = ...,
         headers: Mapping[str, str] | None = None,
         **defaults: Unpack[GenerateOptions],
@@ -132,7 +156,7 @@ class AsyncClient:
         session.config = changed_config(session.config, timeout=timeout, headers=headers)
         session.defaults = {**session.defaults, **options}
         if retry is not None:
-            session.retry = retry
+            session.retry = as_retry_policy(retry)
         if limit is not ...:
             session.limiter = as_limiter(limit)
         view = object.__new__(type(self))
@@ -222,14 +246,18 @@ class AsyncClient:
             list[TokenSpan],
             options=resolve({}, timeout=self._session.config.timeout),
             body=msgspec.json.encode(TokenizeRequest(inputs=text)),
+            any_server=True,
         )
         return [span.id for span in spans]
 
     async def health(self) -> Health:
-        """Whether the server is ready; raises ConnectError if it is not there."""
+        """Whether the server is ready; raises ConnectError if it is not there.
+
+        Of a client with several servers, `client.at(url).health()` asks one.
+        """
         return await check_health(self._session)
 
     # `timeout` is what callers of every client expect this to be called
     async def ready(self, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
-        """Wait until the server is ready; raises DeadlineExceeded after `timeout` seconds."""
+        """Wait until the server is ready, or all of them are; DeadlineExceeded after `timeout` s."""
         await wait_until_ready(self._session, timeout_s=timeout)

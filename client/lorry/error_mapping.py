@@ -20,6 +20,7 @@ from lorry.errors import (
     AdapterNotFound,
     BadRequest,
     ContextTooLong,
+    DeadlineExceeded,
     Forbidden,
     HTTPStatusError,
     Overloaded,
@@ -67,8 +68,12 @@ def read_error_report(body: Any) -> ErrorReport | None:
 
 def status_error(
     status: int, headers: Mapping[str, str], body: bytes, *, secret: str | None = None
-) -> HTTPStatusError:
-    """Return (not raise) the error for an answer; `secret` is blotted out of what is kept of it."""
+) -> HTTPStatusError | DeadlineExceeded:
+    """Return (not raise) the error for an answer; `secret` is blotted out of what is kept of it.
+
+    A server that was told how long the call may take, and says that the time is over, may say so a
+    moment before the client notices: that is the deadline too.
+    """
     text = body.decode("utf-8", "replace")
     if secret:
         text = text.replace(secret, "***")
@@ -79,6 +84,10 @@ def status_error(
         report = None
     if report is None:
         report = ErrorReport(message=text.strip() or "the answer has no body")
+    if _is_deadline(report):
+        late = DeadlineExceeded(f"{report.message} (status {status})", phase="headers")
+        late.status, late.body = status, text
+        return late
     error_class = _class_of(status, report)
     may_come_again = issubclass(error_class, (Overloaded, AdapterLoading))
     return error_class(
@@ -92,8 +101,10 @@ def status_error(
     )
 
 
-def stream_error(report: ErrorReport) -> ServerStreamError:
+def stream_error(report: ErrorReport) -> ServerStreamError | DeadlineExceeded:
     """Return the error for an error event inside a stream."""
+    if _is_deadline(report):
+        return DeadlineExceeded(report.message, phase="total")
     return ServerStreamError(report.message, code=report.code or report.type)
 
 
@@ -111,6 +122,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return max(0.0, date.timestamp() - time.time())
+
+
+def _is_deadline(report: ErrorReport) -> bool:
+    return "deadline_exceeded" in (report.code, report.type)
 
 
 def _number(value: str | None) -> float | None:

@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lorry.error_mapping import status_error
+from lorry.attempts import Attempts, Call, Outlet, Turn
 from lorry.errors import (
     ClientError,
-    ConfigError,
     ConnectionLost,
+    DeadlineExceeded,
     Phase,
     RetriesExhausted,
     StreamCancelled,
-    StreamProtocolError,
 )
 from lorry.limits.base import Limiter, Permit
 from lorry.loop_lag import LoopLag, lag_of
 from lorry.patience import Patience
-from lorry.retry import RetryPolicy
 from lorry.stats import CallCounters
-from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
-from lorry.transports.base import Transport, WireRequest, WireResponse
+from lorry.transports.base import WireResponse
 
-MAX_ERROR_BODY_BYTES = 64 * 1024
 # how long the end of a finished body is waited for, so that its connection can be used again
 END_GRACE_S = 0.25
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is to be sent, where, and in what time. `api_key` only serves to blot it out.
-
-    `make_key` makes the key of each attempt; `api_key` is None then. With `takes_any_status` an
-    answer with any status is an answer. `num_tokens` is what a limiter takes the call for.
-    """
-
-    method: str
-    base_url: str
-    path: str
-    request_id: str
-    timeout: Timeout
-    retry: RetryPolicy
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
-    adapter: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
-    num_tokens: int = 0
-    takes_any_status: bool = False
 
 
 class Exchange:
@@ -70,18 +41,18 @@ class Exchange:
         self,
         call: Call,
         *,
-        transport: Transport,
+        outlet: Outlet,
         limiter: Limiter | None = None,
         counters: CallCounters | None = None,
     ) -> None:
         now = time.perf_counter_ns()
         self.call = call
         self.stopwatch = Stopwatch(created_ns=now, intended_ns=now)
-        self._transport = transport
         self._limiter = limiter
         self._permit: Permit | None = None
         self._counters = counters or CallCounters()
         self._patience = Patience(call.timeout, self.stopwatch)
+        self._attempts = Attempts(call, outlet, stopwatch=self.stopwatch)
         self._response: WireResponse | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
         self._lag: LoopLag | None = None  # likewise
@@ -89,29 +60,17 @@ class Exchange:
         self._outcome: ClientError | None = None
         self._has_ended = False
 
+    @property
+    def endpoint(self) -> str:
+        """The address of the server that has the call; "" while none of several was chosen."""
+        return self._attempts.endpoint
+
     async def open(self) -> WireResponse:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
         self._begin()
-        failures: list[ClientError] = []
         try:
-            while True:
-                await self._be_admitted()
-                try:
-                    self._response = await self._attempt()
-                    return self._response
-                except ClientError as failure:
-                    failures.append(failure)
-                delay_s = self.call.retry.delay_s(
-                    failures[-1],
-                    num_attempts=len(failures),
-                    remaining_s=self._patience.remaining_s(),
-                    random=random.random,
-                )
-                if delay_s is None:
-                    raise _concluded(failures)
-                self._step_aside(failures[-1])
-                self._counters.num_retries += 1
-                await self._within(asyncio.sleep(delay_s), phase="queue")
+            self._response = await self._attempts.run(self._turn())
+            return self._response
         except ClientError as error:
             self.describe(error)
             raise
@@ -162,7 +121,7 @@ class Exchange:
         """End the call, wait shortly for the end of its body, then close."""
         self.end()
         try:
-            async with asyncio.timeout(END_GRACE_S):
+            async with asyncio.timeout(self._end_grace_s()):
                 while self._response is not None and await self._response.read_some():
                     pass
         except (TimeoutError, ConnectionLost):
@@ -208,7 +167,9 @@ class Exchange:
         """Write on an error which call it ended, and when; this ends the call."""
         self._conclude(error)
         error.request_id = self.call.request_id
-        error.endpoint = self.call.base_url
+        error.endpoint = self.endpoint
+        if isinstance(error, DeadlineExceeded) and not error.limit_s:
+            error.limit_s = self.call.timeout.total or 0.0  # of an error that the server wrote
         error.adapter = self.call.adapter
         error.attempts = len(self.stopwatch.attempts)
         error.timing = self.stopwatch.snapshot()
@@ -232,6 +193,7 @@ class Exchange:
             return
         self._has_ended = True
         self._outcome = outcome
+        self._attempts.leave(outcome)
         self.stopwatch.done_ns = time.perf_counter_ns()
         self._patience.stop()
         if self._lag is None:
@@ -274,51 +236,22 @@ class Exchange:
                 outcome = outcome.causes[-1]
             permit.release(outcome=outcome, timing=self.stopwatch.snapshot())
 
-    async def _attempt(self) -> WireResponse:
-        call = self.call
-        headers = {**call.headers, "x-request-id": call.request_id}
-        secret = call.api_key
-        if call.make_key is not None:
-            secret = await self._within(_made_key(call.make_key), phase="queue")
-            headers["authorization"] = f"Bearer {secret}"
-        attempt = self.stopwatch.start_attempt(time.perf_counter_ns())
-        if len(self.stopwatch.attempts) > 1:
-            headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
-        request = WireRequest(
-            method=call.method,
-            url=call.base_url + call.path,
-            headers=headers,
-            body=call.body,
-            connect_timeout_s=call.timeout.connect,
+    def _turn(self) -> Turn:
+        # made for the attempts alone: kept, it would be a cycle that only the collector breaks
+        return Turn(
+            within=self._patience.wait,
+            remaining_s=self._patience.remaining_s,
+            admit=self._be_admitted,
+            step_aside=self._step_aside_to_retry,
         )
-        response = await self._within(
-            self._transport.send(request, attempt=attempt), phase="headers"
-        )
-        attempt.headers_ns = time.perf_counter_ns()
-        self._response = response
-        if call.takes_any_status:
-            return response
-        if not 200 <= response.status < 300:
-            body = await self._read_error_body(response)
-            await self._give_back_connection()
-            raise status_error(response.status, response.headers, body, secret=secret)
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            await self._give_back_connection()
-            raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
-        return response
 
-    async def _read_error_body(self, response: WireResponse) -> bytes:
-        body = b""
-        try:
-            while len(body) < MAX_ERROR_BODY_BYTES:
-                piece = await self._within(response.read_some(), phase="headers")
-                if not piece:
-                    break
-                body += piece
-        except ConnectionLost:
-            pass  # the status says enough
-        return body
+    def _step_aside_to_retry(self, failure: ClientError) -> None:
+        self._step_aside(failure)
+        self._counters.num_retries += 1
+
+    def _end_grace_s(self) -> float:
+        remaining_s = self._patience.remaining_s()
+        return END_GRACE_S if remaining_s is None else max(0.0, min(END_GRACE_S, remaining_s))
 
     async def _give_back_connection(self) -> None:
         response, self._response = self._response, None
@@ -332,23 +265,3 @@ class Exchange:
 
 async def _acquire(limiter: Limiter, call: Call) -> Permit:
     return await limiter.acquire(adapter=call.adapter, num_tokens=call.num_tokens)
-
-
-async def _made_key(make_key: Callable[[], Awaitable[str]]) -> str:
-    """The key that a caller's function makes; whatever goes wrong in it is a ConfigError."""
-    try:
-        key = await make_key()
-    except Exception as error:
-        raise ConfigError(f"the function api_key raised {type(error).__name__}") from error
-    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
-        raise ConfigError("the function api_key returned what is not a key that a header can carry")
-    return key
-
-
-def _concluded(failures: list[ClientError]) -> ClientError:
-    """The one error that stands for all attempts."""
-    if len({type(failure) for failure in failures}) == 1:
-        return failures[-1]
-    return RetriesExhausted(
-        f"{len(failures)} attempts failed, the last with: {failures[-1]}", causes=tuple(failures)
-    )

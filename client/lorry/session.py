@@ -1,20 +1,25 @@
-"""What all calls of one client share: settings, retry policy, limiter, transport, counters."""
+"""What all calls of one client share: settings, servers, retry policy, limiter, transport, counters."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import msgspec
 
+from lorry.attempts import Call, Outlet
+from lorry.balancing import Balancer, EndpointState
 from lorry.config import ClientConfig
-from lorry.errors import StreamProtocolError
-from lorry.exchange import Call, Exchange
+from lorry.errors import ConfigError, StreamProtocolError
+from lorry.exchange import Exchange
 from lorry.limits.base import Limiter
+from lorry.middleware import Middleware
 from lorry.options import CallOptions, resolve
 from lorry.retry import RetryPolicy
 from lorry.stats import CallCounters, ClientStats
+from lorry.telemetry import Telemetry
 from lorry.transports.base import CountsConnections, Transport
 from lorry.transports.select import default_transport
 
@@ -36,20 +41,50 @@ class Session:
         *,
         retry: RetryPolicy,
         transport: Transport | None,
+        middleware: Sequence[Middleware] = (),
         limiter: Limiter | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
+        self.balancer = Balancer(config.endpoints)
         self.retry = retry
         self.limiter = limiter
         self.defaults: Mapping[str, Any] = defaults or {}
         self._shared = _Shared(transport)
+        self._middleware = tuple(middleware)
+        self._pinned: EndpointState | None = None  # of a view of one server
 
     @property
     def transport(self) -> Transport:
         if self._shared.transport is None:
             self._shared.transport = default_transport()
         return self._shared.transport
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        return self._shared.telemetry
+
+    @telemetry.setter
+    def telemetry(self, telemetry: Telemetry | None) -> None:
+        self._shared.telemetry = telemetry
+        self._shared.outlet = None
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses that calls may go to."""
+        return tuple(endpoint.url for endpoint in self.config.endpoints)
+
+    def at(self, url: str) -> Self:
+        """A view with one of the servers. Raises ConfigError for another."""
+        for state in self.balancer.states:
+            if state.url == url.rstrip("/").removesuffix("/v1"):
+                view = self.view()
+                view.config = replace(self.config, endpoints=(state.endpoint,))
+                view._pinned = state
+                return view
+        raise ConfigError(
+            f"{url!r} is none of this client's servers, which are {', '.join(self.endpoints)}"
+        )
 
     def view(self) -> Self:
         """The same transport and counters, for a client with other settings to be set on it."""
@@ -71,18 +106,27 @@ class Session:
         headers: Mapping[str, str] | None = None,
         takes_turn: bool = False,
         takes_any_status: bool = False,
+        any_server: bool = False,
     ) -> Exchange:
         """An exchange that has not begun.
 
         With `takes_turn` it waits for the client's limiter. Generations do; questions about the
         server's state do not, since they must be answered while all places are taken.
+
+        With `any_server` the balancer chooses one. Without, the client must have one only: what
+        asks for the state of a server, or changes it, is not to reach one of several by chance.
+        Raises ConfigError then.
         """
         config = self.config
+        if not any_server and len(config.endpoints) > 1:
+            raise ConfigError(
+                f"{method} {path} is of one server, and this client has several "
+                f"({', '.join(self.endpoints)}); say which by client.at(url)"
+            )
         max_tokens = options.sampling.get("max_tokens")
         num_new_tokens = max_tokens if isinstance(max_tokens, int) else 0
         call = Call(
             method=method,
-            base_url=config.base_url,
             path=path,
             request_id=options.request_id,
             timeout=options.timeout,
@@ -94,10 +138,11 @@ class Session:
             make_key=config.make_key,
             num_tokens=len(body or b"") // BYTES_PER_TOKEN + num_new_tokens,
             takes_any_status=takes_any_status,
+            pinned=self._pinned,
         )
         return Exchange(
             call,
-            transport=self.transport,
+            outlet=self._shared.outlet or self._make_outlet(),
             limiter=self.limiter if takes_turn else None,
             counters=self._shared.counters,
         )
@@ -111,9 +156,17 @@ class Session:
         options: CallOptions,
         body: bytes | None = None,
         takes_turn: bool = False,
+        any_server: bool = False,
     ) -> _T:
-        """Send one small request and decode its answer."""
-        exchange = self.exchange(method, path, options=options, body=body, takes_turn=takes_turn)
+        """Send one small request and decode its answer; the flags are those of `exchange`."""
+        exchange = self.exchange(
+            method,
+            path,
+            options=options,
+            body=body,
+            takes_turn=takes_turn,
+            any_server=any_server,
+        )
         await exchange.open()
         answer = await exchange.read_all()
         try:
@@ -140,7 +193,13 @@ class Session:
             loop_lag_max=counters.loop_lag_max,
             num_connections_open=None if connections is None else connections.num_open,
             num_connections_idle=None if connections is None else connections.num_idle,
+            endpoints=tuple(self.balancer.stats()),
         )
+
+    def _make_outlet(self) -> Outlet:
+        outlet = Outlet(self.transport, self.balancer, self._middleware, self.telemetry)
+        self._shared.outlet = outlet
+        return outlet
 
     async def aclose(self) -> None:
         if self._shared.transport is not None:
@@ -153,3 +212,5 @@ class _Shared:
     def __init__(self, transport: Transport | None) -> None:
         self.transport = transport
         self.counters = CallCounters()
+        self.telemetry: Telemetry | None = None
+        self.outlet: Outlet | None = None  # made when first needed, as the transport is

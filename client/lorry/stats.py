@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lorry.balancing import EndpointStats
+
 
 @dataclass(frozen=True, slots=True)
 class ClientStats:
@@ -15,7 +17,7 @@ class ClientStats:
     of three ways: it finished, it failed (`num_failed` by the name of the error's class), or its
     caller left it. `num_queued` of those in flight wait for their turn. `loop_lag_max` is the
     worst that any call has seen, in seconds. The connections of the running loop are None where
-    the transport does not count them.
+    the transport does not count them. `endpoints` has a record for each server.
     """
 
     num_started: int
@@ -28,6 +30,7 @@ class ClientStats:
     loop_lag_max: float
     num_connections_open: int | None
     num_connections_idle: int | None
+    endpoints: tuple[EndpointStats, ...] = ()
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
@@ -20,7 +21,9 @@ from lorry.exchange import Exchange
 from lorry.generation import Generation, Token
 from lorry.options import CallOptions
 from lorry.sse import SSEDecoder
+from lorry.telemetry import Observation
 from lorry.timing import Timing
+from lorry.transports.base import WireResponse
 
 
 class TokenStream:
@@ -36,14 +39,21 @@ class TokenStream:
     """
 
     def __init__(
-        self, exchange: Exchange, *, builder: GenerationBuilder, options: CallOptions
+        self,
+        exchange: Exchange,
+        *,
+        builder: GenerationBuilder,
+        options: CallOptions,
+        observe: Callable[[], Observation] | None = None,
     ) -> None:
         self.request_id = options.request_id
         self.adapter = options.adapter
-        self.endpoint = exchange.call.base_url
         self._exchange = exchange
         self._builder = builder
         self._options = options
+        self._observe = observe
+        self._observation: Observation | None = None
+        self._num_bytes = 0
         self._decoder = SSEDecoder()
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
@@ -114,6 +124,11 @@ class TokenStream:
         )
 
     @property
+    def endpoint(self) -> str:
+        """The address of the server; "" while none of several was chosen."""
+        return self._exchange.endpoint
+
+    @property
     def timing(self) -> Timing:
         """The record so far."""
         usage = self._builder.usage
@@ -152,7 +167,7 @@ class TokenStream:
             if self._state == "new":
                 await self._open()
             elif self._builder.has_ended:
-                self._state = "ended"
+                self._end()
                 await self._exchange.finish()
             else:
                 data = await self._exchange.read()
@@ -175,7 +190,7 @@ class TokenStream:
 
     async def _open(self) -> None:
         try:
-            response = await self._exchange.open()
+            response = await self._send()
         except ConnectionLost as error:
             self._fail(error)  # of a stream that has not begun nothing was cut off
             return
@@ -187,6 +202,13 @@ class TokenStream:
                 "'text/event-stream'"
             )
 
+    async def _send(self) -> WireResponse:
+        if self._observe is None:
+            return await self._exchange.open()
+        self._observation = self._observe()
+        with self._observation.sending():
+            return await self._exchange.open()
+
     def _take(self, data: bytes) -> None:
         exchange, builder = self._exchange, self._builder
         stopwatch = exchange.stopwatch
@@ -195,18 +217,20 @@ class TokenStream:
             try:
                 tokens = builder.add_event(event.data, t_ns=t_ns)
             except ClientError as error:
+                if isinstance(error, StreamProtocolError):
+                    error.offset = self._num_bytes + max(0, data.find(event.data))
                 self._fail(error)
                 return
             if tokens:
                 stopwatch.tokens_came(len(tokens))
                 self._ready.extend(tokens)
+        self._num_bytes += len(data)
         if self._ready:
             exchange.first_token_came()
 
     def _end_of_body(self) -> None:
         if self._builder.is_complete:
-            self._state = "ended"
-            self._exchange.end()
+            self._end()
         else:
             self._fail(
                 StreamTruncated("the stream ended without a finish reason and without [DONE]")
@@ -215,8 +239,7 @@ class TokenStream:
     def _lose(self, error: ConnectionLost) -> None:
         """A connection that ends after the finish reason has not lost anything of the text."""
         if self._builder.is_complete:
-            self._state = "ended"
-            self._exchange.end()
+            self._end()
             return
         truncated = StreamTruncated(f"the stream was cut: {error}")
         truncated.__cause__ = error
@@ -230,6 +253,17 @@ class TokenStream:
         self._exchange.describe(error)
         error.partial = self.partial
         self._failure = error
+        self._report(error)
+
+    def _end(self) -> None:
+        self._state = "ended"
+        self._exchange.end()
+        self._report(None)
+
+    def _report(self, error: ClientError | None) -> None:
+        observation, self._observation = self._observation, None
+        if observation is not None:
+            observation.ended(self.partial, error)
 
 
 class TextStream:

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 import lorry
+from lorry.transports.select import default_transport
 from lorry_server.errors import QueueFullError
 from tests.support.fake_engine import FakeEngine
 from tests.support.http_app import MODEL, fake_app, ids
@@ -177,3 +178,37 @@ async def test_application_can_be_called_in_process() -> None:
         streamed = await client.stream("ab").text()
 
     assert whole.text == streamed == "hey"
+
+
+class LosingAnswers:
+    """A transport on whose kept connections an answer is lost, once the server has given it."""
+
+    def __init__(self) -> None:
+        self._inner = default_transport()
+        self.num_lost = 0
+
+    async def send(self, request: lorry.WireRequest, *, attempt: lorry.AttemptTiming) -> Any:
+        response = await self._inner.send(request, attempt=attempt)
+        if attempt.reused_connection and not self.num_lost:
+            self.num_lost += 1
+            while await response.read_some():
+                pass
+            raise lorry.ConnectionLost("the connection ended before the answer did")
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+async def test_an_answer_that_a_kept_connection_lost_is_fetched_again_and_not_computed() -> None:
+    engine, transport = FakeEngine(ids("hey")), LosingAnswers()
+    async with (
+        live_server(fake_app(engine)) as url,
+        lorry.AsyncClient(url, transport=transport, retry=1) as client,
+    ):
+        await client.generate("ab")
+        generation = await client.generate("ab", request_id='an id of "mine"')
+
+    assert transport.num_lost == 1
+    assert (generation.text, generation.attempts) == ("hey", 2)
+    assert len(engine.submitted) == 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.routing import request_response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from lorry_server.http.deadline import before_deadline, read_timeout_ms
 from lorry_server.http.idempotency import SharedAnswers
-from lorry_server.http.idempotency_key import IdempotencyKey, fingerprint, read_key
+from lorry_server.http.idempotency_key import HEADER, IdempotencyKey, fingerprint, read_key
 from lorry_server.http.keys import Endpoint
 from lorry_server.http.parsing import MAX_BYTES_ON_LOOP, read_body
 from lorry_server.http.request_record import RequestRecord
@@ -38,7 +39,7 @@ class GenerationRoute:
         if key is None:
             await self._app(scope, receive, send)
         else:
-            await self._answer_once(key, scope, receive, send)
+            await self._answer_once(key, scope, receive, _repeating(key, send))
 
     async def _answer_once(
         self, key: IdempotencyKey, scope: Scope, receive: Receive, send: Send
@@ -60,3 +61,14 @@ class GenerationRoute:
             )
         else:
             await self._shared.follow(known, scope=scope, receive=receive, send=send)
+
+
+def _repeating(key: IdempotencyKey, send: Send) -> Send:
+    """Put the key into the answer's head, by which a client knows that keys are heeded here."""
+
+    async def send_with_key(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)[HEADER] = key.text
+        await send(message)
+
+    return send_with_key

@@ -321,3 +321,14 @@ async def test_a_large_body_is_compared_too():
         other = await client.post("/v1/completions", json=large | {"user": "v" * 100_000})
 
     assert [a.status_code for a in (first, again, other)] == [200, 200, 422]
+
+
+@pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMED])
+async def test_every_answer_repeats_the_key_that_it_was_given(path, body):
+    async with in_process(fake_app(FakeEngine(ids("hello")))) as client:
+        answers = [await client.post(path, json=body, headers=KEY) for _ in range(2)]
+        without = await client.post(path, json=body)
+
+    given = KEY["idempotency-key"].strip('"')
+    assert [answer.headers["idempotency-key"] for answer in answers] == [given, given]
+    assert "idempotency-key" not in without.headers
