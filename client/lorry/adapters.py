@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from lorry.adapter_report import AdapterCards
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -37,10 +39,10 @@ class Adapters:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def list(self) -> list[AdapterCard]:
+    async def list(self) -> AdapterCards:
         """One card for each name."""
         answer = await self._fetch("GET", _PATH, AdapterList)
-        return answer.data
+        return AdapterCards(answer.data)
 
     async def get(self, name: str) -> AdapterCard:
         """The card of one name; raises AdapterNotFound."""
@@ -136,6 +138,35 @@ class Adapters:
                 phase="total",
                 limit_s=timeout,
             ) from None
+
+    async def prefetch(
+        self,
+        names: Iterable[str],
+        *,
+        timeout: float = 60.0,  # noqa: ASYNC109
+    ) -> AdapterCards:
+        """Have these adapters loaded now, all at once, so that no request waits for one.
+
+        Returns their cards in order, once each is ready. What is loaded already is left alone. Raises
+        as `get`, `replace` and `wait_ready` do; the first failure ends the waiting for the others,
+        which go on loading.
+        """
+        if isinstance(names, str):
+            raise TypeError("names is one string; give a list of names")
+        try:
+            async with asyncio.TaskGroup() as group:
+                loads = [group.create_task(self._load_known(name, timeout)) for name in names]
+        except BaseExceptionGroup as failures:
+            # a group of one failure and its cancellations would only be in the way
+            raise failures.exceptions[0] from None
+        return AdapterCards(load.result() for load in loads)
+
+    async def _load_known(self, name: str, timeout_s: float) -> AdapterCard:
+        card = await self.get(name)
+        if card.state in ("known", "failed"):
+            # the same source under the same name: nothing changes but that it is loaded
+            card = await self.replace(name, card.source, pinned=card.pinned, timeout=timeout_s)
+        return card if card.state == "ready" else await self.wait_ready(name, timeout_s)
 
     async def _check_is_free(
         self,

@@ -6,26 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
-import msgspec
-
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
+from lorry.classify import Classify
 from lorry.config import read_config
+from lorry.embeddings import Embed
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
 from lorry.health import Health, check_health, wait_until_ready
 from lorry.many import Request, run_many
 from lorry.models import Models
-from lorry.options import GenerateOptions, resolve
+from lorry.options import GenerateOptions
 from lorry.request_body import completion_body
 from lorry.retry import RetryPolicy
+from lorry.server_metrics import ServerMetrics, fetch_metrics
 from lorry.session import Session
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
+from lorry.tokenizing import detokenize, tokenize
 from lorry.transports.select import TransportLike, as_transport
-from lorry.types.lorax import TokenizeRequest, TokenSpan
 
 
 class AsyncClient:
@@ -68,6 +69,8 @@ class AsyncClient:
         self.chat = Chat(self._session)
         self.models = Models(self._session)
         self.adapters = Adapters(self._session)
+        self.embeddings = Embed(self._session)
+        self.classify = Classify(self._session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -153,14 +156,15 @@ class AsyncClient:
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""
-        spans = await self._session.fetch(
-            "POST",
-            "/tokenize",
-            list[TokenSpan],
-            options=resolve({}, timeout=self._session.config.timeout),
-            body=msgspec.json.encode(TokenizeRequest(inputs=text)),
-        )
-        return [span.id for span in spans]
+        return await tokenize(self._session, text)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, on servers that have vLLM's route for it."""
+        return await detokenize(self._session, token_ids)
+
+    async def metrics(self) -> ServerMetrics:
+        """The server's own figures: `(await client.metrics())["vllm:num_requests_running"].total`."""
+        return await fetch_metrics(self._session)
 
     async def health(self) -> Health:
         """Whether the server is ready; raises ConnectError if it is not there."""

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from lorry.assembly import Dialect, GenerationBuilder
 from lorry.errors import ClientError
 from lorry.generation import Generation
-from lorry.options import CallOptions, resolve
+from lorry.options import CallOptions, GenerateOptions, resolve
 from lorry.session import Session
 from lorry.stream import TokenStream
 
@@ -32,15 +32,17 @@ class GenerateRoute(Generic[_Prompt]):
         *,
         encode_body: BodyEncoder[_Prompt],
         dialect: Dialect,
+        known: type[GenerateOptions] = GenerateOptions,
     ) -> None:
         self._session = session
         self._path = path
         self._encode_body = encode_body
         self._dialect = dialect
+        self._known = known
 
     async def generate(self, prompt: _Prompt, options: Mapping[str, Any]) -> Generation:
         """One generation; streams underneath if the options need it."""
-        resolved = resolve(options, timeout=self._session.config.timeout)
+        resolved = self._resolve(options)
         if resolved.token_times or resolved.timeout.needs_stream:
             return await self._stream(prompt, resolved).final()
         exchange = self._session.exchange(
@@ -66,7 +68,10 @@ class GenerateRoute(Generic[_Prompt]):
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
         """A stream whose request has not been sent."""
-        return self._stream(prompt, resolve(options, timeout=self._session.config.timeout))
+        return self._stream(prompt, self._resolve(options))
+
+    def _resolve(self, options: Mapping[str, Any]) -> CallOptions:
+        return resolve(options, timeout=self._session.config.timeout, known=self._known)
 
     def _stream(self, prompt: _Prompt, options: CallOptions) -> TokenStream:
         exchange = self._session.exchange(

@@ -10,6 +10,12 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from lorry.waterfall import draw
+
+if TYPE_CHECKING:
+    from lorry.types.common import Timings
 
 
 @dataclass(slots=True)
@@ -31,7 +37,8 @@ class Timing:
 
     `intended_ns` is when the request should have been sent (the creation, unless a schedule set
     it). The first token is the first event that holds generated text or a token id: an event with
-    only a role, an empty event and a keep-alive comment are not tokens.
+    only a role, an empty event and a keep-alive comment are not tokens. `server` is the server's own
+    account, where it gave one; `print(timing)` draws the two as one waterfall.
     """
 
     created_ns: int
@@ -45,6 +52,22 @@ class Timing:
     num_tokens: int | None = None
     num_events: int = 0
     num_buffered_tokens: int = 0
+    server: Timings | None = None
+
+    def __str__(self) -> str:
+        """The waterfall of the call, a line for each part of it; see `lorry.waterfall`."""
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        from lorry.notebook import timing_html  # needed in notebooks only
+
+        return timing_html(self)
+
+    def to_chrome_trace(self) -> dict[str, Any]:
+        """This call as Chrome trace events; `lorry.chrome_trace` takes many calls."""
+        from lorry.trace_events import chrome_trace  # which needs this module
+
+        return chrome_trace([self])
 
     @property
     def sent_ns(self) -> int | None:
