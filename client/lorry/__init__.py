@@ -7,7 +7,11 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 from lorry._version import __version__
+from lorry.adapter_report import AdapterCards
+from lorry.blocking.client import Client
 from lorry.client import AsyncClient
+from lorry.classify import Classification, Entity
+from lorry.embeddings import Embeddings
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -35,14 +39,18 @@ from lorry.errors import (
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
 from lorry.many import Request
-from lorry.options import GenerateOptions
+from lorry.options import ChatOptions, GenerateOptions
 from lorry.retry import RetryPolicy
+from lorry.server_metrics import ServerMetrics
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
+from lorry.tool_calls import ToolCall
+from lorry.trace_events import chrome_trace
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
 __all__ = [
+    "AdapterCards",
     "AdapterExists",
     "AdapterInvalid",
     "AdapterLoading",
@@ -50,12 +58,17 @@ __all__ = [
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
+    "ChatOptions",
+    "Classification",
+    "Client",
     "ClientError",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Embeddings",
+    "Entity",
     "Forbidden",
     "GenerateOptions",
     "Generation",
@@ -66,6 +79,7 @@ __all__ = [
     "RetriesExhausted",
     "RetryPolicy",
     "ServerError",
+    "ServerMetrics",
     "ServerStreamError",
     "ServerTiming",
     "StreamCancelled",
@@ -77,10 +91,12 @@ __all__ = [
     "Timing",
     "Token",
     "TokenStream",
+    "ToolCall",
     "Transport",
     "Unauthorized",
     "Usage",
     "WireRequest",
     "WireResponse",
     "__version__",
+    "chrome_trace",
 ]

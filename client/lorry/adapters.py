@@ -22,7 +22,7 @@ from lorry.session import Session
 from lorry.timeout import Timeout
 from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
 
-_PATH = "/v1/adapters"
+ADAPTERS_PATH = "/v1/adapters"
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
@@ -41,12 +41,12 @@ class Adapters:
 
     async def list(self) -> AdapterCards:
         """One card for each name."""
-        answer = await self._fetch("GET", _PATH, AdapterList)
+        answer = await self._fetch("GET", ADAPTERS_PATH, AdapterList)
         return AdapterCards(answer.data)
 
     async def get(self, name: str) -> AdapterCard:
         """The card of one name; raises AdapterNotFound."""
-        return await self._fetch("GET", _path_of(name), AdapterCard, adapter=name)
+        return await self._fetch("GET", adapter_path(name), AdapterCard, adapter=name)
 
     # `timeout` is what callers of every client expect this to be called
     async def load(
@@ -87,7 +87,7 @@ class Adapters:
         wanted = PutAdapter(source=source, pinned=pinned, preload=preload)
         return await self._fetch(
             "PUT",
-            _path_of(name),
+            adapter_path(name),
             AdapterCard,
             adapter=name,
             body=msgspec.json.encode(wanted),
@@ -96,7 +96,7 @@ class Adapters:
 
     async def unload(self, name: str) -> None:
         """Take the name away; requests that run on it end. Raises AdapterNotFound."""
-        await self._fetch("DELETE", _path_of(name), DeletedAdapter, adapter=name)
+        await self._fetch("DELETE", adapter_path(name), DeletedAdapter, adapter=name)
 
     async def pin(self, name: str) -> AdapterCard:
         """Keep the adapter in memory from now on, whatever else needs room."""
@@ -176,14 +176,11 @@ class Adapters:
     ) -> None:
         try:
             card = await self._fetch(
-                "GET", _path_of(name), AdapterCard, adapter=name, timeout=timeout
+                "GET", adapter_path(name), AdapterCard, adapter=name, timeout=timeout
             )
         except AdapterNotFound:
             return
-        raise AdapterExists(
-            f"there is an adapter {name!r} already, from {card.source}; "
-            "replace=True puts another in its place"
-        )
+        raise name_is_taken(card)
 
     async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
         card = await self.get(name)
@@ -204,8 +201,17 @@ class Adapters:
         return await self._session.fetch(method, path, kind, options=options, body=body)
 
 
-def _path_of(name: str) -> str:
+def adapter_path(name: str) -> str:
+    """The route of one adapter; raises ConfigError for what cannot be a name."""
     # HTTP libraries fold such segments, and the request would go to another route
     if not name or any(segment in ("", ".", "..") for segment in name.split("/")):
         raise ConfigError(f"{name!r} is not the name of an adapter")
-    return f"{_PATH}/{quote(name, safe='/@')}"
+    return f"{ADAPTERS_PATH}/{quote(name, safe='/@')}"
+
+
+def name_is_taken(card: AdapterCard) -> AdapterExists:
+    """Return (not raise) the error for a load under a name that stands for `card`."""
+    return AdapterExists(
+        f"there is an adapter {card.id!r} already, from {card.source}; "
+        "replace=True puts another in its place"
+    )

@@ -9,13 +9,12 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from lorry.call_outcome import cancelled, concluded, too_late
 from lorry.error_mapping import status_error
 from lorry.errors import (
     ClientError,
     ConnectionLost,
-    DeadlineExceeded,
     Phase,
-    RetriesExhausted,
     StreamCancelled,
     StreamProtocolError,
 )
@@ -83,7 +82,7 @@ class Exchange:
                     random=random.random,
                 )
                 if delay_s is None:
-                    raise _concluded(failures)
+                    raise concluded(failures)
                 await self._within(asyncio.sleep(delay_s), phase="queue")
         except ClientError as error:
             self.describe(error)
@@ -217,7 +216,7 @@ class Exchange:
             limit = None
         if self._cancel_reason is not None:
             operation.close()
-            raise StreamCancelled(_cancelled(self._cancel_reason))
+            raise StreamCancelled(cancelled(self._cancel_reason))
         try:
             async with asyncio.timeout_at(when) as scope:
                 self._scope = scope
@@ -230,11 +229,11 @@ class Exchange:
                 await asyncio.sleep(0)
                 raise
             if self._cancel_reason is not None:
-                raise StreamCancelled(_cancelled(self._cancel_reason)) from None
+                raise StreamCancelled(cancelled(self._cancel_reason)) from None
             if isinstance(error, TimeoutError):
                 if limit is not None:
-                    raise _too_late(limit[1], limit[2]) from None
-                raise _too_late(self._phase(phase), total or 0.0) from None
+                    raise too_late(limit[1], limit[2]) from None
+                raise too_late(self._phase(phase), total or 0.0) from None
             raise
         finally:
             self._scope = None
@@ -273,32 +272,3 @@ class Exchange:
         if self.stopwatch.done_ns is None:
             self.stopwatch.done_ns = time.perf_counter_ns()
         error.timing = self.stopwatch.snapshot()
-
-
-_WAITING_FOR: dict[Phase, str] = {
-    "queue": "waiting to send the request",
-    "connect": "connecting",
-    "headers": "waiting for the answer to begin",
-    "first_token": "waiting for the first token",
-    "idle": "waiting for the next bytes of the stream",
-    "total": "receiving the answer",
-}
-
-
-def _too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"{limit_s:g} s ran out while {_WAITING_FOR[phase]}", phase=phase, limit_s=limit_s
-    )
-
-
-def _cancelled(reason: str) -> str:
-    return f"the stream was cancelled: {reason}" if reason else "the stream was cancelled"
-
-
-def _concluded(failures: list[ClientError]) -> ClientError:
-    """The one error that stands for all attempts."""
-    if len({type(failure) for failure in failures}) == 1:
-        return failures[-1]
-    return RetriesExhausted(
-        f"{len(failures)} attempts failed, the last with: {failures[-1]}", causes=tuple(failures)
-    )

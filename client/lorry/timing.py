@@ -52,6 +52,8 @@ class Timing:
     num_tokens: int | None = None
     num_events: int = 0
     num_buffered_tokens: int = 0
+    admitted_ns: int | None = None
+    loop_lag_max: float | None = None
     server: Timings | None = None
 
     def __str__(self) -> str:

@@ -15,16 +15,9 @@ if TYPE_CHECKING:
     from lorry.types.common import Timings
 
 BAR_CHARS = 40
+# timers are late by a millisecond on a loop that nothing disturbs
+NOTABLE_LAG_S = 0.005
 _NAME_CHARS = 18
-
-# In the order in which they happen; a server need not report all of them.
-_PHASES_TO_FIRST_TOKEN = (
-    ("adapter load", "adapter_load_ms"),
-    ("server queue", "queue_ms"),
-    ("prefill", "prefill_ms"),
-)
-_DECODE = ("decode", "decode_ms")
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -43,8 +36,8 @@ class Span:
 def spans(timing: Timing) -> list[Span]:
     """The parts of a call in order, without gaps; those that nothing is known of are left out.
 
-    Client queue, earlier attempts, connect, network, adapter load, server queue, prefill, decode
-    and client lag. Without an account of the server, its part and the network are one.
+    Client queue, earlier attempts, connect, network, adapter load, server queue, prefill, decode,
+    server finish and client lag. Without an account of the server, its part and the network are one.
     """
     found = list(_before_the_answer(timing))
     answer_from_ns = found[-1].end_ns if found else timing.created_ns
@@ -99,6 +92,8 @@ def facts_of(timing: Timing) -> list[str]:
         facts.append(f"{server.cached_tokens} prompt tokens from the cache")
     if server is not None and server.preemptions:
         facts.append(f"preempted {server.preemptions} times")
+    if timing.loop_lag_max is not None and timing.loop_lag_max > NOTABLE_LAG_S:
+        facts.append(f"the event loop was {duration(timing.loop_lag_max * 1e9)} late at worst")
     return facts
 
 
@@ -123,34 +118,52 @@ def _answer(timing: Timing, from_ns: int, done_ns: int) -> Iterator[Span]:
     if timing.first_token_ns is None or timing.last_token_ns is None:
         # not streamed: nothing is seen until all has been made
         came_ns = done_ns if timing.first_byte_ns is None else timing.first_byte_ns
-        yield from _with_server(server, (*_PHASES_TO_FIRST_TOKEN, _DECODE), from_ns, came_ns)
+        if server is None:
+            yield Span("network and server", from_ns, came_ns)
+        else:
+            phases = [*_until_first_token(server), *_after_first_token(server)]
+            yield from _network_and(phases, from_ns, came_ns)
         yield Span("client lag", came_ns, done_ns)
         return
     first_ns, last_ns = timing.first_token_ns, timing.last_token_ns
-    yield from _with_server(server, _PHASES_TO_FIRST_TOKEN, from_ns, first_ns)
-    if server is not None:
-        # what came later than the server had made it was held up on the way or here
-        last_ns = min(last_ns, first_ns + round(server.decode_ms * 1e6))
-    yield Span("decode", first_ns, last_ns, is_servers=server is not None)
-    yield Span("client lag", last_ns, done_ns)
-
-
-def _with_server(
-    server: Timings | None, phases: tuple[tuple[str, str], ...], from_ns: int, to_ns: int
-) -> Iterator[Span]:
-    """Lay the server's phases at the end of a stretch of the client's clock."""
     if server is None:
-        yield Span("network and server", from_ns, to_ns)
+        yield Span("network and server", from_ns, first_ns)
+        yield Span("decode", first_ns, last_ns)
+        yield Span("client lag", last_ns, done_ns)
         return
-    taken = [(name, getattr(server, field, None)) for name, field in phases]
-    known = [(name, milliseconds * 1e6) for name, milliseconds in taken if milliseconds is not None]
-    total_ns = sum(phase_ns for _, phase_ns in known)
+    yield from _network_and(_until_first_token(server), from_ns, first_ns)
+    start_ns = first_ns
+    for name, phase_ns in _after_first_token(server):
+        # what came later than the server had made it was held up on the way or here
+        end_ns = min(start_ns + round(phase_ns), done_ns)
+        yield Span(name, start_ns, end_ns, is_servers=True)
+        start_ns = end_ns
+    yield Span("client lag", start_ns, done_ns)
+
+
+def _until_first_token(server: Timings) -> list[tuple[str, float]]:
+    """The server's phases in order, in nanoseconds. Its queue begins before an adapter's load."""
+    load_ms = server.adapter_load_ms
+    loads = [] if load_ms is None else [("adapter load", load_ms * 1e6)]
+    queue_ms = max(0.0, server.queue_ms - (load_ms or 0.0))
+    return [*loads, ("server queue", queue_ms * 1e6), ("prefill", server.prefill_ms * 1e6)]
+
+
+def _after_first_token(server: Timings) -> list[tuple[str, float]]:
+    finish_ms = server.finish_ms
+    finish = [] if finish_ms is None else [("server finish", finish_ms * 1e6)]
+    return [("decode", server.decode_ms * 1e6), *finish]
+
+
+def _network_and(phases: list[tuple[str, float]], from_ns: int, to_ns: int) -> Iterator[Span]:
+    """Lay phases of the server at the end of a stretch of the client's clock."""
+    total_ns = sum(phase_ns for _, phase_ns in phases)
     # rounding, or a clock that runs faster, must not draw a phase before the request was sent
     scale = min(1.0, (to_ns - from_ns) / total_ns) if total_ns else 1.0
     start_ns = to_ns - round(total_ns * scale)
     yield Span("network", from_ns, start_ns)
     passed_ns = 0.0
-    for name, phase_ns in known:
+    for name, phase_ns in phases:
         passed_ns += phase_ns * scale
         end_ns = to_ns - round(total_ns * scale - passed_ns)
         yield Span(name, start_ns, end_ns, is_servers=True)
