@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorry.errors import ClientError, DeadlineExceeded, Phase, RetriesExhausted
+from lorry.errors import ClientError, DeadlineExceeded, Phase, RetriesExhausted, StreamCancelled
 
 _WAITING_FOR: dict[Phase, str] = {
     "queue": "waiting to send the request",
@@ -27,9 +27,14 @@ def cancelled(reason: str) -> str:
 
 
 def concluded(failures: list[ClientError]) -> ClientError:
-    """The one error that stands for all attempts."""
-    if len({type(failure) for failure in failures}) == 1:
-        return failures[-1]
+    """The one error that stands for all attempts.
+
+    Time that ran out, and a call that was ended, are called that whatever went wrong before.
+    """
+    last = failures[-1]
+    is_the_end = isinstance(last, (DeadlineExceeded, StreamCancelled))
+    if is_the_end or len({type(failure) for failure in failures}) == 1:
+        return last
     return RetriesExhausted(
-        f"{len(failures)} attempts failed, the last with: {failures[-1]}", causes=tuple(failures)
+        f"{len(failures)} attempts failed, the last with: {last}", causes=tuple(failures)
     )

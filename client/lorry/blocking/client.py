@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -24,6 +23,8 @@ from lorry.timeout import Timeout
 from lorry.types.models import ModelCard, ModelList
 
 if TYPE_CHECKING:
+    import ssl
+
     from lorry.blocking.stream import BlockingTokenStream
 
 _ONCE = RetryPolicy(max_attempts=1)

@@ -13,7 +13,7 @@ from collections import deque
 from typing import cast
 from urllib.parse import urlsplit
 
-from lorry.blocking.limited_socket import LimitedSocket, Patience
+from lorry.blocking.limited_socket import LimitedSocket, Patience, forever
 from lorry.transports.connect_error import connect_error
 
 # below the idle limits of servers, so that the client drops a connection first
@@ -84,6 +84,7 @@ class ConnectionPool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose answer was read to its end."""
+        connection.socket.patience = forever
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
         while len(self._idle) > MAX_IDLE_CONNECTIONS:

@@ -166,9 +166,12 @@ class BlockingExchange:
         call = self.call
         attempt = self.stopwatch.start_attempt(time.perf_counter_ns())
         try:
-            connection = self._connect()
+            self._begin_connecting()
+            connection = self._pool.take()
+            attempt.reused_connection = connection is not None
+            if connection is None:
+                connection = self._pool.connect(self._patience)
             attempt.connected_ns = time.perf_counter_ns()
-            attempt.reused_connection = connection.socket.patience != self._patience
             connection.socket.patience = self._patience
             self._connection = connection
             self._set_phase("headers")
@@ -190,14 +193,13 @@ class BlockingExchange:
             raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
         return headers
 
-    def _connect(self) -> Connection:
+    def _begin_connecting(self) -> None:
         limit_s = self.call.timeout.connect
         limits: list[tuple[float, Phase, float]] = []
         if limit_s is not None:
             limits = [(time.monotonic() + limit_s, "connect", limit_s)]
         self._set_phase("connect", limits)
         self._patience()  # there may be none left
-        return self._pool.take() or self._pool.connect(self._patience)
 
     def _headers(self) -> dict[str, str]:
         call = self.call
@@ -247,7 +249,7 @@ class BlockingExchange:
             raise StreamCancelled(cancelled(self._cancel_reason)) from None
         if isinstance(error, TimeoutError) and error.errno is None:
             raise self._too_late() from None
-        if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
+        if isinstance(error, (OSError, http.client.HTTPException)):
             raise ConnectionLost(
                 f"the connection ended before the answer did ({error or type(error).__name__})"
             ) from error

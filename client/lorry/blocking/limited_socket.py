@@ -18,6 +18,10 @@ READ_BUFFER_BYTES = 64 * 1024
 Patience = Callable[[], float | None]
 
 
+def forever() -> None:
+    """The patience of a connection that no call uses."""
+
+
 class LimitedSocket:
     """Owns a connected socket. `patience` is that of the call that uses it; `read_ns` is when the
     last read returned (`time.perf_counter_ns`)."""

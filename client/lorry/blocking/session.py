@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +13,8 @@ from lorry.options import CallOptions
 from lorry.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    import ssl
+
     from lorry.blocking.connection import ConnectionPool
     from lorry.blocking.exchange import BlockingExchange
 
