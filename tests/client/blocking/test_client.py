@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -161,6 +162,16 @@ def test_a_stream_can_be_cancelled_from_another_thread() -> None:
 
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
+
+
+def test_the_snippet_of_the_documentation_runs(
+    server: ServerInThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = Path(__file__).parents[3] / "docs" / "client-blocking.md"
+    (snippet,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    exec(snippet.replace("http://127.0.0.1:8000", server.url), {})
+
+    assert "base: Arr, matey!" in capsys.readouterr().out
 
 
 class Trickling:
