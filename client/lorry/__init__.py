@@ -9,8 +9,8 @@ from __future__ import annotations
 from lorry._version import __version__
 from lorry.adapter_report import AdapterCards
 from lorry.blocking.client import Client
-from lorry.client import AsyncClient
 from lorry.classify import Classification, Entity
+from lorry.client import AsyncClient
 from lorry.embeddings import Embeddings
 from lorry.errors import (
     AdapterExists,

@@ -34,7 +34,8 @@ class Chatting:
 
     def stream(self, messages: Sequence[Message], adapter: str) -> TokenStream:
         """The answer to messages, which has not been asked for yet."""
-        return self.client.chat.stream(messages, adapter=adapter, **self._options)
+        options: GenerateOptions = {**self._options, "adapter": adapter}
+        return self.client.chat.stream(messages, **options)
 
     async def compare(self, adapters: Sequence[str]) -> None:
         """Have several answer the last question; the conversation stays as it is."""
@@ -82,7 +83,7 @@ async def _save(chatting: Chatting, argument: str) -> None:
         _complain("/save needs a file")
         return
     try:
-        chatting.conversation.save(Path(argument).expanduser())
+        chatting.conversation.save(Path(argument))
     except OSError as error:
         _complain(f"cannot write {argument!r}: {error.strerror}")
         return

@@ -75,7 +75,7 @@ class Classify:
         dialect: Literal["vllm"] = "vllm",
         adapter: str | None = None,
         deadline: float | None = None,
-        timeout: Timeout | float | None = None,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109
         request_id: str | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> list[Classification]: ...
@@ -87,7 +87,7 @@ class Classify:
         *,
         dialect: Literal["lorax"],
         deadline: float | None = None,
-        timeout: Timeout | float | None = None,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109
         request_id: str | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> list[list[Entity]]: ...

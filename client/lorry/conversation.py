@@ -51,4 +51,4 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Write the conversation as one line of JSON, as `lorry finetune --data` reads it."""
-        path.write_bytes(msgspec.json.encode({"messages": self.messages}) + b"\n")
+        path.expanduser().write_bytes(msgspec.json.encode({"messages": self.messages}) + b"\n")

@@ -21,7 +21,7 @@ PATH = "/v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Embeddings(Sequence[array[float]]):
+class Embeddings:
     """One vector for each input, in its order: float32 arrays, which numpy reads without a copy.
 
     `prompt_tokens` is what the server counted, None where it does not say.
@@ -35,7 +35,7 @@ class Embeddings(Sequence[array[float]]):
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> array[float]:
         return self.vectors[index]
 
     def __iter__(self) -> Iterator[array[float]]:

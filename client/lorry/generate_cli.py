@@ -30,6 +30,7 @@ from lorry.command_line import (
 from lorry.config import terminal_is_plain
 from lorry.errors import ClientError
 from lorry.generation import Generation
+from lorry.options import GenerateOptions
 from lorry.side_by_side import LiveColumns, fits
 from lorry.stream import TokenStream
 
@@ -60,19 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(namespace: argparse.Namespace, prompt: str) -> int:
     adapters: list[str] = namespace.adapter or [""]
-    options = sampling_options(namespace)
+    sampling = sampling_options(namespace)
     async with AsyncClient(
         namespace.url, api_key=namespace.api_key, timeout=namespace.timeout
     ) as client:
 
         def open_stream(adapter: str) -> TokenStream:
+            options: GenerateOptions = {**sampling, "adapter": adapter}
             if namespace.chat or namespace.system is not None:
                 system = [{"role": "system", "content": namespace.system}]
                 messages = system if namespace.system is not None else []
                 return client.chat.stream(
-                    [*messages, {"role": "user", "content": prompt}], adapter=adapter, **options
+                    [*messages, {"role": "user", "content": prompt}], **options
                 )
-            return client.stream(prompt, adapter=adapter, **options)
+            return client.stream(prompt, **options)
 
         if namespace.json:
             outcomes = await _as_json(open_stream, adapters)

@@ -82,7 +82,7 @@ class Family:
     def value(self, **labels: str) -> float:
         """The value of the one sample with these labels; there may be others beside them.
 
-        Raises KeyError when no sample has them or several do.
+        Raises LookupError when no sample has them or several do.
         """
         found = [
             sample
@@ -91,7 +91,7 @@ class Family:
         ]
         if len(found) != 1:
             have = "; ".join(_shown(sample.labels) for sample in self._values())
-            raise KeyError(
+            raise LookupError(
                 f"{len(found)} samples of {self.name} have {_shown(labels)}; there are: {have}"
             )
         return found[0].value
@@ -236,7 +236,7 @@ def _read_labels(line: str, position: int, labels: dict[str, str]) -> int:
         name = line[position:equals].strip()
         start = equals + 1
         if not name or line[start] != '"':
-            raise ValueError(f"a label must be name=\"value\", not {line[position : start + 1]!r}")
+            raise ValueError(f'a label must be name="value", not {line[position : start + 1]!r}')
         end = start + 1
         while line[end] != '"':
             end += 2 if line[end] == "\\" else 1

@@ -38,7 +38,8 @@ def wrap(text: str, cells: int) -> list[str]:
             cut = _cut(line, cells)
             lines.append(line[:cut].rstrip())
             line = line[cut:].lstrip(" ")
-        lines.append(line)
+        if line or not paragraph:
+            lines.append(line)
     return lines
 
 

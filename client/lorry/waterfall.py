@@ -19,6 +19,7 @@ BAR_CHARS = 40
 NOTABLE_LAG_S = 0.005
 _NAME_CHARS = 18
 
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """One part of a call on the client's clock (`time.perf_counter_ns`)."""
@@ -78,7 +79,9 @@ def facts_of(timing: Timing) -> list[str]:
     """What else one has to know to read the times, and how far they can be trusted."""
     facts = []
     if timing.num_tokens is not None:
-        each = "" if timing.tpot is None else f", {duration(timing.tpot * 1e9)} each after the first"
+        each = (
+            "" if timing.tpot is None else f", {duration(timing.tpot * 1e9)} each after the first"
+        )
         facts.append(f"{timing.num_tokens} tokens{each}")
     if len(timing.attempts) > 1:
         facts.append(f"{len(timing.attempts)} attempts")

@@ -106,7 +106,9 @@ def test_command_lists_its_subcommands(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["--help"]) == 0
 
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("serve", "generate", "chat", "loadtest", "completion", "version"))
+    assert all(
+        name in shown for name in ("serve", "generate", "chat", "loadtest", "completion", "version")
+    )
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,10 @@ from tests.support.talking_script import Talking
 
 
 async def test_a_generation_is_one_short_line() -> None:
-    async with FakeLLMServer(Talking("Arr" * 100)) as server, lorry.AsyncClient(server.url) as client:
+    async with (
+        FakeLLMServer(Talking("Arr" * 100)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
         generation = await client.stream("top secret", adapter="pirate").final()
 
     shown = repr(generation)
@@ -51,7 +54,7 @@ async def test_an_error_says_which_call_it_was() -> None:
             await client.generate("top secret", adapter="nobody", request_id="mine")
 
     shown = repr(caught.value)
-    assert shown.startswith('AdapterNotFound("The model \'nobody\' does not exist.')
+    assert shown.startswith("AdapterNotFound(\"The model 'nobody' does not exist.")
     assert "request_id='mine', adapter='nobody'" in shown
     assert "secret" not in shown
     assert repr(lorry.ConfigError("odd")) == "ConfigError('odd')"
@@ -92,4 +95,3 @@ def test_a_client_shows_no_key() -> None:
     ):
         assert "http://x" in repr(client)
         assert "secret" not in repr(client)
-

@@ -78,9 +78,9 @@ def test_histograms_are_told_apart_by_their_labels() -> None:
 def test_a_value_that_is_not_one_is_named() -> None:
     metrics = parse_metrics(EXPOSITION)
 
-    with pytest.raises(KeyError, match="2 samples of requests_total have no labels; there are"):
+    with pytest.raises(LookupError, match="2 samples of requests_total have no labels; there are"):
         metrics["requests"].value()
-    with pytest.raises(KeyError, match="0 samples of requests_total have code='404'"):
+    with pytest.raises(LookupError, match="0 samples of requests_total have code='404'"):
         metrics["requests"].value(code="404")
     with pytest.raises(KeyError, match="nowhere"):
         metrics["nowhere"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from array import array
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -71,7 +73,7 @@ def test_spans_leave_no_gap_and_end_with_the_call() -> None:
 
         assert parts[0].start_ns == 0
         assert parts[-1].end_ns == 121 * MS
-        assert all(a.end_ns == b.start_ns for a, b in zip(parts, parts[1:], strict=False))
+        assert all(a.end_ns == b.start_ns for a, b in pairwise(parts))
 
 
 def test_without_a_servers_account_its_part_is_one_with_the_network() -> None:
@@ -110,7 +112,9 @@ def test_a_servers_account_that_does_not_fit_is_scaled_and_never_drawn_before_th
 def test_a_late_start_and_earlier_attempts_are_shown() -> None:
     first = AttemptTiming(1 * MS, 2 * MS)
     last = streamed().attempts[0]
-    names = [name for name, _ in milliseconds(streamed(intended_ns=-5 * MS, attempts=(first, last)))]
+    names = [
+        name for name, _ in milliseconds(streamed(intended_ns=-5 * MS, attempts=(first, last)))
+    ]
 
     assert names[:4] == ["late start", "client queue", "earlier attempts", "connect"]
 
@@ -137,8 +141,6 @@ def test_printing_draws_a_line_per_span_and_what_to_know() -> None:
 
 
 def test_what_makes_stamps_doubtful_is_said() -> None:
-    from array import array
-
     timing = streamed(token_ns=array("q", [72 * MS] * 8), loop_lag_max=0.08)
 
     assert "2.0 tokens per event, so single gaps say little" in draw(timing)

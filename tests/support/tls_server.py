@@ -21,10 +21,20 @@ class TlsServer:
     def __init__(self, folder: Path) -> None:
         self._certificate, key = folder / "certificate.pem", folder / "key.pem"
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-            + ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
-            + ["-addext", "subjectAltName=DNS:localhost"]
-            + ["-keyout", str(key), "-out", str(self._certificate)],
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                ),
+                *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
+                *("-addext", "subjectAltName=DNS:localhost"),
+                *("-keyout", str(key), "-out", str(self._certificate)),
+            ],
             check=True,
             capture_output=True,
         )
@@ -60,9 +70,12 @@ class TlsServer:
                 accepted, _ = self._listener.accept()
             except OSError:
                 return
-            with contextlib.suppress(OSError):  # a client that does not trust us leaves
-                with self._context.wrap_socket(accepted, server_side=True) as connection:
-                    received = b""
-                    while not received.endswith(b"}"):
-                        received += connection.recv(65536)
-                    connection.sendall(head.encode() + body)
+            with (
+                contextlib.suppress(OSError),  # a client that does not trust us leaves
+                accepted,
+                self._context.wrap_socket(accepted, server_side=True) as connection,
+            ):
+                received = b""
+                while not received.endswith(b"}"):
+                    received += connection.recv(65536)
+                connection.sendall(head.encode() + body)

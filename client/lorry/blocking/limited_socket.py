@@ -6,6 +6,7 @@ that trickles in, so it is set anew before every wait, from the time that is lef
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import time
@@ -63,10 +64,8 @@ class LimitedSocket:
 
     def abort(self) -> None:
         """Close now; whoever waits in another thread is woken."""
-        try:
+        with contextlib.suppress(OSError):  # it is closed already, which is what was wanted
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is not connected any more, which is what was wanted
         self._socket.close()
 
     def fileno(self) -> int:

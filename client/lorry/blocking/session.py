@@ -89,7 +89,5 @@ class BlockingSession:
 
         with self._lock:
             if self._pool is None:
-                self._pool = ConnectionPool(
-                    self.config.base_url, ssl_context=self._ssl_context
-                )
+                self._pool = ConnectionPool(self.config.base_url, ssl_context=self._ssl_context)
             return self._pool

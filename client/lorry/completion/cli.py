@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Sequence
 
 from lorry.adapter_report import printable
-from lorry.blocking import Client
+from lorry.blocking.client import Client
 from lorry.cli import SUBCOMMANDS
 from lorry.command_line import DONE
 from lorry.completion.bash import bash_script

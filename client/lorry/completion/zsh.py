@@ -53,7 +53,9 @@ def zsh_script(nodes: Sequence[Node]) -> str:
         for option in node.options:
             if option.value != "nothing":
                 pattern = "|".join(quote(f"{node.path}:{flag}") for flag in option.flags)
-                lines.append(f"        ({pattern}) {_action(option.value, option.choices)}; return ;;")
+                lines.append(
+                    f"        ({pattern}) {_action(option.value, option.choices)}; return ;;"
+                )
     lines += ["    esac", '    case "$at" in']
     for node in nodes:
         flags = [flag for option in node.options for flag in option.flags] or ["--help"]

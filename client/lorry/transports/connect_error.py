@@ -7,9 +7,7 @@ import errno
 from lorry.errors import ConnectError
 
 
-def connect_error(
-    url: str, cause: BaseException, *, is_name_unknown: bool = False
-) -> ConnectError:
+def connect_error(url: str, cause: BaseException, *, is_name_unknown: bool = False) -> ConnectError:
     """Return (not raise) the error for a connection that failed because of `cause`."""
     code = getattr(cause, "errno", None)
     if is_name_unknown:

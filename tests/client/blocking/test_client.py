@@ -288,9 +288,12 @@ def test_an_answer_that_is_cut_is_no_success(whole: bool) -> None:
         reply.cut()
 
     expected = lorry.ConnectionLost if whole else lorry.StreamTruncated
-    with ServerInThread(script) as server, lorry.Client(server.url) as client:
-        with pytest.raises(expected) as caught:
-            client.generate("Hi", token_times=not whole)
+    with (
+        ServerInThread(script) as server,
+        lorry.Client(server.url) as client,
+        pytest.raises(expected) as caught,
+    ):
+        client.generate("Hi", token_times=not whole)
 
     assert caught.value.request_id is not None
     again = pickle.loads(pickle.dumps(caught.value))
@@ -301,9 +304,12 @@ def test_an_error_of_the_server_has_its_words_and_no_key() -> None:
     async def script(request: ReceivedRequest, reply: Reply) -> None:
         await reply.json(400, {"error": {"message": "secret-key is odd", "param": "top_p"}})
 
-    with ServerInThread(script) as server, lorry.Client(server.url, api_key="secret-key") as client:
-        with pytest.raises(lorry.BadRequest, match="is odd") as caught:
-            client.generate("Hi")
+    with (
+        ServerInThread(script) as server,
+        lorry.Client(server.url, api_key="secret-key") as client,
+        pytest.raises(lorry.BadRequest, match="is odd") as caught,
+    ):
+        client.generate("Hi")
 
     assert caught.value.param == "top_p"
     assert "secret-key" not in repr(caught.value) + str(caught.value.body) + repr(client)
