@@ -187,8 +187,8 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(tmp_path: Path)
         terminal.until("Arr, matey!")
         terminal.until("pirate> ")
         terminal.type("half a line")
-        terminal.interrupt()
-        terminal.until("pirate> ")
+        terminal.until("half a line")
+        terminal.interrupt_until("pirate> ")
         terminal.type("\x04")
         assert terminal.wait() == 0
 

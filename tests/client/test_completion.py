@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -108,8 +109,6 @@ def test_options_of_a_command_of_another_package_are_asked_of_its_help(complete:
 def test_a_server_that_does_not_answer_costs_half_a_second(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -120,19 +119,27 @@ def test_a_server_that_does_not_answer_costs_half_a_second(
     assert took_s < 0.6
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def in_zsh(flag: str) -> str:
+    return flag
+
+
+def in_fish(flag: str) -> str:
+    return f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
+
+
+@pytest.mark.parametrize(("shell", "spelt"), [("zsh", in_zsh), ("fish", in_fish)])
 def test_other_shells_get_every_command_and_option(
-    shell: str, capsys: pytest.CaptureFixture[str]
+    shell: str, spelt: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["completion", shell]) == 0
 
     script = capsys.readouterr().out
-    for node in command_nodes(SUBCOMMANDS):
+    nodes = command_nodes(SUBCOMMANDS)
+    assert {"generate", "adapters load", "serve"} <= {node.path for node in nodes}
+    for node in nodes:
         assert node.path in script
         for option in node.options:
-            for flag in option.flags:
-                wanted = flag if shell == "zsh" else f"-l {flag[2:]}" if flag[1] == "-" else flag
-                assert wanted.replace("-h", "-s h") in script or wanted in script
+            assert all(spelt(flag) in script for flag in option.flags)
 
 
 def test_the_scripts_of_shells_that_are_here_are_valid(capsys: pytest.CaptureFixture[str]) -> None:

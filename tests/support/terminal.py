@@ -21,6 +21,7 @@ class Terminal:
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.shown = ""
+        self._seen = 0
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, True)
         self._process = subprocess.Popen(
@@ -54,15 +55,25 @@ class Terminal:
         """What ctrl-C does."""
         self._process.send_signal(signal.SIGINT)
 
-    def until(self, text: str, *, timeout_s: float = 30.0) -> str:
-        """Read until `text` is shown; return what was shown up to there since the last call."""
+    def interrupt_until(self, text: str) -> None:
+        """Press ctrl-C at a prompt. readline heeds a signal only while it waits for a key, and
+        whether it does so yet cannot be seen, so it is pressed again after a while."""
+        for _ in range(10):
+            self.interrupt()
+            try:
+                return self.until(text, timeout_s=2)
+            except AssertionError:
+                continue
+        raise AssertionError(f"no {text!r} after ten times ctrl-C")
+
+    def until(self, text: str, *, timeout_s: float = 30.0) -> None:
+        """Read until `text` is shown behind what the last call waited for."""
         ends_at = time.monotonic() + timeout_s
-        start = len(self.shown)
-        while text not in self.shown[start:]:
-            assert time.monotonic() < ends_at, f"{text!r} was not shown: {self.shown[start:]!r}"
+        while (found := self.shown.find(text, self._seen)) < 0:
+            assert time.monotonic() < ends_at, f"no {text!r} in {self.shown[self._seen :]!r}"
             if select.select([self._ours], [], [], 0.1)[0]:
                 self.shown += self._read()
-        return self.shown[start:]
+        self._seen = found + len(text)
 
     def wait(self) -> int:
         """Read to the end and return the exit code."""
