@@ -6,9 +6,11 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lorry._version import __version__
 from lorry.adapter_report import AdapterCards
-from lorry.blocking.client import Client
 from lorry.classify import Classification, Entity
 from lorry.client import AsyncClient
 from lorry.embeddings import Embeddings
@@ -41,13 +43,23 @@ from lorry.health import Health
 from lorry.many import Request
 from lorry.options import ChatOptions, GenerateOptions
 from lorry.retry import RetryPolicy
-from lorry.server_metrics import ServerMetrics
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
 from lorry.tool_calls import ToolCall
-from lorry.trace_events import chrome_trace
 from lorry.transports.base import Transport, WireRequest, WireResponse
+
+if TYPE_CHECKING:
+    from lorry.blocking.client import Client
+    from lorry.server_metrics import ServerMetrics
+    from lorry.trace_events import chrome_trace
+
+# Names whose modules are loaded when they are first asked for: most programs never do.
+_LATE = {
+    "Client": "lorry.blocking.client",
+    "ServerMetrics": "lorry.server_metrics",
+    "chrome_trace": "lorry.trace_events",
+}
 
 __all__ = [
     "AdapterCards",
@@ -100,3 +112,10 @@ __all__ = [
     "__version__",
     "chrome_trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'lorry' has no attribute {name!r}")
+    item = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+    return item

@@ -7,7 +7,6 @@ finds the entities in it. Which of them is meant is said, not guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import msgspec
@@ -19,8 +18,7 @@ from lorry.session import Session
 from lorry.timeout import Timeout
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(msgspec.Struct, frozen=True):
     """What a text is. `probabilities` has one number for each class of the model."""
 
     label: str | None
@@ -32,8 +30,7 @@ class Classification:
         return max(self.probabilities)
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(msgspec.Struct, frozen=True):
     """What was found in a text, in its characters `start` to `end`."""
 
     label: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
@@ -21,12 +21,14 @@ from lorry.models import Models
 from lorry.options import GenerateOptions
 from lorry.request_body import completion_body
 from lorry.retry import RetryPolicy
-from lorry.server_metrics import ServerMetrics, fetch_metrics
 from lorry.session import Session
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
 from lorry.tokenizing import detokenize, tokenize
 from lorry.transports.select import TransportLike, as_transport
+
+if TYPE_CHECKING:
+    from lorry.server_metrics import ServerMetrics
 
 
 class AsyncClient:
@@ -164,6 +166,8 @@ class AsyncClient:
 
     async def metrics(self) -> ServerMetrics:
         """The server's own figures: `(await client.metrics())["vllm:num_requests_running"].total`."""
+        from lorry.server_metrics import fetch_metrics  # most programs never ask for them
+
         return await fetch_metrics(self._session)
 
     async def health(self) -> Health:

@@ -6,7 +6,6 @@ import base64
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,8 +19,7 @@ from lorry.timeout import Timeout
 PATH = "/v1/embeddings"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Embeddings:
+class Embeddings(msgspec.Struct, frozen=True):
     """One vector for each input, in its order: float32 arrays, which numpy reads without a copy.
 
     `prompt_tokens` is what the server counted, None where it does not say.

@@ -6,9 +6,8 @@ One definition serves every method that generates; `resolve` turns what a caller
 
 from __future__ import annotations
 
-import difflib
 import math
-import uuid
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -122,6 +121,8 @@ def _not_an_option(name: str, names: Collection[str]) -> str:
         return f"{name!r} is an option of conversations only: client.chat takes it"
     if name in ("n", "best_of"):
         return f"{name!r} is not an option: {_ONE_CHOICE}"
+    import difflib  # a wrong name is worth the time
+
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unexpected keyword argument {name!r}{hint}"
@@ -162,7 +163,7 @@ def _limits(timeout: Timeout | float | None, deadline: float | None, default: Ti
 
 def _checked_request_id(request_id: str | None) -> str:
     if request_id is None:
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
     if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
         raise ValueError(
             f"request_id is {request_id!r}; it must be 1 to 128 printable ASCII characters"

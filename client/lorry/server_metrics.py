@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from lorry.errors import StreamProtocolError
 from lorry.options import resolve
@@ -22,8 +23,7 @@ _SUFFIXES = {
 _ESCAPES = {"n": "\n", "\\": "\\", '"': '"'}
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """One line: `name` may be the family's with an ending, as `_bucket` or `_total`."""
 
     name: str
@@ -31,8 +31,7 @@ class Sample:
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
+class Histogram(msgspec.Struct, frozen=True):
     """`buckets` are pairs of an upper bound and how many observations were at most that."""
 
     labels: Mapping[str, str]
@@ -65,14 +64,13 @@ class Histogram:
         return lower
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(msgspec.Struct, frozen=True):
     """All samples of one metric. `kind` is "counter", "gauge", "histogram", "summary" or "untyped"."""
 
     name: str
     kind: str = "untyped"
     help: str = ""
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Sample] = []
 
     @property
     def total(self) -> float:

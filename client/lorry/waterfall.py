@@ -7,8 +7,9 @@ which of its stamps they must have happened; what is left over there is called n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from lorry.timing import Timing
@@ -20,8 +21,7 @@ NOTABLE_LAG_S = 0.005
 _NAME_CHARS = 18
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """One part of a call on the client's clock (`time.perf_counter_ns`)."""
 
     name: str
