@@ -7,7 +7,7 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorry._version import __version__
 from lorry.adapter_report import AdapterCards
@@ -53,13 +53,6 @@ if TYPE_CHECKING:
     from lorry.blocking.client import Client
     from lorry.server_metrics import ServerMetrics
     from lorry.trace_events import chrome_trace
-
-# Names whose modules are loaded when they are first asked for: most programs never do.
-_LATE = {
-    "Client": "lorry.blocking.client",
-    "ServerMetrics": "lorry.server_metrics",
-    "chrome_trace": "lorry.trace_events",
-}
 
 __all__ = [
     "AdapterCards",
@@ -113,9 +106,16 @@ __all__ = [
     "chrome_trace",
 ]
 
+# not part of most programs, so not of every import
+_LATE = {
+    "Client": "lorry.blocking.client",
+    "ServerMetrics": "lorry.server_metrics",
+    "chrome_trace": "lorry.trace_events",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module 'lorry' has no attribute {name!r}")
-    item = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
-    return item
+if not TYPE_CHECKING:  # else every name would seem to exist
+
+    def __getattr__(name):
+        if name not in _LATE:
+            raise AttributeError(f"module 'lorry' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LATE[name]), name)
