@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from lorry.errors import ClientError, DeadlineExceeded, Phase, RetriesExhausted, StreamCancelled
+from lorry.errors import (
+    ClientError,
+    ConnectError,
+    DeadlineExceeded,
+    NotRetried,
+    Phase,
+    RetriesExhausted,
+    StreamCancelled,
+)
 
 _WAITING_FOR: dict[Phase, str] = {
     "queue": "waiting to send the request",
@@ -14,6 +22,13 @@ _WAITING_FOR: dict[Phase, str] = {
 }
 
 
+_WHY_NOT_AGAIN: dict[NotRetried, str] = {
+    "budget": "not sent again: the retry budget of the server is spent",
+    "deadline": "not sent again: the deadline is too near for another attempt",
+    "retry_after": "not sent again: the server wants to be left alone for too long",
+}
+
+
 def too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
     """The error of a limit of time that was passed in a phase."""
     return DeadlineExceeded(
@@ -21,20 +36,45 @@ def too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
     )
 
 
-def cancelled(reason: str) -> str:
-    """The sentence of a cancelled stream."""
-    return f"the stream was cancelled: {reason}" if reason else "the stream was cancelled"
+def cancelled(reason: str) -> StreamCancelled:
+    """The error of a stream that was cancelled, for a reason if there is one to give."""
+    because = f": {reason}" if reason else ""
+    return StreamCancelled(f"the stream was cancelled{because}")
 
 
-def concluded(failures: list[ClientError]) -> ClientError:
+def _refusals_of(late: ClientError, failures: list[ClientError]) -> list[ClientError]:
+    """How the server that was being connected to when time ran out had answered before."""
+    if not (isinstance(late, DeadlineExceeded) and late.phase == "connect"):
+        return []
+    return [
+        failure
+        for failure in failures
+        if isinstance(failure, ConnectError) and failure.endpoint == late.endpoint
+    ]
+
+
+def concluded(failures: list[ClientError], reason: NotRetried | None) -> ClientError:
     """The one error that stands for all attempts.
 
-    Time that ran out, and a call that was ended, are called that whatever went wrong before.
+    Time that ran out is called that, whatever went wrong before. A connection that was refused is
+    not: the last attempt may have had no time left to be refused in.
     """
-    last = failures[-1]
-    is_the_end = isinstance(last, (DeadlineExceeded, StreamCancelled))
-    if is_the_end or len({type(failure) for failure in failures}) == 1:
-        return last
-    return RetriesExhausted(
-        f"{len(failures)} attempts failed, the last with: {last}", causes=tuple(failures)
-    )
+    last = error = failures[-1]
+    refusals = _refusals_of(last, failures)
+    if refusals:
+        error, reason = refusals[-1], "deadline"
+        error.causes = tuple(failure for failure in failures if failure is not error)
+    elif (
+        isinstance(last, (DeadlineExceeded, StreamCancelled))
+        or len({type(failure) for failure in failures}) == 1
+    ):
+        last.causes = tuple(failures[:-1])
+    else:
+        error = RetriesExhausted(
+            f"{len(failures)} attempts failed, the last with: {last}", causes=tuple(failures)
+        )
+    error.not_retried = reason
+    note = None if reason is None else _WHY_NOT_AGAIN.get(reason)
+    if note is not None:
+        error.add_note(note)
+    return error

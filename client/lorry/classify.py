@@ -133,6 +133,8 @@ class Classify:
             _VllmAnswer,
             options=options,
             body=encode_body(body, options.extra_body),
+            takes_turn=True,
+            any_server=True,
         )
         items = sorted(answer.data, key=lambda item: item.index)
         return [Classification(item.label, tuple(item.probs)) for item in items]
@@ -144,6 +146,8 @@ class Classify:
             list[list[_LoraxEntity]],
             options=options,
             body=encode_body({"inputs": texts}, options.extra_body),
+            takes_turn=True,
+            any_server=True,
         )
         return [
             [Entity(item.entity_group, item.word, item.score, item.start, item.end) for item in of]

@@ -96,7 +96,13 @@ class Embed:
         if dimensions is not None:
             body["dimensions"] = dimensions
         answer = await self._session.fetch(
-            "POST", PATH, _Answer, options=options, body=encode_body(body, options.extra_body)
+            "POST",
+            PATH,
+            _Answer,
+            options=options,
+            body=encode_body(body, options.extra_body),
+            takes_turn=True,
+            any_server=True,
         )
         items = sorted(answer.data, key=lambda item: item.index)
         if len(items) != len(texts):

@@ -77,14 +77,19 @@ def resolve(
     options: Mapping[str, Any],
     *,
     timeout: Timeout,
+    defaults: Mapping[str, Any] | None = None,
     known: type[GenerateOptions] = GenerateOptions,
 ) -> CallOptions:
     """Check the names, settle aliases and limits; `timeout` is the client's own.
+
+    `defaults` are canonical options that hold where `options` says nothing.
 
     Raises TypeError for an unknown option or for both names of one, ValueError for a wrong limit
     or request id. What the values mean is the server's to judge.
     """
     given = canonical(options, known=known)
+    if defaults:
+        given = {**defaults, **given}
     adapter = given.pop("adapter", None)
     return CallOptions(
         sampling={name: value for name, value in given.items() if name not in _LOCAL},
@@ -95,6 +100,15 @@ def resolve(
         request_id=_checked_request_id(given.get("request_id")),
         tag=given.get("tag"),
     )
+
+
+def default_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options that are to hold for many calls; raises TypeError as `resolve` does."""
+    given = canonical(options)
+    for name, owner in (("request_id", "one request"), ("timeout", "the client itself")):
+        if name in given:
+            raise TypeError(f"{name} belongs to {owner} and cannot be a default option")
+    return given
 
 
 def canonical(

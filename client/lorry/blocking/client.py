@@ -13,12 +13,18 @@ from lorry.blocking.generate_route import BlockingGenerateRoute
 from lorry.blocking.session import BlockingSession
 from lorry.chat import Messages
 from lorry.config import read_config
-from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded, HTTPStatusError
+from lorry.errors import (
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    HTTPStatusError,
+)
 from lorry.generation import Generation
 from lorry.health import Health
 from lorry.options import ChatOptions, GenerateOptions, resolve
 from lorry.request_body import chat_body, completion_body
-from lorry.retry import RetryPolicy
+from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.timeout import Timeout
 from lorry.types.models import ModelCard, ModelList
 
@@ -50,13 +56,15 @@ class Client:
         *,
         api_key: str | None = None,
         timeout: Timeout | float | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | int | None = None,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
+        if len(config.endpoints) > 1:
+            raise ConfigError("base_url names several servers; the blocking client has one")
         self._session = BlockingSession(
-            config, retry=retry or RetryPolicy(), ssl_context=ssl_context
+            config, retry=as_retry_policy(retry), ssl_context=ssl_context
         )
         self._completions = BlockingGenerateRoute(
             self._session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS

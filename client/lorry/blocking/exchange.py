@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from lorry.attempts import MAX_ERROR_BODY_BYTES
 from lorry.blocking.connection import Connection, ConnectionPool
+from lorry.blocking.retry_account import RetryAccount
 from lorry.call_outcome import cancelled, concluded, too_late
 from lorry.error_mapping import status_error
 from lorry.errors import (
@@ -19,10 +21,9 @@ from lorry.errors import (
     ConnectionLost,
     DeadlineExceeded,
     Phase,
-    StreamCancelled,
     StreamProtocolError,
 )
-from lorry.exchange import END_GRACE_S, MAX_ERROR_BODY_BYTES
+from lorry.exchange import END_GRACE_S
 from lorry.retry import RetryPolicy
 from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
@@ -52,11 +53,12 @@ class BlockingExchange:
     One thread uses it; `cancel` may come from another.
     """
 
-    def __init__(self, call: BlockingCall, pool: ConnectionPool) -> None:
+    def __init__(self, call: BlockingCall, pool: ConnectionPool, retries: RetryAccount) -> None:
         now = time.perf_counter_ns()
         self.call = call
         self.stopwatch = Stopwatch(created_ns=now, intended_ns=now)
         self._pool = pool
+        self._retries = retries
         self._connection: Connection | None = None
         self._response: http.client.HTTPResponse | None = None
         self._body_ended = False
@@ -74,21 +76,25 @@ class BlockingExchange:
         """
         self._started_at = time.monotonic()
         failures: list[ClientError] = []
+        self._retries.pay_in()
         try:
             while True:
                 try:
                     return self._attempt()
                 except ClientError as failure:
+                    failure.endpoint = self.call.base_url
                     failures.append(failure)
-                delay_s = self.call.retry.delay_s(
+                verdict = self.call.retry.judge(
                     failures[-1],
                     num_attempts=len(failures),
                     remaining_s=self._remaining_s(),
                     random=random.random,
                 )
-                if delay_s is None:
-                    raise concluded(failures)
-                self._was_cancelled.wait(delay_s)
+                if verdict.delay_s is None:
+                    raise concluded(failures, verdict.reason)
+                if not self._retries.pay_out():
+                    raise concluded(failures, "budget")
+                self._was_cancelled.wait(verdict.delay_s)
         except ClientError as error:
             self.describe(error)
             raise
@@ -246,7 +252,7 @@ class BlockingExchange:
         self._body_ended = False
         self.close()
         if self._cancel_reason is not None and isinstance(error, Exception):
-            raise StreamCancelled(cancelled(self._cancel_reason)) from None
+            raise cancelled(self._cancel_reason) from None
         if isinstance(error, TimeoutError) and error.errno is None:
             raise self._too_late() from None
         if isinstance(error, (OSError, http.client.HTTPException)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from lorry.blocking.retry_account import RetryAccount
 from lorry.config import ClientConfig
 from lorry.errors import StreamProtocolError
 from lorry.options import CallOptions
@@ -29,6 +30,7 @@ class BlockingSession:
     ) -> None:
         self.config = config
         self._retry = retry
+        self._retries = RetryAccount(retry.budget)
         self._ssl_context = ssl_context
         self._pool: ConnectionPool | None = None
         self._lock = threading.Lock()
@@ -58,7 +60,7 @@ class BlockingSession:
             adapter=options.adapter,
             api_key=self.config.api_key,
         )
-        return BlockingExchange(call, self._connections())
+        return BlockingExchange(call, self._connections(), self._retries)
 
     def fetch(
         self,
