@@ -117,7 +117,7 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({', '.join(map(repr, self.endpoints))})"
+        return f"AsyncClient({', '.join([*map(repr, self.endpoints), *self._session.facts()])})"
 
     @property
     def endpoints(self) -> tuple[str, ...]:
