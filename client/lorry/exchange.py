@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lorry.attempts import Attempts, Call, Outlet
+from lorry.attempts import Attempts, Call, Outlet, Turn
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -51,15 +51,7 @@ class Exchange:
         self._permit: Permit | None = None
         self._counters = counters or CallCounters()
         self._patience = Patience(call.timeout, self.stopwatch)
-        self._attempts = Attempts(
-            call,
-            outlet,
-            stopwatch=self.stopwatch,
-            within=self._within,
-            remaining_s=self._patience.remaining_s,
-            admit=self._be_admitted,
-            step_aside=self._step_aside_to_retry,
-        )
+        self._attempts = Attempts(call, outlet, stopwatch=self.stopwatch)
         self._response: WireResponse | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
         self._lag: LoopLag | None = None  # likewise
@@ -76,7 +68,7 @@ class Exchange:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
         self._begin()
         try:
-            self._response = await self._attempts.run()
+            self._response = await self._attempts.run(self._turn())
             return self._response
         except ClientError as error:
             self.describe(error)
@@ -246,6 +238,15 @@ class Exchange:
             if isinstance(outcome, RetriesExhausted):
                 outcome = outcome.causes[-1]
             permit.release(outcome=outcome, timing=self.stopwatch.snapshot())
+
+    def _turn(self) -> Turn:
+        # made for the attempts alone: kept, it would be a cycle that only the collector breaks
+        return Turn(
+            within=self._patience.wait,
+            remaining_s=self._patience.remaining_s,
+            admit=self._be_admitted,
+            step_aside=self._step_aside_to_retry,
+        )
 
     def _step_aside_to_retry(self, failure: ClientError) -> None:
         self._step_aside(failure)
