@@ -77,19 +77,13 @@ class Exchange:
             self._leave()
             raise
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """The next bytes of the body, b"" at its end; stamps the stopwatch.
 
         What it raises is not described: the reader knows whether it ends the call badly.
         """
         assert self._response is not None
-        patience = self._patience
-        data = await patience.wait(
-            self._response.read_some(), phase="total", limit=patience.read_limit()
-        )
-        if data:
-            self.stopwatch.received(time.perf_counter_ns())
-        return data
+        return self._patience.read(self._response)
 
     def read_nowait(self) -> bytes:
         """What has come already, b"" if nothing or if the call is not open; raises as `read`."""

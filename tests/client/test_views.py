@@ -9,7 +9,13 @@ import pickle
 import pytest
 
 import lorry
-from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, chat_answer, completion
+from tests.support.fake_llm_server import (
+    FakeLLMServer,
+    ReceivedRequest,
+    Reply,
+    chat_answer,
+    completion,
+)
 
 DONE = completion("ok", finish_reason="stop")
 
