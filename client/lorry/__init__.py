@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 from lorry._version import __version__
 from lorry.adapter_report import AdapterCards
 from lorry.balancing import EndpointStats
-from lorry.classify import Classification, Entity
 from lorry.client import AsyncClient
-from lorry.embeddings import Embeddings
 from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
@@ -60,6 +58,8 @@ from lorry.transports.base import Transport, WireRequest, WireResponse
 
 if TYPE_CHECKING:
     from lorry.blocking.client import Client
+    from lorry.classify import Classification, Entity
+    from lorry.embeddings import Embeddings
     from lorry.server_metrics import ServerMetrics
     from lorry.trace_events import chrome_trace
 
@@ -131,7 +131,10 @@ __all__ = [
 
 # not part of most programs, so not of every import
 _LATE = {
+    "Classification": "lorry.classify",
     "Client": "lorry.blocking.client",
+    "Embeddings": "lorry.embeddings",
+    "Entity": "lorry.classify",
     "ServerMetrics": "lorry.server_metrics",
     "chrome_trace": "lorry.trace_events",
 }

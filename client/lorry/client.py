@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
-from lorry.classify import Classify
 from lorry.config import KeySource, changed_config, read_config
-from lorry.embeddings import Embed
 from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
@@ -35,6 +34,8 @@ from lorry.transports.select import TransportLike, as_transport
 from lorry.warm_up import warm_up
 
 if TYPE_CHECKING:
+    from lorry.classify import Classify
+    from lorry.embeddings import Embed
     from lorry.server_metrics import ServerMetrics
 
 
@@ -101,8 +102,6 @@ class AsyncClient:
         self.models = Models(session)
         self.adapters = Adapters(session)
         self.raw = RawClient(session)
-        self.embeddings = Embed(session)
-        self.classify = Classify(session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -242,6 +241,20 @@ class AsyncClient:
             on_error=on_error,
             shared=shared,
         )
+
+    @cached_property
+    def embeddings(self) -> Embed:
+        """`await client.embeddings(texts)`; see `lorry.embeddings.Embed`."""
+        from lorry.embeddings import Embed  # few programs want vectors
+
+        return Embed(self._session)
+
+    @cached_property
+    def classify(self) -> Classify:
+        """`await client.classify(texts)`; see `lorry.classify.Classify`."""
+        from lorry.classify import Classify  # few programs want labels
+
+        return Classify(self._session)
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""
