@@ -17,6 +17,7 @@ import uvicorn
 from lorry_server.config import ServerConfig, read_config
 from lorry_server.errors import StartupError
 from lorry_server.heap import trim_heap
+from lorry_server.http.listener import listen
 from lorry_server.log import configure_logging
 
 logger = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         config = read_config(argv)
         configure_logging(level=config.log_level, as_json=config.log_json)
         # Before the model is loaded, so that a taken port is known at once.
-        listener = _bind(config)
+        listener = listen(config.host, config.port)
         with contextlib.closing(listener):
             return _serve(config, listener, started_s)
     except StartupError as exc:
@@ -47,22 +48,11 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def _bind(config: ServerConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((config.host, config.port))
-    except OSError as exc:
-        listener.close()
-        raise StartupError(f"cannot listen on {config.host}:{config.port}: {exc.strerror}") from exc
-    return listener
-
-
 def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> int:
     # torch takes seconds to import; a wrong flag or a taken port should not wait for it.
     from lorry_server.adapters.watch import AdapterWatch
     from lorry_server.build import build_server
+    from lorry_server.engine.loop_activity import new_watched_loop
     from lorry_server.http.app import create_app
     from lorry_server.http.connection_guard import guarded_protocol
     from lorry_server.http.loop_lag import watch_loop_lag
@@ -136,7 +126,8 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
     gc.collect()
     gc.freeze()
     trim_heap()
-    server.run(sockets=[listener])
+    with asyncio.Runner(loop_factory=new_watched_loop) as runner:
+        runner.run(server.serve(sockets=[listener]))
     return 0 if service.stats().is_healthy else 1
 
 

@@ -10,6 +10,7 @@ LorryServerError
     DrainingError
     AdapterCapacityError    adapters in use, or being loaded, leave no room for one more
     AdapterNotReadyError    424 on LoRAX routes: an adapter is still being loaded
+  DeadlineExceededError     408: the time that the client gave the request is over
   EngineDeadError           503: the engine has failed and the process is about to end
   StartupError              bad configuration, model or adapter: the process does not start
     ModelError
@@ -94,6 +95,27 @@ class AdapterCapacityError(CapacityError):
 
 class AdapterNotReadyError(CapacityError):
     """An adapter is being loaded, and the request has waited for it as long as it may."""
+
+
+PHASES = {
+    "preparing": "it was being read, or waited for its adapter",
+    "waiting": "it waited for its turn and was not computed",
+    "running": "its answer was being computed",
+    "joined": "the request with its idempotency key that came first was being answered",
+}
+
+
+class DeadlineExceededError(LorryServerError):
+    """The time that the client gave the request was over before its answer was complete.
+
+    `phase` is one of `PHASES`: how far it was.
+    """
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(
+            f"the time that `x-request-timeout-ms` gave this request was over while {PHASES[phase]}"
+        )
+        self.phase = phase
 
 
 class EngineDeadError(LorryServerError):

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from lorry_server.adapter_metrics import AdapterMetrics, AdapterSeries, LibraryCollector
@@ -20,7 +26,9 @@ from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.engine.client import EngineClient
 from lorry_server.engine.outputs import SequenceTimings
 from lorry_server.engine.request import Request
-from lorry_server.errors import CapacityError, DrainingError
+from lorry_server.engine.step_log import TOKEN_BUCKETS
+from lorry_server.errors import PHASES, CapacityError, DrainingError
+from lorry_server.lorax_metrics import LoraxCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,6 +56,7 @@ class Metrics:
             is_loaded=lambda name: library.find(name) is not None,
         )
         self._model_name = model_name
+        self._lorax_histograms: dict[str, Histogram] = {}
         self.ttft = self._histogram(
             "vllm:time_to_first_token_seconds", "Arrival to first token.", LATENCY_BUCKETS_S
         )
@@ -60,10 +69,16 @@ class Metrics:
             TOKEN_BUCKETS_S,
         )
         self.e2e = self._histogram(
-            "vllm:e2e_request_latency_seconds", "Arrival to last token.", REQUEST_BUCKETS_S
+            "vllm:e2e_request_latency_seconds",
+            "Arrival to last token.",
+            REQUEST_BUCKETS_S,
+            lorax="lorax_request_duration",
         )
         self.queue = self._histogram(
-            "vllm:request_queue_time_seconds", "Arrival to first step.", REQUEST_BUCKETS_S
+            "vllm:request_queue_time_seconds",
+            "Arrival to first step.",
+            REQUEST_BUCKETS_S,
+            lorax="lorax_request_queue_duration",
         )
         self.prefill = self._histogram(
             "vllm:request_prefill_time_seconds", "First step to first token.", REQUEST_BUCKETS_S
@@ -72,13 +87,22 @@ class Metrics:
             "vllm:request_decode_time_seconds", "First token to last.", REQUEST_BUCKETS_S
         )
         self.inference = self._histogram(
-            "vllm:request_inference_time_seconds", "First step to last token.", REQUEST_BUCKETS_S
+            "vllm:request_inference_time_seconds",
+            "First step to last token.",
+            REQUEST_BUCKETS_S,
+            lorax="lorax_request_inference_duration",
         )
         self.prompt_length = self._histogram(
-            "vllm:request_prompt_tokens", "Prompt tokens of a sequence.", LENGTH_BUCKETS
+            "vllm:request_prompt_tokens",
+            "Prompt tokens of a sequence.",
+            LENGTH_BUCKETS,
+            lorax="lorax_request_input_length",
         )
         self.completion_length = self._histogram(
-            "vllm:request_generation_tokens", "Generated tokens of a sequence.", LENGTH_BUCKETS
+            "vllm:request_generation_tokens",
+            "Generated tokens of a sequence.",
+            LENGTH_BUCKETS,
+            lorax="lorax_request_generated_tokens",
         )
         self.loop_lag = self._histogram(
             "lorry_event_loop_lag_seconds", "How late the event loop wakes a task.", LAG_BUCKETS_S
@@ -95,11 +119,36 @@ class Metrics:
             ("model_name", "reason"),
             registry=self.registry,
         )
+        self.past_deadlines = Counter(
+            "lorry_requests_past_deadline",
+            "Requests that were ended because their client's time was over, by how far they were.",
+            ("model_name", "phase"),
+            registry=self.registry,
+        )
+        self.repeated = Counter(
+            "lorry_idempotent_requests",
+            "Requests that repeated an idempotency key, by how they were answered.",
+            ("model_name", "answer"),
+            registry=self.registry,
+        )
+        self.registry.register(
+            LoraxCollector(
+                engine,
+                model_name=model_name,
+                histograms=self._lorax_histograms,
+                ends=self.successes,
+                refusals=self.rejections,
+            )
+        )
         # Series that exist from the start can be alerted on before they first count.
         for reason in ("stop", "length", "abort", "error"):
             self.successes.labels(model_name, reason)
         for reason in ("queue_full", "draining"):
             self.rejections.labels(model_name, reason)
+        for phase in PHASES:
+            self.past_deadlines.labels(model_name, phase)
+        for answer in ("joined", "kept", "refused"):
+            self.repeated.labels(model_name, answer)
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format, `CONTENT_TYPE`."""
@@ -108,6 +157,14 @@ class Metrics:
     def rejected(self, error: CapacityError) -> None:
         reason = "draining" if isinstance(error, DrainingError) else "queue_full"
         self.rejections.labels(self._model_name, reason).inc()
+
+    def past_deadline(self, phase: str) -> None:
+        """Count a request whose time is over; `phase` is that of `DeadlineExceededError`."""
+        self.past_deadlines.labels(self._model_name, phase).inc()
+
+    def repeated_key(self, answer: str) -> None:
+        """Count a repeated key: answered with another's answer, `joined` or `kept`, or `refused`."""
+        self.repeated.labels(self._model_name, answer).inc()
 
     def sequence(self, request: Request, *, lease: AdapterLease | None) -> SequenceMetrics:
         """Count an admitted sequence, on the adapter of `lease` or the base model."""
@@ -118,10 +175,15 @@ class Metrics:
     def finished(self, reason: str) -> None:
         self.successes.labels(self._model_name, reason).inc()
 
-    def _histogram(self, name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
+    def _histogram(
+        self, name: str, documentation: str, buckets: Sequence[float], *, lorax: str | None = None
+    ) -> Histogram:
+        """`lorax` is LoRAX's name for the same."""
         histogram = Histogram(
             name, documentation, ("model_name",), buckets=buckets, registry=self.registry
         )
+        if lorax is not None:
+            self._lorax_histograms[lorax] = histogram
         labelled: Histogram = histogram.labels(self._model_name)
         return labelled
 
@@ -168,6 +230,11 @@ class SequenceMetrics:
             metrics.decode.observe(timings.decode_ms / 1000)
             metrics.inference.observe((timings.prefill_ms + timings.decode_ms) / 1000)
 
+    def past_deadline(self, phase: str) -> None:
+        """Count the end of the sequence, and of its request with it."""
+        self._metrics.finished("abort")
+        self._metrics.past_deadline(phase)
+
     def abandoned(self) -> None:
         """Count a sequence that nobody waits for any more."""
         self._metrics.finished("abort")
@@ -184,7 +251,7 @@ class EngineCollector(Collector):
         """Nothing: so that registering does not ask an engine that has not started."""
         return iter(())
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         stats, info = self._engine.stats(), self._engine.info
         usage = stats.num_used_blocks / info.num_blocks if info.num_blocks else 0.0
         gauges: dict[str, tuple[str, float]] = {
@@ -203,6 +270,7 @@ class EngineCollector(Collector):
         counters: dict[str, tuple[str, float]] = {
             "vllm:num_preemptions": ("Preemptions.", stats.num_preemptions),
             "vllm:prompt_tokens": ("Prompt tokens computed or found.", stats.prompt_tokens),
+            "vllm:prompt_tokens_cached": ("Prompt tokens found.", stats.prefix_cache_hits),
             "vllm:generation_tokens": ("Tokens generated.", stats.generation_tokens),
             "vllm:prefix_cache_queries": ("Tokens looked up.", stats.prefix_cache_queries),
             "vllm:prefix_cache_hits": ("Tokens found.", stats.prefix_cache_hits),
@@ -223,7 +291,21 @@ class EngineCollector(Collector):
             counter = CounterMetricFamily(name, documentation, labels=("model_name",))
             counter.add_metric((self._model_name,), value)
             yield counter
+        yield self._tokens_per_step()
         yield self._cache_config()
+
+    def _tokens_per_step(self) -> HistogramMetricFamily:
+        counted = self._engine.step_log.counts()
+        bounds = [*(str(float(bound)) for bound in TOKEN_BUCKETS), "+Inf"]
+        family = HistogramMetricFamily(
+            "vllm:iteration_tokens_total", "Tokens computed in a step.", labels=("model_name",)
+        )
+        family.add_metric(
+            (self._model_name,),
+            list(zip(bounds, accumulate(counted.counts), strict=True)),
+            sum_value=counted.num_tokens,
+        )
+        return family
 
     def _cache_config(self) -> GaugeMetricFamily:
         info = self._engine.info

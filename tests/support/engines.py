@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Callable
 
 from lorry_server.engine.block_pool import BlockPool
 from lorry_server.engine.drafting import Drafter
@@ -32,6 +34,7 @@ def make_engine(
     runner: FakeRunner | None = None,
     speculate: int = 0,
     scheduling: str = "fair",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Engine, FakeRunner]:
     """A small engine; `adapters` maps digests to bytes, and are numbered in that order.
 
@@ -59,6 +62,7 @@ def make_engine(
         block_size=block_size,
         eos_token_ids=(EOS,),
         max_model_len=max_model_len,
+        clock=clock,
     )
     for number, (digest, num_bytes) in enumerate(adapters.items()):
         engine.offer_adapter(fake_prepared(digest, num_bytes=num_bytes, number=number))
@@ -72,10 +76,23 @@ def make_drafter(speculate: int, *, max_model_len: int) -> Drafter | None:
 
 
 def request(
-    request_id: str, prompt: list[int], *, adapter: str | None = None, **sampling: object
+    request_id: str,
+    prompt: list[int],
+    *,
+    adapter: str | None = None,
+    arrival_s: float = 0.0,
+    deadline_s: float | None = None,
+    **sampling: object,
 ) -> Request:
     params = {"max_tokens": 4, "ignore_eos": True, **sampling}
-    return Request(request_id, tuple(prompt), SamplingParams(**params), adapter=adapter)  # type: ignore[arg-type] # names are checked by the call itself
+    return Request(
+        request_id,
+        tuple(prompt),
+        SamplingParams(**params),  # type: ignore[arg-type] # names are checked by the call itself
+        adapter=adapter,
+        arrival_s=arrival_s,
+        deadline_s=deadline_s,
+    )
 
 
 def run_to_end(engine: Engine, *, max_steps: int = 2000) -> dict[str, list[TokenOutput]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lorry_server.engine.client import EngineInfo, EngineStats, RequestStream
 from lorry_server.engine.outputs import (
@@ -13,6 +14,7 @@ from lorry_server.engine.outputs import (
     TokenOutput,
 )
 from lorry_server.engine.request import Request
+from lorry_server.engine.step_log import StepLog
 from lorry_server.engine.token_stream import TokenStream
 from lorry_server.lora.prepared import PreparedAdapter
 
@@ -24,7 +26,10 @@ TIMINGS = SequenceTimings(
     steps=3,
     max_batch=2,
     preemptions=0,
+    first_step=4,
+    last_step=7,
 )
+NEVER_RAN = replace(TIMINGS, steps=0, first_step=None, last_step=None)
 
 
 def fake_info(**changes: object) -> EngineInfo:
@@ -84,8 +89,10 @@ class FakeEngine:
         self.refusal: Exception | None = None  # what submit() raises
         self.fail_after: int | None = None  # tokens until a sequence ends with an error
         self.end_after: int | None = None  # tokens until the engine itself aborts it
+        self.expire_after: int | None = None  # tokens until its deadline has passed
         self.weights: dict[str | None, float] = {}
         self.current_stats = EngineStats()
+        self.step_log = StepLog(num_kept=4)
 
     @property
     def info(self) -> EngineInfo:
@@ -178,7 +185,7 @@ class FakeEngine:
             finish, stop_token_id = None, None
             while len(chunk) < self._tokens_per_output and finish is None:
                 place = sent + len(chunk)
-                if place in (self.fail_after, self.end_after):
+                if place in (self.fail_after, self.end_after, self.expire_after):
                     break
                 token_id = plan[place] if place < len(plan) else self._info.eos_token_ids[0]
                 chunk.append(token_id)
@@ -193,6 +200,9 @@ class FakeEngine:
                 finish, error = FinishReason.ERROR, "the row's logits were not finite"
             if finish is None and sent + len(chunk) == self.end_after:
                 finish = FinishReason.ABORT
+            timings = TIMINGS
+            if finish is None and sent + len(chunk) == self.expire_after:
+                finish, timings = FinishReason.DEADLINE, TIMINGS if sent else NEVER_RAN
             if finish is not None:
                 del self._streams[request.request_id]
             stream.push(
@@ -204,7 +214,7 @@ class FakeEngine:
                     finish_reason=finish,
                     stop_token_id=stop_token_id,
                     error=error,
-                    timings=TIMINGS if finish is not None else None,
+                    timings=timings if finish is not None else None,
                 )
             )
             sent += len(chunk)

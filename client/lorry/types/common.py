@@ -51,11 +51,18 @@ class Usage(Struct, frozen=True, omit_defaults=True):
 
 
 class Timings(Struct, frozen=True):
-    """Where the server spent a request's time. Times are milliseconds on the engine's clock.
+    """Where the server spent a request's time. Times are milliseconds on its monotonic clock.
 
     `queue_ms` runs from arrival to the first step, `prefill_ms` from there to the first token,
-    `decode_ms` from the first token to the last. A request of several sequences reports its
-    slowest sequence, and the sum of `cached_tokens` and `preemptions`.
+    `decode_ms` from the first token to the last, and `finish_ms` from there to the moment in which
+    this was written: together they are `total_ms`. Within `queue_ms` are `adapter_load_ms`, the
+    wait for an adapter that was not in memory, and `prepare_ms`, what else was done before the
+    engine had the request; the rest of it is the wait for a turn.
+
+    `first_step` and `last_step` are indices of `GET /v1/steps`; `steps` is how many of those from
+    the first to the last computed something of it. A request of several sequences reports its
+    slowest sequence, the sums of `cached_tokens` and `preemptions`, and the first and the last step
+    of any. What may be None is not known by older servers.
     """
 
     request_id: str
@@ -71,3 +78,5 @@ class Timings(Struct, frozen=True):
     prepare_ms: float | None = None
     finish_ms: float | None = None
     total_ms: float | None = None
+    first_step: int | None = None
+    last_step: int | None = None

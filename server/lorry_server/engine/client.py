@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lorry_server.engine.outputs import TokenOutput
 from lorry_server.engine.request import Request
+from lorry_server.engine.step_log import StepLog
 from lorry_server.lora.prepared import PreparedAdapter
 
 
@@ -122,6 +123,11 @@ class EngineClient(Protocol):
         ...
 
     def stats(self) -> EngineStats: ...
+
+    @property
+    def step_log(self) -> StepLog:
+        """What the last steps were; read it, from any thread."""
+        ...
 
     async def drain(self) -> None:
         """Refuse new requests and return when every accepted one has ended."""

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from lorry_server.engine.deadlines import Deadlines
 from lorry_server.engine.outputs import FinishReason, TokenLogprobs, TokenOutput
 from lorry_server.engine.plan import OK, SAMPLE, StepPlan, StepResult
 from lorry_server.engine.planner import build_plan
 from lorry_server.engine.request import Request
 from lorry_server.engine.scheduler import ScheduledSequence, Scheduler
 from lorry_server.engine.sequence import Sequence
+from lorry_server.engine.step_log import StepEntry, StepLog
 from lorry_server.engine.step_rows import StepRows
 from lorry_server.lora.prepared import PreparedAdapter
 
@@ -25,7 +27,8 @@ class ModelRunner(Protocol):
 class Engine:
     """The sequences being generated, from `add` to their last `TokenOutput`.
 
-    `clock` gives seconds; it stamps timings and decides nothing.
+    `clock` gives seconds, those of the requests' arrivals and deadlines. Between two steps it ends
+    what has run out of time; for the rest it stamps timings and decides nothing.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Engine:
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.corrupted_requests = 0
+        self.step_log = StepLog()
         self._runner = runner
         self._block_size = block_size
         self._eos_token_ids = eos_token_ids
@@ -51,6 +55,7 @@ class Engine:
         self._clock = clock
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
+        self._deadlines = Deadlines()
         self._leaving: set[str] = set()  # adapters that are withdrawn once no sequence has them
 
     @property
@@ -82,6 +87,7 @@ class Engine:
         if request.adapter is not None and not self.residency.is_known(request.adapter):
             error = "this request's adapter is not loaded"
             return self._end(sequence, FinishReason.ERROR, error=error)
+        self._deadlines.add(sequence)
         return None
 
     def abort(self, request_id: str) -> TokenOutput | None:
@@ -94,32 +100,60 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Compute one step; return an output for every sequence that has something new.
 
+        First the sequences are ended whose deadline has passed: one that waits is never computed,
+        and one that runs gives back what it holds.
+
         An exception of the runner leaves as it is, after every sequence of the step has been
         taken out (`fail_step` gives their outputs): no half-computed block stays behind.
         """
-        scheduled = self.scheduler.schedule()
-        if not scheduled:
-            return []
         now = self._clock()
+        outputs = self._end_expired(now)
+        scheduler, residency = self.scheduler, self.residency
+        num_preemptions = scheduler.counters.num_preemptions
+        num_attaches = residency.counters.attaches
+        scheduled = scheduler.schedule()
+        if not scheduled:
+            return outputs
+        index, num_prefill_tokens = self.num_steps, 0
         for item in scheduled:
             sequence = item.sequence
             if sequence.first_step_s is None:
-                sequence.first_step_s = now
+                sequence.first_step_s, sequence.first_step = now, index
+            sequence.last_step = index
+            if item.num_tokens > 1 or sequence.first_token_s is None:
+                num_prefill_tokens += item.num_tokens
             sequence.num_steps += 1
             if sequence.max_batch < len(scheduled):
                 sequence.max_batch = len(scheduled)
         plan = build_plan(
             scheduled,
             block_size=self._block_size,
-            residency=self.residency,
+            residency=residency,
             eos_token_ids=self._eos_token_ids,
         )
         try:
             result = self._runner.run(plan)
         except Exception as exc:
-            raise StepFailed(self._fail(scheduled)) from exc
+            raise StepFailed(outputs + self._fail(scheduled)) from exc
         self.num_steps += 1
-        return self._commit(scheduled, plan, result)
+        end = self._clock()
+        self.step_log.append(
+            StepEntry(
+                index,
+                now,
+                end,
+                len(scheduled),
+                num_prefill_tokens,
+                plan.num_tokens - num_prefill_tokens,
+                len(plan.segments.slots_G),
+                len(scheduler.running),
+                len(scheduler.waiting),
+                scheduler.pool.num_used,
+                scheduler.counters.num_preemptions - num_preemptions,
+                residency.counters.attaches - num_attaches,
+            )
+        )
+        return outputs + self._commit(scheduled, plan, result, end)
 
     def fail_all(self, error: str) -> list[TokenOutput]:
         """End every sequence with an error: the engine cannot go on."""
@@ -128,14 +162,19 @@ class Engine:
             for sequence in list(self._sequences.values())
         ]
 
+    def _end_expired(self, now: float) -> list[TokenOutput]:
+        return [
+            self._end(sequence, FinishReason.DEADLINE)
+            for sequence in self._deadlines.take_expired(now)
+        ]
+
     def _fail(self, scheduled: list[ScheduledSequence]) -> list[TokenOutput]:
         message = "the model failed while computing this request's step"
         return [self._end(s.sequence, FinishReason.ERROR, error=message) for s in scheduled]
 
     def _commit(
-        self, scheduled: list[ScheduledSequence], plan: StepPlan, result: StepResult
+        self, scheduled: list[ScheduledSequence], plan: StepPlan, result: StepResult, now: float
     ) -> list[TokenOutput]:
-        now = self._clock()
         rows = StepRows(plan, result)
         outputs = []
         for item, item_rows in zip(scheduled, rows.by_sequence(len(scheduled)), strict=True):

@@ -16,6 +16,7 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    DEADLINE = "deadline"  # the time that its client gave it was over
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class SequenceTimings:
-    """Milliseconds on the engine's monotonic clock; see `lorry.types.common.Timings`."""
+    """Milliseconds on the engine's monotonic clock; see `lorry.types.common.Timings`.
+
+    `first_step` and `last_step` are indices of the step log; None where no step computed it.
+    """
 
     queue_ms: float
     prefill_ms: float
@@ -38,6 +42,8 @@ class SequenceTimings:
     steps: int
     max_batch: int
     preemptions: int
+    first_step: int | None
+    last_step: int | None
 
 
 class TokenOutput(msgspec.Struct, frozen=True):

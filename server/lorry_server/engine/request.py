@@ -55,3 +55,4 @@ class Request:
     sampling: SamplingParams
     adapter: str | None = None
     arrival_s: float = field(default=0.0)  # time.perf_counter() when the edge received it
+    deadline_s: float | None = None  # on the same clock; after it nothing more is computed

@@ -51,6 +51,8 @@ class Sequence:
         self.last_token_s: float | None = None
         self.num_cached_tokens = 0
         self.num_steps = 0
+        self.first_step: int | None = None  # indices of the step log
+        self.last_step: int | None = None
         self.num_preemptions = 0
         self.max_batch = 0
         self._block_size = block_size
@@ -107,4 +109,6 @@ class Sequence:
             steps=self.num_steps,
             max_batch=self.max_batch,
             preemptions=self.num_preemptions,
+            first_step=self.first_step,
+            last_step=self.last_step,
         )

@@ -21,6 +21,7 @@ from lorry_server.engine.client import EngineInfo, EngineStats, RequestStream
 from lorry_server.engine.engine import Engine, StepFailed
 from lorry_server.engine.outputs import FinishReason, TokenOutput
 from lorry_server.engine.request import Request
+from lorry_server.engine.step_log import StepLog
 from lorry_server.engine.token_stream import TokenStream
 from lorry_server.errors import AdapterError, DrainingError, EngineDeadError, QueueFullError
 from lorry_server.lora.prepared import PreparedAdapter
@@ -191,6 +192,10 @@ class EngineService:
             is_draining=self._is_draining,
             seconds_since_progress=0.0 if is_idle else time.perf_counter() - self._last_progress_s,
         )
+
+    @property
+    def step_log(self) -> StepLog:
+        return self._engine.step_log
 
     def _abort(self, request_id: str) -> None:
         self._inbox.append(_Abort(request_id))

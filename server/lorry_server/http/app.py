@@ -12,7 +12,10 @@ from starlette.routing import Route
 from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.engine.client import EngineClient
 from lorry_server.errors import LorryServerError
+from lorry_server.http.answer_memory import AnswerMemory
 from lorry_server.http.errors import error_response, handle_error, route_error
+from lorry_server.http.generation_route import GenerationRoute
+from lorry_server.http.idempotency import SharedAnswers
 from lorry_server.http.keys import Endpoint, for_admins
 from lorry_server.http.middleware import (
     ApiKeyMiddleware,
@@ -54,9 +57,15 @@ def create_app(
         metrics=metrics,
     )
     operations = all_operations(serving)
+    shared = SharedAnswers(
+        AnswerMemory(), metrics=metrics, stall_timeout_s=settings.stall_timeout_s
+    )
     app = Starlette(
         routes=[
-            *(Route(o.path, endpoint_of(o, settings), methods=[o.method]) for o in operations),
+            *(
+                Route(o.path, endpoint_of(o, shared, serving=serving), methods=[o.method])
+                for o in operations
+            ),
             Route("/openapi.json", DocumentEndpoint(operations).get, methods=["GET"]),
         ],
         middleware=middleware(settings),
@@ -71,7 +80,12 @@ def create_app(
     return app
 
 
-def endpoint_of(operation: Operation, settings: HttpSettings) -> Endpoint:
+def endpoint_of(
+    operation: Operation, shared: SharedAnswers, *, serving: Serving
+) -> Endpoint | GenerationRoute:
+    settings = serving.settings
+    if operation.is_generation:
+        return GenerationRoute(operation.endpoint, serving=serving, shared=shared)
     if not operation.is_admin or not settings.admin_keys:
         return operation.endpoint
     return for_admins(

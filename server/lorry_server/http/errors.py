@@ -15,6 +15,7 @@ from lorry_server.errors import (
     AdapterLoadError,
     AdapterNotReadyError,
     CapacityError,
+    DeadlineExceededError,
     DrainingError,
     EngineDeadError,
     LorryServerError,
@@ -89,6 +90,8 @@ def wire_error(exc: Exception) -> WireError:
         )
     if isinstance(exc, GenerationError):
         return generation_error(exc)
+    if isinstance(exc, DeadlineExceededError):
+        return deadline_error(exc)
     return WireError(
         status=500,
         message=str(exc) if isinstance(exc, LorryServerError) else INTERNAL_MESSAGE,
@@ -109,9 +112,17 @@ def request_error(exc: RequestError) -> WireError:
         lorax_type=exc.error_type,
         lorax_status=422 if exc.status == 400 else exc.status,
         lorax_message=f"Input validation error: {exc}" if is_validation else None,
-        # The rest of a body that was too long, too slow or never wanted is not read.
-        headers={"connection": "close"} if exc.status in (408, 413, 415, 431) else {},
+        headers=request_error_headers(exc.status),
     )
+
+
+def request_error_headers(status: int) -> dict[str, str]:
+    if status in (408, 413, 415, 431):
+        # The rest of a body that was too long, too slow or never wanted is not read.
+        return {"connection": "close"}
+    if status == 409:
+        return {"x-should-retry": "false"}  # some clients would
+    return {}
 
 
 def not_found_error(exc: NotFoundError) -> WireError:
@@ -195,6 +206,23 @@ def generation_error(exc: GenerationError) -> WireError:
         lorax_type="generation",
         lorax_status=424,
         lorax_message=f"Request failed during generation: {exc}",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def deadline_error(exc: DeadlineExceededError) -> WireError:
+    """408, not 504: the limit is the client's own and no fault of this server.
+
+    Proxies count 504 against a server and clients of LoRAX send such a request again, when nobody
+    waits for it any more.
+    """
+    return WireError(
+        status=408,
+        message=f"Deadline exceeded: {exc}.",
+        openai_type="timeout_error",
+        param="x-request-timeout-ms",
+        code="deadline_exceeded",
+        lorax_type="deadline_exceeded",
         headers={"x-should-retry": "false"},
     )
 

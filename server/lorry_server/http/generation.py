@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,8 @@ from lorry_server.engine.outputs import (
     TokenOutput,
 )
 from lorry_server.engine.request import Request
-from lorry_server.errors import CapacityError, LorryServerError
+from lorry_server.errors import CapacityError, DeadlineExceededError, LorryServerError
+from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
 from lorry_server.metrics import SequenceMetrics
 from lorry_server.text.detokenizer import IncrementalDetokenizer
@@ -102,7 +104,8 @@ class Generation:
     """Async iterator over what is new in a job: the deltas that came since it was last asked.
 
     It is a context manager: leaving it ends whatever is still being computed, and releases the
-    lease of the adapter. Raises `GenerationError` as soon as one of the sequences fails.
+    lease of the adapter. Raises `GenerationError` as soon as one of the sequences fails, and
+    `DeadlineExceededError` when the request's time is over.
     """
 
     def __init__(
@@ -218,6 +221,11 @@ class SequenceReader:
 
     def _finish(self, output: TokenOutput, reason: FinishReason) -> Finish:
         stop = self.detokenizer.stopped
+        if stop is None and reason is FinishReason.DEADLINE:
+            has_run = output.timings is not None and output.timings.steps > 0
+            phase = "running" if has_run else "waiting"
+            self.metrics.past_deadline(phase)
+            raise DeadlineExceededError(phase)
         if stop is None and reason in (FinishReason.ERROR, FinishReason.ABORT):
             was_ended = reason is FinishReason.ABORT
             self.metrics.finished(reason.value, None)
@@ -237,12 +245,17 @@ class SequenceReader:
         return finish
 
 
-def start_generation(job: Job, *, is_streamed: bool, serving: Serving) -> Generation:
-    """Submit all sequences of `job`, or none.
+def start_generation(
+    job: Job, *, is_streamed: bool, record: RequestRecord, serving: Serving
+) -> Generation:
+    """Submit all sequences of `job`, or none, and note in `record` when that was.
 
     Without `is_streamed` a sequence is read when it has ended, or token by token where a stop
     string may end it. Raises `CapacityError` or `EngineDeadError`. Enter the result, or its sequences run on.
     """
+    record.submitted_s = time.perf_counter()
+    if job.lease is not None:
+        record.adapter_load_ms = job.lease.waited_ms or 0.0
     try:
         streams = serving.engine.submit(job.requests)
     except CapacityError as exc:

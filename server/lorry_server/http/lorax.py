@@ -15,6 +15,7 @@ from starlette.responses import Response
 from lorry.types.lorax import GenerateRequest, GenerateResponse
 from lorry_server.adapters.lease import released_on_error
 from lorry_server.errors import RequestError
+from lorry_server.http.deadline import before_deadline
 from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.generation import collect_answers, start_generation
 from lorry_server.http.json_response import json_response
@@ -52,24 +53,29 @@ class GenerateEndpoint:
         return await self._stream(request, await self._parse(request))
 
     async def _parse(self, request: Request) -> GenerateRequest:
-        return await parse_body(
-            request, GenerateRequest, timeout_s=self.serving.settings.body_timeout_s
-        )
+        async with before_deadline(RequestRecord.of(request), metrics=self.serving.metrics):
+            return await parse_body(
+                request, GenerateRequest, timeout_s=self.serving.settings.body_timeout_s
+            )
 
     async def _open(
         self, request: Request, wanted: GenerateRequest, *, is_streamed: bool
     ) -> LoraxCall:
-        return await open_call(
-            wanted,
-            is_streamed=is_streamed,
-            receive=request.receive,
-            record=RequestRecord.of(request),
-            serving=self.serving,
-        )
+        record = RequestRecord.of(request)
+        async with before_deadline(record, metrics=self.serving.metrics):
+            return await open_call(
+                wanted,
+                is_streamed=is_streamed,
+                receive=request.receive,
+                record=record,
+                serving=self.serving,
+            )
 
     async def _answer(self, request: Request, call: LoraxCall) -> GenerateResponse:
         with released_on_error(call.job.lease):
-            generation = start_generation(call.job, is_streamed=False, serving=self.serving)
+            generation = start_generation(
+                call.job, is_streamed=False, record=call.record, serving=self.serving
+            )
         async with generation:
             answers = await unless_disconnected(request.receive, collect_answers(generation))
         return generate_response(call, answers, tokenizer=self.serving.tokenizer)
@@ -77,7 +83,9 @@ class GenerateEndpoint:
     async def _stream(self, request: Request, wanted: GenerateRequest) -> Response:
         call = await self._open(request, wanted, is_streamed=True)
         with released_on_error(call.job.lease):
-            generation = start_generation(call.job, is_streamed=True, serving=self.serving)
+            generation = start_generation(
+                call.job, is_streamed=True, record=call.record, serving=self.serving
+            )
             return EventStreamResponse(
                 GenerateEvents(call, tokenizer=self.serving.tokenizer),
                 generation=generation,

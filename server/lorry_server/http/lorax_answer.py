@@ -61,7 +61,7 @@ def finish_reason(finish: Finish) -> str:
 def finish_timings(call: LoraxCall, finishes: Sequence[Finish]) -> Timings | None:
     return answer_timings(
         [finish.timings for finish in finishes if finish.timings is not None],
-        request_id=call.record.request_id,
+        record=call.record,
         adapter=call.job.adapter,
     )
 

@@ -101,6 +101,8 @@ def log_request(record: RequestRecord, scope: Scope, *, status: int | None) -> N
         }
     if record.error is not None:
         fields["error"] = record.error
+    if record.is_replayed:
+        fields["replayed"] = True
     if record.is_abandoned:
         fields["abandoned"] = True
     logger.info("request", **fields)

@@ -30,7 +30,9 @@ async def answer_call(
     A client that leaves ends the generation, whichever it waits for.
     """
     headers = wait_headers(call.job.lease)
-    generation = start_generation(call.job, is_streamed=events is not None, serving=serving)
+    generation = start_generation(
+        call.job, is_streamed=events is not None, record=call.record, serving=serving
+    )
     if events is not None:
         return EventStreamResponse(
             events,

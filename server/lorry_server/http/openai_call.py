@@ -50,7 +50,7 @@ class OpenAICall:
         """Return those of all sequences that have ended so far."""
         return answer_timings(
             list(self._timings.values()),
-            request_id=self.record.request_id,
+            record=self.record,
             adapter=self.job.adapter,
         )
 
@@ -110,6 +110,7 @@ def open_call(
             ),
             adapter=lease.digest if lease else None,
             arrival_s=record.arrival_s,
+            deadline_s=record.deadline_s,
         )
         for place, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
         for choice, seed in enumerate(seeds)

@@ -32,6 +32,7 @@ from lorry_server.http.contract_defaults import (
     contract_of,
     default_max_tokens,
 )
+from lorry_server.http.deadline import before_deadline
 from lorry_server.http.generation import (
     Answer,
     Delta,
@@ -58,19 +59,21 @@ class ChatEndpoint:
     serving: Serving
 
     async def create(self, request: Request) -> Response:
-        serving = self.serving
-        wanted = await parse_body(
-            request,
-            ChatRequest,
-            timeout_s=serving.settings.body_timeout_s,
-            prepare=take_chat_fields,
-        )
-        check_chat_fields(wanted)
-        lease = await choose_adapter(
-            wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
-        )
+        serving, record = self.serving, RequestRecord.of(request)
+        async with before_deadline(record, metrics=serving.metrics):
+            wanted = await parse_body(
+                request,
+                ChatRequest,
+                timeout_s=serving.settings.body_timeout_s,
+                prepare=take_chat_fields,
+            )
+            check_chat_fields(wanted)
+            lease = await choose_adapter(
+                wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
+            )
+            with released_on_error(lease):
+                call = await open_chat(wanted, lease, record=record, serving=serving)
         with released_on_error(lease):
-            call = await open_chat(wanted, lease, record=RequestRecord.of(request), serving=serving)
             return await answer_call(
                 request,
                 call,

@@ -24,6 +24,7 @@ from lorry_server.http.contract_defaults import (
     contract_of,
     default_max_tokens,
 )
+from lorry_server.http.deadline import before_deadline
 from lorry_server.http.generation import Answer, Delta
 from lorry_server.http.openai_answer import answer_call
 from lorry_server.http.openai_call import OpenAICall, open_call
@@ -42,21 +43,21 @@ class CompletionsEndpoint:
     serving: Serving
 
     async def create(self, request: Request) -> Response:
-        serving = self.serving
-        wanted = await parse_body(
-            request,
-            CompletionRequest,
-            timeout_s=serving.settings.body_timeout_s,
-            prepare=take_completion_fields,
-        )
-        check_completion_fields(wanted)
-        lease = await choose_adapter(
-            wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
-        )
-        with released_on_error(lease):
-            call = await open_completion(
-                wanted, lease, record=RequestRecord.of(request), serving=serving
+        serving, record = self.serving, RequestRecord.of(request)
+        async with before_deadline(record, metrics=serving.metrics):
+            wanted = await parse_body(
+                request,
+                CompletionRequest,
+                timeout_s=serving.settings.body_timeout_s,
+                prepare=take_completion_fields,
             )
+            check_completion_fields(wanted)
+            lease = await choose_adapter(
+                wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
+            )
+            with released_on_error(lease):
+                call = await open_completion(wanted, lease, record=record, serving=serving)
+        with released_on_error(lease):
             return await answer_call(
                 request,
                 call,

@@ -12,7 +12,11 @@ from starlette.responses import Response
 
 from lorry._version import __version__
 from lorry.types.errors import ErrorBody, LoraxErrorBody
+from lorry_server.http.deadline import HEADER as TIMEOUT_HEADER
+from lorry_server.http.deadline import MAX_TIMEOUT_MS
 from lorry_server.http.errors import is_openai_path
+from lorry_server.http.idempotency_key import HEADER as KEY_HEADER
+from lorry_server.http.idempotency_key import MAX_CHARS
 from lorry_server.http.json_response import encode_json
 from lorry_server.http.operations import Operation
 
@@ -63,30 +67,62 @@ def describe(operation: Operation, schema_of: dict[Any, dict[str, Any]]) -> dict
         # Each event's data; there is no standard way to say that they are many.
         content["text/event-stream"] = {"schema": schema_of[operation.events]}
     error = ErrorBody if is_openai_path(operation.path) else LoraxErrorBody
+    responses: dict[str, Any] = {
+        "default": {
+            "description": "An error.",
+            "content": {"application/json": {"schema": schema_of[error]}},
+        }
+    }
+    if not operation.is_refusal:
+        answer = {"content": content} if content else {}
+        responses = {"200": {"description": "The answer.", **answer}, **responses}
     description: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": operation_id(operation),
-        "responses": {
-            "200": {"description": "The answer.", **({"content": content} if content else {})},
-            "default": {
-                "description": "An error.",
-                "content": {"application/json": {"schema": schema_of[error]}},
-            },
-        },
+        "responses": responses,
     }
     if not operation.path.startswith("/health/"):
         description["security"] = [{}, {"key": []}]
-    if operation.path_parameters:
-        description["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in operation.path_parameters
-        ]
+    if parameters := described_parameters(operation):
+        description["parameters"] = parameters
     if operation.body is not None:
         description["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema_of[operation.body]}},
         }
     return description
+
+
+def described_parameters(operation: Operation) -> list[dict[str, Any]]:
+    described: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in operation.path_parameters
+    ]
+    described += [
+        {
+            "name": number.name,
+            "in": "query",
+            "description": number.meaning,
+            "schema": {"type": "integer", "minimum": number.least, "maximum": number.most},
+        }
+        for number in operation.query
+    ]
+    if operation.is_generation:
+        described += [
+            {
+                "name": TIMEOUT_HEADER,
+                "in": "header",
+                "description": "Milliseconds after which nobody waits for the answer any more.",
+                "schema": {"type": "integer", "minimum": 0, "maximum": MAX_TIMEOUT_MS},
+            },
+            {
+                "name": KEY_HEADER,
+                "in": "header",
+                "description": "The same for a request that is sent again; it is computed once.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CHARS},
+            },
+        ]
+    return described
 
 
 def operation_id(operation: Operation) -> str:

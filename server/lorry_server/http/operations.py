@@ -28,12 +28,16 @@ from lorry.types.lorax import (
     TokenSpan,
 )
 from lorry.types.models import ModelCard, ModelList
+from lorry.types.steps import StepList
 from lorry_server.http.adapters import AdaptersEndpoint
 from lorry_server.http.lorax import GenerateEndpoint
 from lorry_server.http.openai_chat import ChatEndpoint
 from lorry_server.http.openai_completions import CompletionsEndpoint
 from lorry_server.http.openai_models import ModelsEndpoint
+from lorry_server.http.query_number import QueryNumber
+from lorry_server.http.refused import RefusedEndpoint
 from lorry_server.http.serving import Serving
+from lorry_server.http.steps import LIMIT, SINCE, StepsEndpoint
 from lorry_server.http.system import SystemEndpoint
 from lorry_server.http.vllm_adapters import VllmAdaptersEndpoint
 
@@ -50,6 +54,9 @@ class Operation:
     answer: Any = None
     events: Any = None
     is_admin: bool = False  # changes what is served
+    is_generation: bool = False  # keeps to deadlines and idempotency keys
+    query: tuple[QueryNumber, ...] = ()
+    is_refusal: bool = False  # is there to say by name what this server does not do
 
     @property
     def path_parameters(self) -> list[str]:
@@ -62,6 +69,7 @@ def all_operations(serving: Serving) -> list[Operation]:
         *adapter_operations(serving),
         *lorax_operations(serving),
         *system_operations(serving),
+        *refused_operations(),
     ]
 
 
@@ -77,6 +85,7 @@ def openai_operations(serving: Serving) -> list[Operation]:
             path="/v1/completions",
             summary="Continue one or several prompts.",
             endpoint=completions.create,
+            is_generation=True,
             body=CompletionRequest,
             answer=Completion,
             events=Completion,
@@ -86,6 +95,7 @@ def openai_operations(serving: Serving) -> list[Operation]:
             path="/v1/chat/completions",
             summary="Answer a conversation.",
             endpoint=chat.create,
+            is_generation=True,
             body=ChatRequest,
             answer=ChatCompletion,
             events=ChatCompletionChunk,
@@ -168,6 +178,17 @@ def lorax_operations(serving: Serving) -> list[Operation]:
             path="/",
             summary="Generate: a list of one answer, or a stream if `stream` is true.",
             endpoint=lorax.compatible,
+            is_generation=True,
+            body=GenerateRequest,
+            answer=list[GenerateResponse],
+            events=StreamEvent,
+        ),
+        Operation(
+            method="POST",
+            path="/invocations",
+            summary="As POST /, under the name that SageMaker calls.",
+            endpoint=lorax.compatible,
+            is_generation=True,
             body=GenerateRequest,
             answer=list[GenerateResponse],
             events=StreamEvent,
@@ -177,6 +198,7 @@ def lorax_operations(serving: Serving) -> list[Operation]:
             path="/generate",
             summary="Generate one answer.",
             endpoint=lorax.generate,
+            is_generation=True,
             body=GenerateRequest,
             answer=GenerateResponse,
         ),
@@ -185,6 +207,7 @@ def lorax_operations(serving: Serving) -> list[Operation]:
             path="/generate_stream",
             summary="Generate a stream of tokens.",
             endpoint=lorax.generate_stream,
+            is_generation=True,
             body=GenerateRequest,
             events=StreamEvent,
         ),
@@ -225,10 +248,39 @@ def system_operations(serving: Serving) -> list[Operation]:
             method="GET", path="/health", summary="As /health/ready.", endpoint=system.health
         ),
         Operation(method="GET", path="/", summary="As /health.", endpoint=system.health),
+        Operation(method="GET", path="/ping", summary="As /health.", endpoint=system.health),
+        Operation(method="GET", path="/startup", summary="As /health.", endpoint=system.health),
+        Operation(
+            method="GET",
+            path="/v1/steps",
+            summary="Show the engine's last steps.",
+            endpoint=StepsEndpoint(serving).list,
+            answer=StepList,
+            query=(SINCE, LIMIT),
+        ),
         Operation(
             method="GET",
             path="/metrics",
             summary="Prometheus metrics under vLLM's names.",
             endpoint=system.metrics,
         ),
+    ]
+
+
+def refused_operations() -> list[Operation]:
+    routes = {
+        "/v1/embeddings": "make embeddings",
+        "/embed": "make embeddings",
+        "/classify": "classify text",
+        "/classify_batch": "classify text",
+    }
+    return [
+        Operation(
+            method="POST",
+            path=path,
+            summary="Refused: this server generates text.",
+            endpoint=RefusedEndpoint(what).refuse,
+            is_refusal=True,
+        )
+        for path, what in routes.items()
     ]

@@ -39,16 +39,24 @@ async def parse_body(
     Raises `RequestError`: 408 when the body does not arrive, 413 when it is too long, and 400 for
     everything else.
     """
+    body = await read_body(request, timeout_s=timeout_s)
+    if len(body) > MAX_BYTES_ON_LOOP:
+        return await asyncio.to_thread(decode_body, body, kind, prepare=prepare)
+    return decode_body(body, kind, prepare=prepare)
+
+
+async def read_body(request: Request, *, timeout_s: float) -> bytes:
+    """Return the body of `request`.
+
+    Raises `RequestError`: 408 when it does not arrive in time, 413 when it is too long.
+    """
     try:
         async with asyncio.timeout(timeout_s):
-            body = await request.body()
+            return await request.body()
     except TimeoutError as exc:
         raise RequestError(
             f"the body did not arrive within {timeout_s:g} s", code="timeout", status=408
         ) from exc
-    if len(body) > MAX_BYTES_ON_LOOP:
-        return await asyncio.to_thread(decode_body, body, kind, prepare=prepare)
-    return decode_body(body, kind, prepare=prepare)
 
 
 def decode_body(body: bytes, kind: type[T], *, prepare: Prepare | None = None) -> T:

@@ -28,13 +28,22 @@ class RequestRecord:
     num_completion_tokens: int = 0
     finish_reason: str | None = None
     timings: Timings | None = None
+    deadline_s: float | None = None  # on the clock of `arrival_s`
+    submitted_s: float | None = None  # when the engine was given it
+    adapter_load_ms: float = 0.0  # that it waited for
+    is_replayed: bool = False  # answered with what another request with its key was answered
     error: str | None = None
     is_abandoned: bool = False  # the client left before its answer was complete
 
     @classmethod
     def of(cls, request: Request) -> RequestRecord:
         """Return the record that the middleware made for `request`."""
-        record = request.scope[_SCOPE_KEY]
+        return cls.in_scope(request.scope)
+
+    @classmethod
+    def in_scope(cls, scope: Mapping[str, Any]) -> RequestRecord:
+        """The same, for who has the scope alone."""
+        record = scope[_SCOPE_KEY]
         assert isinstance(record, RequestRecord)
         return record
 

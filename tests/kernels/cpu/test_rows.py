@@ -94,18 +94,24 @@ def test_norms_have_the_bits_of_the_reference(num_rows: int, size: int) -> None:
     assert_quantized(out, norm(x_ND))
 
 
-def test_the_last_norm_takes_the_rows_that_are_wanted() -> None:
-    x_ND, norm = random_rows(30, 48, seed=1), random_norm(48)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_rows_that_are_wanted_are_gathered(size: int) -> None:
+    x_ND = random_rows(30, size, seed=1)
     wanted = [29, 4, 0, 17]
     tape = KernelTape()
-    rows = tape.floats(x_ND)
-    out = QuantizedRows(tape.arena, num_rows=4, size=48)
-    fields = norm_fields(tape, norm, rows) | out.as_input() | {t.NORM_GATHER: 1}
-    tape.add(t.NORM, fields, rows=t.LOGITS_ROWS)
+    rows, gathered = tape.floats(x_ND), tape.floats(random_rows(4, size, seed=2))
+    fields: dict[int, Field] = {
+        t.NORM_X: rows.values,
+        t.NORM_LD_X: rows.stride,
+        t.NORM_PADDED: rows.padded,
+        t.NORM_ADD_TO: gathered.values,
+        t.NORM_LD_ADD_TO: gathered.stride,
+    }
+    tape.add(t.GATHER, fields, rows=t.LOGITS_ROWS)
 
     tape.compute(plan_of_rows(30), rows=wanted)
 
-    assert_quantized(out, norm(x_ND[wanted]))
+    assert same_bits(read_floats(gathered, 4)[:, :size], x_ND[wanted])
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.22])

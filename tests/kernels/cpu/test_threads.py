@@ -91,6 +91,22 @@ def test_any_number_of_threads_gives_the_same_bits(num_threads: int) -> None:
     assert all(results)
 
 
+def test_threads_that_let_the_event_loop_go_on_give_the_same_bits() -> None:
+    product = Product()
+    # as if a busy loop had been set aside on core 0, and then on core 1
+    core = np.zeros(1, np.uint64)
+    activity = np.array([1, core.ctypes.data], np.int64)
+
+    with product.tape.started(num_threads=3) as running:
+        running.block.set(t.LOOP_ACTIVITY, activity.ctypes.data)
+        on_core_0 = product.compute(running)
+        core[0] = 1 << 32
+        on_core_1 = product.compute(running)
+
+    assert on_core_0
+    assert on_core_1
+
+
 def test_two_thousand_steps_leave_the_counters_consistent() -> None:
     product = Product()
 

@@ -59,7 +59,7 @@ def embed_float_row(rec, step, row):
 
 @njit(nogil=True)
 def norm_float_row(rec, step, row, scratch):
-    x = input_row(rec, step, row)
+    x = input_row(rec, row)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
     weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)
@@ -72,7 +72,7 @@ def norm_float_row(rec, step, row, scratch):
 
 @njit(nogil=True)
 def row_to_bf16(rec, step, row):
-    x = input_row(rec, step, row)
+    x = input_row(rec, row)
     out = load_i64(rec + t.XQ) + row * load_i64(rec + t.LD_XQ)
     for k in range(0, 32 * load_i64(rec + t.NUM_GROUPS), 16):
         store_bf16(out + 2 * k, load_f32x16(x + 4 * k))

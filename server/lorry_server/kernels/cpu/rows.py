@@ -77,16 +77,24 @@ def change_embedding(rec, step, row, x):
 
 
 @njit(nogil=True)
-def input_row(rec, step, row):
-    """The address of a row of floats; of the plan's row `row` where only logits rows are wanted."""
-    if load_i64(rec + t.NORM_GATHER) != 0:
-        row = np.int64(load_i32(load_i64(step + t.LOGITS_ROW_IDS) + 4 * row))
+def input_row(rec, row):
+    """The address of a row of floats."""
     return load_i64(rec + t.NORM_X) + row * load_i64(rec + t.NORM_LD_X)
 
 
 @njit(nogil=True)
+def gather_row(rec, step, row):
+    """Copy the token's row whose logits are the step's `row`-th."""
+    token = np.int64(load_i32(load_i64(step + t.LOGITS_ROW_IDS) + 4 * row))
+    x = input_row(rec, token)
+    out = load_i64(rec + t.NORM_ADD_TO) + row * load_i64(rec + t.NORM_LD_ADD_TO)
+    for k in range(0, load_i64(rec + t.NORM_PADDED), 16):
+        store_f32x16(out + 4 * k, load_f32x16(x + 4 * k))
+
+
+@njit(nogil=True)
 def norm_and_quantize_row(rec, step, row, scratch):
-    x = input_row(rec, step, row)
+    x = input_row(rec, row)
     padded = load_i64(rec + t.NORM_PADDED)
     eps = np.float64(load_f32(rec + t.NORM_EPS))
     weight = own_weight(rec, step, row, t.NORM_WEIGHT, t.NORM_OWN)

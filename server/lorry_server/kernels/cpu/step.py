@@ -15,6 +15,7 @@ from lorry_server.kernels.cpu.own_rows import own_rows_chunk
 from lorry_server.kernels.cpu.rows import (
     add_normed_row,
     embed_row,
+    gather_row,
     input_row,
     norm_and_quantize_row,
     quantize_to_record,
@@ -26,6 +27,7 @@ from lorry_server.kernels.cpu.threads import (
     add_shared,
     claim,
     cycles,
+    let_loop_go_on,
     load_shared,
     replace_shared,
     sem_post,
@@ -93,11 +95,13 @@ def run_chunk(rec, step, chunk, scratch):
             if op == t.NORM:
                 norm_and_quantize_row(rec, step, row, scratch)
             elif op == t.QUANTIZE:
-                quantize_to_record(rec, row, input_row(rec, step, row))
+                quantize_to_record(rec, row, input_row(rec, row))
             elif op == t.KEYS_AND_VALUES:
                 keys_and_values_token(rec, step, row, scratch)
             elif op == t.EMBED:
                 embed_row(rec, step, row)
+            elif op == t.GATHER:
+                gather_row(rec, step, row)
             elif op == t.ADD_NORMED:
                 add_normed_row(rec, step, row, scratch)
             else:
@@ -129,6 +133,7 @@ def walk(step, epoch, scratch, worker):
     """Take part in a step until it is over."""
     tape, chunks = load_i64(step + t.TAPE), load_i64(step + t.NUM_CHUNKS)
     claimed, done = load_i64(step + t.CLAIMED), load_i64(step + t.DONE)
+    loop_activity = load_i64(step + t.LOOP_ACTIVITY)
     phase_cycles = load_i64(step + t.PHASE_CYCLES) if worker == 0 else np.int64(0)
     began = cycles() if phase_cycles != 0 else np.int64(0)
     for phase in range(load_i64(step + t.NUM_OPS)):
@@ -137,6 +142,7 @@ def walk(step, epoch, scratch, worker):
         if num_chunks == 0:
             continue
         while True:
+            let_loop_go_on(loop_activity)
             chunk = claim(claimed + phase * t.COUNTER_BYTES, epoch, num_chunks)
             if chunk == STALE:
                 return

@@ -17,6 +17,7 @@ EMBED, NORM, QUANTIZE, MATMUL, SHRINK, KEYS_AND_VALUES, ATTEND, ADD_NORMED, SAMP
 FLOAT_EMBED, FLOAT_NORM, TO_BFLOAT16, FLOAT_MATMUL, FLOAT_SHRINK = range(9, 14)
 FLOAT_KEYS_AND_VALUES, FLOAT_ATTEND, FLOAT_ADD_NORMED = range(14, 17)
 OWN_ROWS, FLOAT_OWN_ROWS = range(17, 19)
+GATHER = 19
 # What ROWS says: over the tokens of the step, or over the rows whose logits are wanted.
 TOKENS, LOGITS_ROWS = 0, 1
 
@@ -33,9 +34,9 @@ EMBED_CHANGES = 128
 OWN_EMBEDDING, EMBEDDING_SCALE, EMBEDDING_ADDED = 0, 8, 16
 EMBED_CHANGE_BYTES = 24
 
-# NORM and QUANTIZE: rows of floats to quantized rows. ADD_NORMED: x += norm(y) * factor.
+# NORM and QUANTIZE: rows of floats to quantized rows. ADD_NORMED: x += norm(y) * factor. GATHER: the
+# rows whose logits are wanted, copied from NORM_X to NORM_ADD_TO.
 NORM_X, NORM_LD_X, NORM_WEIGHT, NORM_SIZE, NORM_PADDED, NORM_EPS = 56, 64, 72, 80, 88, 96
-NORM_GATHER = 104  # 1: the rows are picked by the plan's logits rows
 NORM_ADD_TO, NORM_LD_ADD_TO, NORM_FACTOR = 112, 120, 128
 NORM_OWN = 136  # of each slot the address of the weight that its adapter has instead, or 0
 
@@ -105,8 +106,9 @@ PHASE_CYCLES = (
 SECOND_PART = 240  # the address of the code for operations over floats, or 0
 FINISHED = 248  # the number of the last step that is over
 CALLER = 256  # the address of the semaphore on which who asked for the step waits
+LOOP_ACTIVITY = 264  # the address of what `engine.loop_activity` publishes, or 0
 NO_WORKER = -1  # in place of a worker's number: who asks for a step
-STEP_WORDS = 33
+STEP_WORDS = 34
 
 ITEM_BYTES = 24  # sequence, first token of the step, number of tokens
 QUERIES_PER_ITEM = 16

@@ -26,6 +26,7 @@ OVER = -1  # no chunk of this phase is left
 STALE = -2  # the step itself is over
 
 sched_yield = types.ExternalFunction("sched_yield", types.int32())
+sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
 sem_wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
 sem_post = types.ExternalFunction("sem_post", types.int32(types.int64))
 
@@ -124,3 +125,17 @@ def wait_until_done(word, epoch, num_chunks):
             pause()
         else:
             sched_yield()
+
+
+@njit(nogil=True)
+def let_loop_go_on(activity):
+    """Yield if the event loop has work and was on this core: it has been set aside for this thread.
+
+    `activity` is the address of the words of `engine.loop_activity`, or 0. Called with no chunk in
+    hand, so that nobody waits for what a thread that yields has claimed.
+    """
+    if activity == 0 or load_shared(activity) == 0:
+        return
+    # the kernel keeps the number of the core in the upper half
+    if load_shared(load_shared(activity + 8)) >> 32 == sched_getcpu():
+        sched_yield()

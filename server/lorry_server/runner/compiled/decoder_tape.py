@@ -4,6 +4,9 @@ A layer is seven operations: norm and quantize; the fused q, k and v; rotation, 
 writing of the cache; attention; quantize; the output product, added to the residual stream; the same
 again for the feed-forward layer, whose activation and quantization are done in the product's tiles.
 Before each product stands the shrink of its adapters.
+
+After the last layer's attention no token looks at another any more, so the rest of that layer is done
+only for the rows whose logits are wanted: of a prompt, the last.
 """
 
 from __future__ import annotations
@@ -57,8 +60,20 @@ def reason_not_to_compile(decoder: Decoder) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The residual stream and what attention adds to it: of all tokens, or of the logits rows."""
+
+    x: FloatRows
+    attended: FloatRows
+    rows: int  # TOKENS or LOGITS_ROWS
+
+
 class DecoderTape:
-    """The tape of one model. Operations from `head` on compute the logits of a step's rows."""
+    """The tape of one model. Operations from `tail` on concern only the rows whose logits are wanted.
+
+    `tail` may be walked again for other rows of the same step: it leaves what is before it as it was.
+    """
 
     def __init__(
         self,
@@ -84,14 +99,22 @@ class DecoderTape:
     def _make_buffers(self) -> None:
         arch, tokens, arena = self.arch, self._sizes.max_tokens, self._arena
         attended = arch.num_heads * arch.head_dim
-        self.x = FloatRows(arena, num_rows=tokens, size=arch.hidden_size)
+        self._all, self._wanted = (
+            Stream(
+                x=FloatRows(arena, num_rows=num_rows, size=arch.hidden_size),
+                attended=FloatRows(arena, num_rows=num_rows, size=attended),
+                rows=rows_of,
+            )
+            for num_rows, rows_of in ((tokens, t.TOKENS), (self._sizes.max_rows, t.LOGITS_ROWS))
+        )
         self.y = FloatRows(arena, num_rows=tokens, size=arch.hidden_size)
-        self.attended = FloatRows(arena, num_rows=tokens, size=attended)
         part_sizes = self._qkv_sizes()
         self.qkv = FloatRows(arena, num_rows=tokens, size=sum(padded(size) for size in part_sizes))
         rows = self._arithmetic.rows
         self.hidden_in = rows(arena, num_rows=tokens, size=arch.hidden_size)
-        self.attended_in: InputRows = self.attended
+        self.attended_in: InputRows | None = (
+            None  # none where attention's results go in as they are
+        )
         if self._arithmetic.converts_attended is not None:
             self.attended_in = rows(arena, num_rows=tokens, size=attended)
         self.gated_in = rows(arena, num_rows=tokens, size=arch.intermediate_size)
@@ -109,17 +132,33 @@ class DecoderTape:
     def _write(self, decoder: Decoder) -> None:
         head = self._pack(decoder.head, [self.arch.vocab_size])
         self._embed(decoder, head)
+        last = len(decoder.layers) - 1
         for index, layer in enumerate(decoder.layers):
             assert isinstance(layer, Layer)
             self._attention(index, layer)
-            self._feed_forward(index, layer.feed_forward, layer)
-        self.head = len(self.tape.names())
+            if index == last:
+                self.tail = len(self.tape.names())
+                self._gather("residual of wanted rows", self._all.x, self._wanted.x)
+                self._gather("attended of wanted rows", self._all.attended, self._wanted.attended)
+            stream = self._wanted if index == last else self._all
+            self._attention_output(layer, stream)
+            self._feed_forward(layer, stream)
         self._head(decoder, head)
+
+    def _gather(self, name: str, rows: FloatRows, wanted: FloatRows) -> None:
+        fields: dict[int, Field] = {
+            t.NORM_X: rows.values,
+            t.NORM_LD_X: rows.stride,
+            t.NORM_PADDED: rows.padded,
+            t.NORM_ADD_TO: wanted.values,
+            t.NORM_LD_ADD_TO: wanted.stride,
+        }
+        self.tape.add(name, t.GATHER, fields, rows=t.LOGITS_ROWS)
 
     def _embed(self, decoder: Decoder, head: PackedLinear) -> None:
         fields: dict[int, Field] = {
-            t.EMBED_X: self.x.values,
-            t.EMBED_LD_X: self.x.stride,
+            t.EMBED_X: self._all.x.values,
+            t.EMBED_LD_X: self._all.x.stride,
             t.EMBED_SIZE: self.arch.hidden_size,
             t.EMBED_MULTIPLIER: self._rounded(self.arch.embedding_scale),
             t.EMBED_CHANGES: self._adapters.embeddings.changes,
@@ -146,7 +185,7 @@ class DecoderTape:
 
     def _attention(self, index: int, layer: Layer) -> None:
         attention: Attention = layer.attention
-        self._norm(layer.attention_norm, self.hidden_in)
+        self._norm(layer.attention_norm, self._all)
         qkv = self._pack(attention.qkv, self._qkv_sizes())
         self._matmul(
             "qkv",
@@ -159,17 +198,24 @@ class DecoderTape:
         self.tape.add(
             "attention",
             self._cache.attend,
-            heads | {t.ATTENDED: self.attended.values, t.LD_ATTENDED: self.attended.stride},
+            heads
+            | {t.ATTENDED: self._all.attended.values, t.LD_ATTENDED: self._all.attended.stride},
         )
+
+    def _attention_output(self, layer: Layer, stream: Stream) -> None:
+        attended = stream.attended
+        rows_in: InputRows = attended
         if self._arithmetic.converts_attended is not None:
+            assert self.attended_in is not None
+            rows_in = self.attended_in
             self.tape.add(
                 "attended rows",
                 self._arithmetic.converts_attended,
-                self.attended_in.as_input()
-                | {t.NORM_X: self.attended.values, t.NORM_LD_X: self.attended.stride},
+                rows_in.as_input() | {t.NORM_X: attended.values, t.NORM_LD_X: attended.stride},
+                rows=stream.rows,
             )
-        output = self._pack(attention.output, [self.arch.hidden_size])
-        self._to_residual("output", output, self.attended_in, layer.attention_output_norm)
+        output = self._pack(layer.attention.output, [self.arch.hidden_size])
+        self._to_residual("output", output, rows_in, layer.attention_output_norm, stream)
 
     def _heads(self, index: int, attention: Attention, qkv: PackedLinear) -> dict[int, Field]:
         arch = self.arch
@@ -205,9 +251,10 @@ class DecoderTape:
             }
         return fields
 
-    def _feed_forward(self, index: int, feed_forward: FeedForward, layer: Layer) -> None:
+    def _feed_forward(self, layer: Layer, stream: Stream) -> None:
+        feed_forward: FeedForward = layer.feed_forward
         size = self.arch.intermediate_size
-        self._norm(layer.feed_forward_norm, self.hidden_in)
+        self._norm(layer.feed_forward_norm, stream)
         gate_up = self._pack(feed_forward.gate_up, [size, size])
         self._matmul(
             "gate and up",
@@ -215,42 +262,47 @@ class DecoderTape:
             self.hidden_in,
             {t.MODE: t.GATE, t.ACTIVATION: ACTIVATIONS[self.arch.activation]}
             | self.gated_in.as_gated_output(),
+            rows=stream.rows,
         )
         down = self._pack(feed_forward.down, [self.arch.hidden_size])
-        self._to_residual("down", down, self.gated_in, layer.feed_forward_output_norm)
+        self._to_residual("down", down, self.gated_in, layer.feed_forward_output_norm, stream)
 
     def _to_residual(
-        self, name: str, linear: PackedLinear, rows: InputRows, norm: RMSNorm | None
+        self,
+        name: str,
+        linear: PackedLinear,
+        rows_in: InputRows,
+        norm: RMSNorm | None,
+        stream: Stream,
     ) -> None:
         """A product that is added to the residual stream, through a norm if the model has one there."""
         factor = float(np.float32(self.arch.residual_scale))
         if norm is None:
-            target: dict[int, Field] = {t.MODE: t.ADD, t.Y: self.x.values, t.LD_Y: self.x.stride}
-            self._matmul(name, linear, rows, target | {t.FACTOR: factor})
+            target: dict[int, Field] = {
+                t.MODE: t.ADD,
+                t.Y: stream.x.values,
+                t.LD_Y: stream.x.stride,
+                t.FACTOR: factor,
+            }
+            self._matmul(name, linear, rows_in, target, rows=stream.rows)
             return
-        self._matmul(
-            name, linear, rows, {t.MODE: t.STORE, t.Y: self.y.values, t.LD_Y: self.y.stride}
-        )
+        target = {t.MODE: t.STORE, t.Y: self.y.values, t.LD_Y: self.y.stride}
+        self._matmul(name, linear, rows_in, target, rows=stream.rows)
         self.tape.add(
             "output norm",
             self._arithmetic.add_normed,
             self._norm_fields(norm, self.y)
             | self._arithmetic.fields
             | {
-                t.NORM_ADD_TO: self.x.values,
-                t.NORM_LD_ADD_TO: self.x.stride,
+                t.NORM_ADD_TO: stream.x.values,
+                t.NORM_LD_ADD_TO: stream.x.stride,
                 t.NORM_FACTOR: factor,
             },
+            rows=stream.rows,
         )
 
     def _head(self, decoder: Decoder, head: PackedLinear) -> None:
-        fields = self._norm_fields(decoder.norm, self.x) | {t.NORM_GATHER: 1}
-        self.tape.add(
-            "last norm",
-            self._arithmetic.norm,
-            fields | self.hidden_in.as_input(),
-            rows=t.LOGITS_ROWS,
-        )
+        self._norm(decoder.norm, self._wanted, name="last norm")
         logits: dict[int, Field] = {
             t.MODE: t.LOGITS,
             t.Y: self.logits.values,
@@ -319,9 +371,12 @@ class DecoderTape:
             rows=rows,
         )
 
-    def _norm(self, norm: RMSNorm, out: InputRows) -> None:
+    def _norm(self, norm: RMSNorm, stream: Stream, *, name: str = "norm") -> None:
         self.tape.add(
-            "norm", self._arithmetic.norm, self._norm_fields(norm, self.x) | out.as_input()
+            name,
+            self._arithmetic.norm,
+            self._norm_fields(norm, stream.x) | self.hidden_in.as_input(),
+            rows=stream.rows,
         )
 
     def _norm_fields(self, norm: RMSNorm, rows: FloatRows) -> dict[int, Field]:

@@ -120,8 +120,8 @@ class CompiledRunner:
                 logits_plan = plan.logits.slice(first, first + self._block.max_rows)
             self._block.fill_rows(logits_plan.rows_N)
             self._tape.logits_rows.fill(logits_plan)
-            # The first part brings the whole step with it, the others their logits only.
-            self._walk(0 if first == 0 else self._tape.head)
+            # The first part brings the whole step with it, the others only what concerns their rows.
+            self._walk(0 if first == 0 else self._tape.tail)
             if len(logits_plan.rows_N):
                 parts.append(self._tape.logits_rows.result())
             first += self._block.max_rows

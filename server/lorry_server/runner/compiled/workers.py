@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from lorry_server.engine.loop_activity import LOOP_ACTIVITY
 from lorry_server.engine.thread_priority import give_way
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import address
@@ -36,6 +37,7 @@ class Workers:
         step[t.SEMAPHORES // t.WORD_BYTES] = self._semaphore(0)
         step[t.CALLER // t.WORD_BYTES] = self._semaphore(num_threads)
         step[t.NUM_WORKERS // t.WORD_BYTES] = num_threads
+        step[t.LOOP_ACTIVITY // t.WORD_BYTES] = address(LOOP_ACTIVITY)
         for place in range(num_threads + 1):
             if self._libc.sem_init(ctypes.c_void_p(self._semaphore(place)), 0, 0) != 0:
                 raise OSError(ctypes.get_errno(), "sem_init failed")
