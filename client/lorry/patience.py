@@ -146,14 +146,13 @@ class Patience:
         """Close the connection; raises what stands for `error`, if something else does."""
         was_interrupted = alarm.end()
         abort, close = self._abort, self._close
-        assert abort is not None
-        assert close is not None
-        if isinstance(error, GeneratorExit):
-            with contextlib.suppress(RuntimeError):  # the loop may have gone, and all with it
-                abort()
-            return
-        abort()
-        await close()
+        if abort is not None and close is not None:  # else another task has ended the call
+            if isinstance(error, GeneratorExit):
+                with contextlib.suppress(RuntimeError):  # the loop may have gone, and all with it
+                    abort()
+                return
+            abort()
+            await close()
         if isinstance(error, asyncio.CancelledError):
             # a socket that a transport aborted is closed by the loop's next turn
             await asyncio.sleep(0)
