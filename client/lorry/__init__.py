@@ -6,7 +6,11 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from lorry._version import __version__
+from lorry.adapter_report import AdapterCards
 from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
 from lorry.endpoints import Endpoint
@@ -42,16 +46,25 @@ from lorry.limits.fixed import Limit
 from lorry.limits.rate import RateLimit
 from lorry.many import Request
 from lorry.middleware import CallNext, Middleware
-from lorry.options import GenerateOptions
+from lorry.options import ChatOptions, GenerateOptions
 from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
+from lorry.tool_calls import ToolCall
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
+if TYPE_CHECKING:
+    from lorry.blocking.client import Client
+    from lorry.classify import Classification, Entity
+    from lorry.embeddings import Embeddings
+    from lorry.server_metrics import ServerMetrics
+    from lorry.trace_events import chrome_trace
+
 __all__ = [
+    "AdapterCards",
     "AdapterExists",
     "AdapterInvalid",
     "AdapterLoading",
@@ -61,6 +74,9 @@ __all__ = [
     "AttemptTiming",
     "BadRequest",
     "CallNext",
+    "ChatOptions",
+    "Classification",
+    "Client",
     "ClientError",
     "ClientStats",
     "ConfigError",
@@ -68,8 +84,10 @@ __all__ = [
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Embeddings",
     "Endpoint",
     "EndpointStats",
+    "Entity",
     "Forbidden",
     "GenerateOptions",
     "Generation",
@@ -89,6 +107,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "ServerError",
+    "ServerMetrics",
     "ServerStreamError",
     "ServerTiming",
     "StreamCancelled",
@@ -100,10 +119,29 @@ __all__ = [
     "Timing",
     "Token",
     "TokenStream",
+    "ToolCall",
     "Transport",
     "Unauthorized",
     "Usage",
     "WireRequest",
     "WireResponse",
     "__version__",
+    "chrome_trace",
 ]
+
+# not part of most programs, so not of every import
+_LATE = {
+    "Classification": "lorry.classify",
+    "Client": "lorry.blocking.client",
+    "Embeddings": "lorry.embeddings",
+    "Entity": "lorry.classify",
+    "ServerMetrics": "lorry.server_metrics",
+    "chrome_trace": "lorry.trace_events",
+}
+
+if not TYPE_CHECKING:  # else every name would seem to exist
+
+    def __getattr__(name):
+        if name not in _LATE:
+            raise AttributeError(f"module 'lorry' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LATE[name]), name)
