@@ -23,6 +23,7 @@ from lorry.errors import (
     Forbidden,
     HTTPStatusError,
     Overloaded,
+    ReplayMismatch,
     RetriesExhausted,
     ServerError,
     ServerStreamError,
@@ -40,9 +41,14 @@ from lorry.retry import RetryPolicy
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
+from lorry.transports.asgi import ASGITransport
 from lorry.transports.base import Transport, WireRequest, WireResponse
+from lorry.transports.faults import FaultTransport
+from lorry.transports.record import RecordingTransport
+from lorry.transports.replay import ReplayTransport
 
 __all__ = [
+    "ASGITransport",
     "AdapterExists",
     "AdapterInvalid",
     "AdapterLoading",
@@ -56,12 +62,16 @@ __all__ = [
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "FaultTransport",
     "Forbidden",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
     "Health",
     "Overloaded",
+    "RecordingTransport",
+    "ReplayMismatch",
+    "ReplayTransport",
     "Request",
     "RetriesExhausted",
     "RetryPolicy",

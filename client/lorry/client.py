@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import msgspec
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
+from lorry.call_log import CallLog
 from lorry.chat import Chat
 from lorry.config import read_config
 from lorry.errors import ClientError
@@ -24,8 +25,12 @@ from lorry.retry import RetryPolicy
 from lorry.session import Session
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
+from lorry.timing import Timing
 from lorry.transports.select import TransportLike, as_transport
 from lorry.types.lorax import TokenizeRequest, TokenSpan
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 
 class AsyncClient:
@@ -65,6 +70,7 @@ class AsyncClient:
         self._completions = GenerateRoute(
             self._session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
         )
+        self._call_log = CallLog()
         self.chat = Chat(self._session)
         self.models = Models(self._session)
         self.adapters = Adapters(self._session)
@@ -150,6 +156,28 @@ class AsyncClient:
             on_error=on_error,
             shared=shared,
         )
+
+    def openai(self, **options: Any) -> AsyncOpenAI:
+        """Return an `openai.AsyncOpenAI` whose requests are calls of this client.
+
+        Its answers are `openai`'s; connections, retries, limits and errors are this client's: a
+        refused connection is an `APIConnectionError`, and so is a stream that was cut. An adapter
+        is chosen by `model`. `options` are its own arguments, but for those that are settled here.
+        Closing it closes nothing. Raises ConfigError if the package is missing.
+        """
+        from lorry.openai import openai_client  # half a second, for those who want it
+
+        return openai_client(self._session, self._call_log, options)
+
+    def timing_of(self, answer: Any) -> Timing:
+        """The timing of a call made through `openai()`, of which this is the answer or stream.
+
+        An error of `openai` and a request id will do as well. The last thousand calls are known;
+        raises LookupError for others, and for what does not name its call, as chunks do not.
+        """
+        from lorry.openai import timing_of
+
+        return timing_of(self._call_log, answer)
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""

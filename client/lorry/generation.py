@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from lorry.timing import Timing
 from lorry.types.common import Timings
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
 
 ServerTiming: TypeAlias = Timings
 
@@ -69,3 +72,9 @@ class Generation:
     server: ServerTiming | None = None
     tag: Any = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_openai(self) -> ChatCompletion:
+        """The same as the package `openai` has it; raises ConfigError if that is missing."""
+        from lorry.openai_answer import chat_completion  # needed by those who have it only
+
+        return chat_completion(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -42,8 +43,9 @@ class Session:
         body: bytes | None = None,
         retry: RetryPolicy | None = None,
         accept: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> Exchange:
-        """An exchange that has not begun."""
+        """An exchange that has not begun; `headers` (names in lower case) win over the client's."""
         call = Call(
             method=method,
             base_url=self.config.base_url,
@@ -51,7 +53,7 @@ class Session:
             request_id=options.request_id,
             timeout=options.timeout,
             retry=retry or self._retry,
-            headers={**self.config.headers, "accept": accept},
+            headers={**self.config.headers, "accept": accept, **(headers or {})},
             body=body,
             adapter=options.adapter,
             api_key=self.config.api_key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 _BOM = b"\xef\xbb\xbf"
+_MAX_DIGITS = 18
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True):
@@ -96,4 +97,6 @@ class SSEDecoder:
         elif name == b"id" and b"\0" not in value:
             self._last_event_id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit():  # bytes.isdigit knows ASCII digits only
-            self.retry_ms = int(value)
+            value = value.lstrip(b"0") or b"0"
+            # what has more digits than a century has milliseconds is as good as that many
+            self.retry_ms = int(value) if len(value) <= _MAX_DIGITS else 10**_MAX_DIGITS

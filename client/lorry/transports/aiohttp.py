@@ -28,10 +28,13 @@ MAX_PLAIN_BODY_BYTES = 2**20
 class AiohttpTransport:
     """One session per event loop, made at the first request and closed with its loop.
 
-    Nothing is limited here: as many connections are opened as requests are in flight.
+    Nothing is limited here: as many connections are opened as requests are in flight. The proxies
+    of the environment and the keys of `~/.netrc` are used only with `trust_env`. Sessions share one
+    TLS context, which aiohttp makes when it is imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust_env: bool = False) -> None:
+        self._trust_env = trust_env
         self._sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession]] = {}
         self._current: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
@@ -63,7 +66,7 @@ class AiohttpTransport:
         That shutdown, which `asyncio.run` performs, is the one moment at which a library is told
         that a loop ends; so a client that nobody closed leaves no open session behind.
         """
-        session = _new_session()
+        session = _new_session(trust_env=self._trust_env)
         self._current[loop] = session
         try:
             yield session
@@ -126,7 +129,7 @@ class AiohttpResponse:
             await asyncio.sleep(0)
 
 
-def _new_session() -> aiohttp.ClientSession:
+def _new_session(*, trust_env: bool) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(_on_connected)
     trace.on_connection_reuseconn.append(_on_reused)
@@ -140,6 +143,7 @@ def _new_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER_BYTES,
         auto_decompress=False,
+        trust_env=trust_env,
         trace_configs=[trace],
     )
 
@@ -175,7 +179,9 @@ async def _send(
             headers=request.headers,
             allow_redirects=False,
             raise_for_status=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=request.connect_timeout_s, sock_connect=None, sock_read=None
+            ),
             trace_request_ctx=attempt,
         )
     except aiohttp.ServerTimeoutError as error:
