@@ -88,6 +88,8 @@ class FakeServer(ScriptedServer):
 
     @answers.setter
     def answers(self, answers: Answers) -> None:
+        if isinstance(answers, Sequence) and not answers:
+            raise ValueError("answers is empty; give at least one answer")
         self._answers = answers
         self._lines: dict[str, Iterator[Scripted]] = {}
 
@@ -155,8 +157,6 @@ class _Cut(Exception):
 
 
 def _in_turn(answers: Sequence[Scripted]) -> Iterator[Scripted]:
-    if not answers:
-        raise ValueError("answers is empty; give at least one answer")
     yield from answers
     while True:
         yield answers[-1]
