@@ -73,13 +73,13 @@ def contestants(
     if with_raw:
         named[RAW] = here(raw_aiohttp, url, limit_s=options.limit_s)
     for other in others:
-        named[other.name] = _measure_of(other, url)
+        named[other.name] = _measure_of(other, url, options.limit_s)
     return named
 
 
-def _measure_of(other: Peer, url: str) -> Measure:
+def _measure_of(other: Peer, url: str, limit_s: float) -> Measure:
     def measure(kind: str, **work: Any) -> Sample | None:
-        return other.measure(kind, url, **work)
+        return other.measure(kind, url, limit_s=limit_s, **work)
 
     return measure
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from closed_loop import Call, closed_loop, gathered, raise_file_limit
+from closed_loop import Call, Sample, closed_loop, gathered, raise_file_limit
 
 PROMPT = "The quick brown fox jumps over the lazy dog."
 
@@ -39,14 +39,17 @@ def main() -> None:
     answers.write(json.dumps({"versions": _versions(packages)}) + "\n")
     for line in sys.stdin:
         sample = asyncio.run(measure(open_call, json.loads(line)))
-        answers.write(json.dumps(asdict(sample)) + "\n")
+        answers.write(json.dumps(None if sample is None else asdict(sample)) + "\n")
 
 
-async def measure(open_call: Callable[[str], Any], work: dict[str, Any]) -> Any:
+async def measure(open_call: Callable[[str], Any], work: dict[str, Any]) -> Sample | None:
     call, close = open_call(work.pop("url"))
-    kind = work.pop("kind")
+    kind, limit_s = work.pop("kind"), work.pop("limit_s")
     try:
-        return await (gathered if kind == "gathered" else closed_loop)(call, **work)
+        async with asyncio.timeout(limit_s):
+            return await (gathered if kind == "gathered" else closed_loop)(call, **work)
+    except TimeoutError:
+        return None
     finally:
         await close()
 

@@ -14,7 +14,9 @@ from client_sections.closed_loop import Sample
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 NAMES = ("openai", "openai-aiohttp", "lorax-client")
-PATIENCE_S = 300.0
+START_S = 60.0
+# beyond a measurement's own limit of time
+GRACE_S = 30.0
 
 
 class PeerMissingError(RuntimeError):
@@ -27,26 +29,27 @@ class Peer:
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self.name = name
         self._process = process
-        first = self._answer()
+        first = self._answer(START_S)
         if "missing" in first:
             raise PeerMissingError(first["missing"])
         self.versions: dict[str, str] = first["versions"]
 
-    def measure(self, kind: str, url: str, **work: Any) -> Sample:
-        """`kind` is `closed_loop` or `gathered`, `work` its arguments."""
+    def measure(self, kind: str, url: str, *, limit_s: float, **work: Any) -> Sample | None:
+        """`kind` is `closed_loop` or `gathered`, `work` its arguments; None if it takes longer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"kind": kind, "url": url, **work}) + "\n")
+        line = json.dumps({"kind": kind, "url": url, "limit_s": limit_s, **work})
+        self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return Sample(**self._answer())
+        answer = self._answer(limit_s + GRACE_S)
+        return None if answer is None else Sample(**answer)
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, patience_s: float) -> Any:
         assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
+        readable, _, _ = select.select([self._process.stdout], [], [], patience_s)
         line = self._process.stdout.readline() if readable else ""
         if not line:
-            raise RuntimeError(f"{self.name} gave no answer within {PATIENCE_S:g} s or has ended")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            raise RuntimeError(f"{self.name} gave no answer within {patience_s:g} s or has ended")
+        return json.loads(line)
 
 
 @contextmanager
