@@ -110,9 +110,7 @@ def event(options: argparse.Namespace, report: Report, others: list[Peer]) -> No
         with roofline(gap_ms=gap_ms) as url:
             named = contestants(url, options, others)
             work = {"concurrency": 16, "num_requests": options.streams, "stream": True}
-            short = in_turn(
-                named, options.rounds, "closed_loop", num_tokens=SHORT_STREAM, **work
-            )
+            short = in_turn(named, options.rounds, "closed_loop", num_tokens=SHORT_STREAM, **work)
             long = in_turn(named, options.rounds, "closed_loop", num_tokens=options.tokens, **work)
         for name in named:
             raw[name] = {"short": short[name].raw(), "long": long[name].raw()}
@@ -130,9 +128,7 @@ def _event_rows(pace: str, per_event: dict[str, list[float]]) -> list[Row]:
         name: f"{statistics.median(values):.2f} us" if values else "not done"
         for name, values in per_event.items()
     }
-    beyond = statistics.median(
-        a - b for a, b in zip(per_event[LORRY], per_event[RAW], strict=True)
-    )
+    beyond = statistics.median(a - b for a, b in zip(per_event[LORRY], per_event[RAW], strict=True))
     made = [
         Row("event", f"{pace}, CPU beyond raw aiohttp", None, f"{beyond:.2f} us", wanted="<= 5 us")
     ]

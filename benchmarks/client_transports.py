@@ -71,7 +71,9 @@ def transports() -> dict[str, Opening]:
     return found
 
 
-def rows(section: str, level: int, samples: dict[str, Samples], num_tokens: int | None) -> list[Row]:
+def rows(
+    section: str, level: int, samples: dict[str, Samples], num_tokens: int | None
+) -> list[Row]:
     made = []
     default = samples[DEFAULT]
     for name, own in samples.items():

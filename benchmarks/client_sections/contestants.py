@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 import aiohttp
-from client_sections.closed_loop import Call
 
 import lorry
+from client_sections.closed_loop import Call
 from lorry.transports.aiohttp import KEEPALIVE_S, READ_BUFFER_BYTES
 
 PROMPT = "The quick brown fox jumps over the lazy dog."

@@ -50,7 +50,10 @@ class Roofline(asyncio.Protocol):
         end = head_end + 4 + (0 if length is None else int(length[1]))
         if len(self._received) < end:
             return
-        body, is_lorax = self._received[head_end + 4 : end], not self._received.startswith(b"POST /v1")
+        body, is_lorax = (
+            self._received[head_end + 4 : end],
+            not self._received.startswith(b"POST /v1"),
+        )
         self._received = self._received[end:]
         limit = _LIMIT.search(body)
         num_tokens = 1 if limit is None else int(limit[1])

@@ -45,7 +45,10 @@ class Samples:
         )
 
     def raw(self) -> dict[str, Any]:
-        return {"is_too_slow": self.is_too_slow, "rounds": [asdict(sample) for sample in self.rounds]}
+        return {
+            "is_too_slow": self.is_too_slow,
+            "rounds": [asdict(sample) for sample in self.rounds],
+        }
 
 
 # measures once; returns None if it took too long

@@ -41,19 +41,21 @@ async def test_session_has_the_settings_that_streams_need() -> None:
         await reply.json(200, DONE)
 
     transport = AiohttpTransport()
-    async with FakeLLMServer(script) as server:
-        async with lorry.AsyncClient(server.url, transport=transport) as client:
-            await client.generate("Hi")
-            session = transport._current[asyncio.get_running_loop()]
-            connector = session.connector
+    async with (
+        FakeLLMServer(script) as server,
+        lorry.AsyncClient(server.url, transport=transport) as client,
+    ):
+        await client.generate("Hi")
+        session = transport._current[asyncio.get_running_loop()]
+        connector = session.connector
 
-            assert isinstance(connector, aiohttp.TCPConnector)
-            assert (connector.limit, connector.limit_per_host) == (0, 0)
-            assert connector._keepalive_timeout == KEEPALIVE_S < UVICORN_KEEPALIVE_S
-            assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
-            assert session._read_bufsize == READ_BUFFER_BYTES >= 2**20
-            assert session.trust_env is False
-            assert session.auto_decompress is False
+        assert isinstance(connector, aiohttp.TCPConnector)
+        assert (connector.limit, connector.limit_per_host) == (0, 0)
+        assert connector._keepalive_timeout == KEEPALIVE_S < UVICORN_KEEPALIVE_S
+        assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+        assert session._read_bufsize == READ_BUFFER_BYTES >= 2**20
+        assert session.trust_env is False
+        assert session.auto_decompress is False
     assert session.closed
 
 

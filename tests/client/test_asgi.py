@@ -52,11 +52,13 @@ async def test_each_event_is_read_before_the_application_makes_the_next() -> Non
         await send(piece(event("[DONE]"), more=False))
 
     seen = []
-    async with lorry.AsyncClient(URL, transport=lorry.ASGITransport(without_lifespan(answer))) as c:
-        async with c.stream("Hi") as stream:
-            async for token in stream:
-                seen.append(token.text)
-                may_go_on.release()
+    async with (
+        lorry.AsyncClient(URL, transport=lorry.ASGITransport(without_lifespan(answer))) as c,
+        c.stream("Hi") as stream,
+    ):
+        async for token in stream:
+            seen.append(token.text)
+            may_go_on.release()
 
     assert seen == ["a", "b", "c"]
     assert stream.timing.tokens_per_event == 1.0
@@ -143,13 +145,15 @@ async def test_application_waits_for_a_slow_reader() -> None:
             num_sent += 1
         await send(piece(event(completion("", finish_reason="stop")), more=False))
 
-    async with lorry.AsyncClient(URL, transport=lorry.ASGITransport(without_lifespan(answer))) as c:
-        async with c.stream("Hi") as stream:
-            await anext(stream)
-            for _ in range(10):
-                await asyncio.sleep(0)
-            num_ahead = num_sent
-            text = await stream.text()
+    async with (
+        lorry.AsyncClient(URL, transport=lorry.ASGITransport(without_lifespan(answer))) as c,
+        c.stream("Hi") as stream,
+    ):
+        await anext(stream)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        num_ahead = num_sent
+        text = await stream.text()
 
     assert num_ahead * 4096 <= MAX_BUFFERED_BYTES + 2 * 4200
     assert (num_sent, len(text)) == (100, 100 * 4096)

@@ -36,7 +36,9 @@ def replayed(cassette: Path, **options: Any) -> lorry.AsyncClient:
 
 
 async def test_what_was_recorded_is_answered_again_without_a_server(cassette: Path) -> None:
-    async with FakeServer({"": Answer(text="base words"), "pirate": Answer(text="Arr, matey")}) as s:
+    async with FakeServer(
+        {"": Answer(text="base words"), "pirate": Answer(text="Arr, matey")}
+    ) as s:
         recording = lorry.RecordingTransport(None, cassette)
         async with lorry.AsyncClient(s.url, transport=recording) as client:
             whole = await client.generate("Hi", adapter="pirate")
@@ -102,7 +104,7 @@ async def test_no_key_is_in_the_cassette(cassette: Path) -> None:
         ) as client:
             extra = {"api_token": "hub-token-123"}
             await client.stream(f"my key is {KEY}", extra_body=extra).final()
-    text = cassette.read_text()
+    text = text_of(cassette)
     async with replayed(cassette) as client:
         again = await client.stream(f"my key is {KEY}", extra_body=extra).text()
 
@@ -117,8 +119,7 @@ async def test_alike_requests_get_their_answers_in_the_order_of_sending(cassette
         recording = lorry.RecordingTransport(None, cassette)
         async with lorry.AsyncClient(server.url, transport=recording) as client:
             first = asyncio.create_task(client.generate("Hi"))
-            while not server.requests:
-                await asyncio.sleep(0.001)
+            await server.received()
             await client.generate("Hi")
             await first
 
@@ -249,9 +250,11 @@ async def test_unused_answers_are_counted(cassette: Path) -> None:
 async def test_stream_that_was_left_is_replayed_as_far_as_it_was_read(cassette: Path) -> None:
     async with FakeServer(Answer(text="a b c", failure="hang", failure_after=1)) as server:
         recording = lorry.RecordingTransport(None, cassette)
-        async with lorry.AsyncClient(server.url, transport=recording) as client:
-            async with client.stream("Hi") as stream:
-                await anext(stream)
+        async with (
+            lorry.AsyncClient(server.url, transport=recording) as client,
+            client.stream("Hi") as stream,
+        ):
+            await anext(stream)
     track = read_cassette(cassette)[0]
     with pytest.raises(lorry.StreamTruncated, match="its client had left") as caught:
         await replayed(cassette).stream("Hi").final()
@@ -293,6 +296,10 @@ def test_file_that_is_no_cassette_is_refused(
 def test_speed_must_be_above_zero(cassette: Path, speed: float) -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         lorry.ReplayTransport(cassette, speed=speed)
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def write_cassette(path: Path, pieces: list[tuple[float, bytes]]) -> None:

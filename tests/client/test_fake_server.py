@@ -17,12 +17,14 @@ HELLO = [{"role": "user", "content": "Hi"}]
 
 
 async def test_text_comes_whole_streamed_and_as_a_chat() -> None:
-    async with FakeServer(Answer(text="Arr, my matey!")) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            whole = await client.generate("Hi")
-            streamed = await client.stream("Hi").final()
-            chat = await client.chat(HELLO)
-            chat_streamed = await client.chat.stream(HELLO).final()
+    async with (
+        FakeServer(Answer(text="Arr, my matey!")) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        whole = await client.generate("Hi")
+        streamed = await client.stream("Hi").final()
+        chat = await client.chat(HELLO)
+        chat_streamed = await client.chat.stream(HELLO).final()
 
     assert {g.text for g in (whole, streamed, chat, chat_streamed)} == {"Arr, my matey!"}
     assert {g.token_ids for g in (whole, streamed, chat, chat_streamed)} == {whole.token_ids}
@@ -31,18 +33,22 @@ async def test_text_comes_whole_streamed_and_as_a_chat() -> None:
 
 
 async def test_tokens_may_be_given_one_by_one() -> None:
-    async with FakeServer(Answer(tokens=["a", "", "\n\n", "b"])) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            streamed = await client.stream("Hi").final()
+    async with (
+        FakeServer(Answer(tokens=["a", "", "\n\n", "b"])) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        streamed = await client.stream("Hi").final()
 
     assert [token.text for token in streamed.tokens or ()] == ["a", "", "\n\n", "b"]
 
 
 async def test_max_tokens_cuts_an_answer_short() -> None:
-    async with FakeServer(Answer(text="one two three")) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            whole = await client.generate("Hi", max_tokens=2)
-            streamed = await client.stream("Hi", max_tokens=2).final()
+    async with (
+        FakeServer(Answer(text="one two three")) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        whole = await client.generate("Hi", max_tokens=2)
+        streamed = await client.stream("Hi", max_tokens=2).final()
 
     assert (whole.text, whole.finish_reason) == ("one two", "length")
     assert (streamed.text, streamed.finish_reason) == ("one two", "length")
@@ -95,22 +101,26 @@ async def test_refusal_is_the_status_with_its_reason() -> None:
 async def test_failure_in_the_middle(
     failure: Any, streamed: type[lorry.ClientError], whole: type[lorry.ClientError]
 ) -> None:
-    async with FakeServer(Answer(text="a b c", failure=failure, failure_after=2)) as server:
-        async with lorry.AsyncClient(server.url, timeout=0.2) as client:
-            with pytest.raises(streamed) as caught:
-                await client.stream("Hi").final()
-            with pytest.raises(whole):
-                await client.generate("Hi")
+    async with (
+        FakeServer(Answer(text="a b c", failure=failure, failure_after=2)) as server,
+        lorry.AsyncClient(server.url, timeout=0.2) as client,
+    ):
+        with pytest.raises(streamed) as caught:
+            await client.stream("Hi").final()
+        with pytest.raises(whole):
+            await client.generate("Hi")
 
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a b"
 
 
 async def test_delays_are_kept_to() -> None:
-    async with FakeServer(Answer(text="a b c", first_token_s=0.05, gap_s=0.02)) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            streamed = await client.stream("Hi").final()
-            whole = await client.generate("Hi")
+    async with (
+        FakeServer(Answer(text="a b c", first_token_s=0.05, gap_s=0.02)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        streamed = await client.stream("Hi").final()
+        whole = await client.generate("Hi")
 
     assert streamed.timing.ttft is not None
     assert streamed.timing.ttft >= 0.05
@@ -120,21 +130,24 @@ async def test_delays_are_kept_to() -> None:
 
 
 async def test_client_that_leaves_is_noticed_and_counted() -> None:
-    async with FakeServer(Answer(text="a b", gap_s=60.0)) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            async with client.stream("Hi") as stream:
-                await anext(stream)
-                assert server.num_open == 1
-            while server.num_open:
-                await asyncio.sleep(0.001)
+    async with (
+        FakeServer(Answer(text="a b", gap_s=60.0)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        async with client.stream("Hi") as stream:
+            await anext(stream)
+            assert server.num_open == 1
+        await server.idle()
 
     assert (server.num_abandoned, server.most_open) == (1, 1)
 
 
 async def test_requests_are_logged_and_concurrency_is_seen() -> None:
-    async with FakeServer(Answer(first_token_s=0.05)) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            await asyncio.gather(*(client.generate(f"prompt {i}", seed=i) for i in range(8)))
+    async with (
+        FakeServer(Answer(first_token_s=0.05)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        await asyncio.gather(*(client.generate(f"prompt {i}", seed=i) for i in range(8)))
 
     assert server.most_open == 8
     assert server.num_connections == 8

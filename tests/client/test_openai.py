@@ -81,33 +81,32 @@ async def test_stream_is_passed_on_piece_by_piece(client: lorry.AsyncClient) -> 
 
 
 async def test_closed_stream_closes_the_socket() -> None:
-    async with FakeServer(Answer(text="a b c", gap_s=60.0)) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            through = client.openai()
-            stream = await through.chat.completions.create(
-                model="", messages=HELLO, stream=True
-            )
-            await anext(aiter(stream))
-            assert server.num_open == 1
-            await stream.close()
-            while server.num_open:
-                await asyncio.sleep(0.001)
+    async with (
+        FakeServer(Answer(text="a b c", gap_s=60.0)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        through = client.openai()
+        stream = await through.chat.completions.create(model="", messages=HELLO, stream=True)
+        await anext(aiter(stream))
+        assert server.num_open == 1
+        await stream.close()
+        await server.idle()
 
     assert server.num_abandoned == 1
 
 
 async def test_cancelled_call_closes_the_socket() -> None:
-    async with FakeServer(Answer(text="late", first_token_s=60.0)) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            call = client.openai().completions.create(model="", prompt="Hi")
-            task = asyncio.create_task(call)
-            while not server.num_open:
-                await asyncio.sleep(0.001)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            while server.num_open:
-                await asyncio.sleep(0.001)
+    async with (
+        FakeServer(Answer(text="late", first_token_s=60.0)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        call = client.openai().completions.create(model="", prompt="Hi")
+        task = asyncio.create_task(call)
+        await server.received()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.idle()
 
     assert server.num_abandoned == 1
 
@@ -150,11 +149,10 @@ async def test_refusal_of_the_server_is_the_packages_own_error(
     status: int, expected: type[openai.APIStatusError]
 ) -> None:
     refusal = Refusal(status=status, message="no, because", code="why", retry_after_s=7)
-    async with FakeServer(refusal) as server:
-        async with lorry.AsyncClient(server.url, retry=ONCE) as client:
-            with pytest.raises(expected, match="no, because") as caught:
-                await client.openai().completions.create(model="", prompt="Hi")
-            timing = client.timing_of(caught.value)
+    async with FakeServer(refusal) as server, lorry.AsyncClient(server.url, retry=ONCE) as client:
+        with pytest.raises(expected, match="no, because") as caught:
+            await client.openai().completions.create(model="", prompt="Hi")
+        timing = client.timing_of(caught.value)
 
     assert caught.value.code == "why"
     assert caught.value.response.headers["retry-after"] == "7"
@@ -267,13 +265,15 @@ async def test_key_and_headers_are_this_clients(server: FakeServer) -> None:
 
 
 async def test_timeout_of_a_call_is_its_total() -> None:
-    async with FakeServer(Answer(text="late", first_token_s=60.0)) as server:
-        async with lorry.AsyncClient(server.url) as client:
-            through = client.openai(timeout=30.0)
-            with pytest.raises(openai.APITimeoutError):
-                await through.completions.create(model="", prompt="Hi", timeout=0.1)
-            with pytest.raises(openai.APITimeoutError):
-                await through.with_options(timeout=0.1).completions.create(model="", prompt="Hi")
+    async with (
+        FakeServer(Answer(text="late", first_token_s=60.0)) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        through = client.openai(timeout=30.0)
+        with pytest.raises(openai.APITimeoutError):
+            await through.completions.create(model="", prompt="Hi", timeout=0.1)
+        with pytest.raises(openai.APITimeoutError):
+            await through.with_options(timeout=0.1).completions.create(model="", prompt="Hi")
 
 
 async def test_read_timeout_is_the_limit_on_silence() -> None:
@@ -337,9 +337,7 @@ async def test_what_is_settled_here_is_refused_by_name(
 
 
 def test_missing_package_is_named() -> None:
-    code = (
-        "import sys; sys.modules['openai'] = None; import lorry; lorry.AsyncClient('http://x').openai()"
-    )
+    code = "import sys; sys.modules['openai'] = None; import lorry; lorry.AsyncClient('http://x').openai()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )

@@ -26,23 +26,34 @@ def message(data: str, *, event: str = MESSAGE, last_id: str = "") -> Expected:
 
 
 STANDARD_CASES: dict[str, tuple[bytes, list[Expected]]] = {
-    "format-bom": (b"\xef\xbb\xbfdata:first\n\ndata:second\n\n", [message("first"), message("second")]),
+    "format-bom": (
+        b"\xef\xbb\xbfdata:first\n\ndata:second\n\n",
+        [message("first"), message("second")],
+    ),
     "format-bom-2": (
         b"\xef\xbb\xbf\xef\xbb\xbfdata:lost\n\ndata:kept\n\n\xef\xbb\xbfdata:lost too\n\n",
         [message("kept")],
     ),
     "format-comments": (
-        b"data:one\n:\x00\n:\r\ndata:two\n:" + b"c" * 2048 + b"\rdata:three\n:data:never\ndata:four\n\n",
+        b"data:one\n:\x00\n:\r\ndata:two\n:"
+        + b"c" * 2048
+        + b"\rdata:three\n:data:never\ndata:four\n\n",
         [message("one\ntwo\nthree\nfour")],
     ),
     "format-data-before-final-empty-line": (b"retry:1000\ndata:never dispatched\nid:4", []),
-    "format-field-data": (b"data:\n\ndata\ndata\n\ndata:end\n\n", [message(""), message("\n"), message("end")]),
+    "format-field-data": (
+        b"data:\n\ndata\ndata\n\ndata:end\n\n",
+        [message(""), message("\n"), message("end")],
+    ),
     "format-field-event": (
         b"event:kind\ndata:a\n\ndata:b\n\n",
         [message("a", event="kind"), message("b")],
     ),
     "format-field-event-empty": (b"event: \ndata:a\n\n", [message("a")]),
-    "format-field-id": (b"id:1\ndata:a\n\ndata:b\n\n", [message("a", last_id="1"), message("b", last_id="1")]),
+    "format-field-id": (
+        b"id:1\ndata:a\n\ndata:b\n\n",
+        [message("a", last_id="1"), message("b", last_id="1")],
+    ),
     "format-field-id-2": (
         "id:…\ndata:a\n\ndata:b\n\nid\ndata:c\n\n".encode(),
         [message("a", last_id="…"), message("b", last_id="…"), message("c")],
@@ -68,7 +79,10 @@ STANDARD_CASES: dict[str, tuple[bytes, list[Expected]]] = {
         [message("a\ne")],
     ),
     "format-leading-space": (b"data:\ta\rdata: \ndata:b\n\n", [message("\ta\n\nb")]),
-    "format-newlines": (b"data:a\r\ndata:\ndata:b\r\r\ndata:c\n\r", [message("a\n\nb"), message("c")]),
+    "format-newlines": (
+        b"data:a\r\ndata:\ndata:b\r\r\ndata:c\n\r",
+        [message("a\n\nb"), message("c")],
+    ),
     "format-null-character": (b"data:\x00\n\n\n\n", [message("\x00")]),
     "format-utf-8": ("data:ok…🏴\n\n".encode(), [message("ok…🏴")]),
 }
@@ -102,9 +116,7 @@ def as_expected(event: ServerSentEvent) -> Expected:
 
 
 def by_the_letter(stream: bytes) -> list[Expected]:
-    return [
-        (event.data, event.event, event.last_event_id) for event in plain_events(stream)
-    ]
+    return [(event.data, event.event, event.last_event_id) for event in plain_events(stream)]
 
 
 @pytest.mark.parametrize("name", STANDARD_CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import zlib
@@ -80,6 +81,8 @@ class FakeServer(ScriptedServer):
         self.num_open = 0
         self.most_open = 0
         self.num_abandoned = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self.answers = Answer() if answers is None else answers
 
     @property
@@ -92,6 +95,10 @@ class FakeServer(ScriptedServer):
             raise ValueError("answers is empty; give at least one answer")
         self._answers = answers
         self._lines: dict[str, Iterator[Scripted]] = {}
+
+    async def idle(self) -> None:
+        """Wait until no generation is being answered. In the server's own event loop only."""
+        await self._is_idle.wait()
 
     async def _respond(self, request: ReceivedRequest, reply: Reply) -> None:
         route = request.path.partition("?")[0]
@@ -109,6 +116,7 @@ class FakeServer(ScriptedServer):
         body = request.json
         scripted = self._next(request, body.get("adapter_id") or body.get("model") or "")
         self.num_open += 1
+        self._is_idle.clear()
         self.most_open = max(self.most_open, self.num_open)
         is_answered = False
         try:
@@ -125,6 +133,8 @@ class FakeServer(ScriptedServer):
         finally:
             self.num_open -= 1
             self.num_abandoned += not is_answered
+            if self.num_open == 0:
+                self._is_idle.set()
 
     def _next(self, request: ReceivedRequest, adapter: str) -> Scripted:
         answers: Any = self._answers

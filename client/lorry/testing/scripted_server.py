@@ -110,12 +110,19 @@ class ScriptedServer:
         self.port = port
         self.requests: list[ReceivedRequest] = []
         self.num_connections = 0
+        self._came = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         self._thread: tuple[threading.Thread, asyncio.AbstractEventLoop] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    async def received(self, count: int = 1) -> None:
+        """Wait until so many requests have come. In the server's own event loop only."""
+        while len(self.requests) < count:
+            self._came.clear()
+            await self._came.wait()
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -171,6 +178,7 @@ class ScriptedServer:
         try:
             while (request := await connection.next_request()) is not None:
                 self.requests.append(request)
+                self._came.set()
                 await self.script(request, Reply(connection, writer))
         except (ConnectionError, asyncio.CancelledError):
             pass  # the client or the test has left

@@ -29,7 +29,7 @@ FaultName: TypeAlias = Literal[
 ]
 
 # where in a body it is cut or stops: within the first few events of a stream
-_MAX_BYTES_BEFORE_FAULT = 1024
+_MAX_BYTES_BEFORE_FAULT = 256
 
 
 class FaultTransport:
@@ -41,8 +41,8 @@ class FaultTransport:
     - `status_429`, `status_500`: an answer of that status; the server sees nothing.
     - `slow_headers`: the head of the answer is held back for `slow_headers_s`.
     - `reset_before_headers`: the server has the request, the connection ends before the answer.
-    - `reset_mid_stream`: the connection ends within the first KiB of the body, or at its end.
-    - `stall`: from some byte of the first KiB on nothing comes, and the connection stays open.
+    - `reset_mid_stream`: the connection ends within the first 256 bytes of the body, or at its end.
+    - `stall`: from one of these bytes on nothing comes, and the connection stays open.
 
     `split_bytes` cuts every answer into pieces of 1 to that many bytes, through characters and line
     ends. What befalls a request depends on the seed, on its method, path and body, and on how many
