@@ -104,7 +104,7 @@ CLIENT_ONLY_IN: dict[str, set[str]] = {
     "aiohttp": {"transports.aiohttp", "transports.select"},
     "httpx": {"transports.select"},
     "httpx2": {"transports.select"},
-    "openai": {"client", "generation", "openai_answer"},
+    "openai": {"client", "generation", "openai", "openai_answer"},
     "pytest": {"testing.pytest_plugin"},
 }
 NO_TORCH_IN_LORA = {
