@@ -6,6 +6,9 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lorry._version import __version__
 from lorry.client import AsyncClient
 from lorry.errors import (
@@ -41,11 +44,13 @@ from lorry.retry import RetryPolicy
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
-from lorry.transports.asgi import ASGITransport
 from lorry.transports.base import Transport, WireRequest, WireResponse
-from lorry.transports.faults import FaultTransport
-from lorry.transports.record import RecordingTransport
-from lorry.transports.replay import ReplayTransport
+
+if TYPE_CHECKING:
+    from lorry.transports.asgi import ASGITransport
+    from lorry.transports.faults import FaultTransport
+    from lorry.transports.record import RecordingTransport
+    from lorry.transports.replay import ReplayTransport
 
 __all__ = [
     "ASGITransport",
@@ -94,3 +99,17 @@ __all__ = [
     "WireResponse",
     "__version__",
 ]
+
+# not part of most programs, so not of every import
+_LATE = {
+    "ASGITransport": "lorry.transports.asgi",
+    "FaultTransport": "lorry.transports.faults",
+    "RecordingTransport": "lorry.transports.record",
+    "ReplayTransport": "lorry.transports.replay",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'lorry' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)
