@@ -7,7 +7,7 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorry._version import __version__
 from lorry.client import AsyncClient
@@ -108,8 +108,9 @@ _LATE = {
     "ReplayTransport": "lorry.transports.replay",
 }
 
+if not TYPE_CHECKING:  # else every name would seem to exist
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module 'lorry' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATE[name]), name)
+    def __getattr__(name):
+        if name not in _LATE:
+            raise AttributeError(f"module 'lorry' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LATE[name]), name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 _BOM = b"\xef\xbb\xbf"
+_PLAIN_DATA = b"data: "
 _MAX_DIGITS = 18
 
 
-class ServerSentEvent(msgspec.Struct, frozen=True):
+class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     """One dispatched event. `data` is the UTF-8 that was sent, its lines joined by LF."""
 
     data: bytes
@@ -74,6 +75,9 @@ class SSEDecoder:
                 if self._data:
                     events.append(self._dispatch())
                 self._event = ""
+                continue
+            if line.startswith(_PLAIN_DATA):  # as nearly all lines of a stream do
+                self._data.append(line[len(_PLAIN_DATA) :])
                 continue
             name, _, value = line.partition(b":")
             if value.startswith(b" "):

@@ -21,7 +21,7 @@ from lorry.call_log import CallLog
 from lorry.openai_bridge import bridge
 from lorry.testing import Answer, FakeServer, Refusal
 from lorry.timing import Stopwatch
-from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
+from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion, event
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 ONCE = lorry.RetryPolicy(max_attempts=1)
@@ -74,7 +74,8 @@ async def test_stream_is_passed_on_piece_by_piece(client: lorry.AsyncClient) -> 
         async for chunk in stream:
             seen.append(chunk.choices[0].text)
             may_go_on.release()
-        await own.openai().completions.create(model="m", prompt="Hi", stream=True)
+        again = await own.openai().completions.create(model="m", prompt="Hi", stream=True)
+        await again.close()
 
     assert seen == ["a", "b", "c", ""]
     assert server.num_connections == 1  # the first stream was read to its end
@@ -306,6 +307,29 @@ async def test_recordings_and_faults_work_below_it(server: FakeServer, tmp_path:
             await ask(client)
     with pytest.raises(lorry.ReplayMismatch):
         await ask(lorry.AsyncClient(server.url, transport=replay))
+
+
+async def test_an_application_in_this_process_answers_it_too() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"text/event-stream")],
+            }
+        )
+        for data in (completion("a"), completion("b", finish_reason="stop"), "[DONE]"):
+            await send({"type": "http.response.body", "body": event(data), "more_body": True})
+        await send({"type": "http.response.body"})
+
+    transport = lorry.ASGITransport(app)
+    async with lorry.AsyncClient("http://in.process", transport=transport) as client:
+        stream = await client.openai().completions.create(model="m", prompt="Hi", stream=True)
+        texts = [chunk.choices[0].text async for chunk in stream]
+
+    assert texts == ["a", "b"]
+    assert client.timing_of(stream).tokens_per_event == 1.0
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
