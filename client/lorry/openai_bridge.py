@@ -90,7 +90,7 @@ class _Bridge:
         try:
             response = await exchange.open()
         except ClientError as error:
-            return self._refusal(error, options)
+            return self._refusal(error, options, request)
         reader = None
         if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             dialect = _DIALECTS.get(request.url.path)
@@ -128,7 +128,7 @@ class _Bridge:
             )
         return url.removeprefix(ours)
 
-    def _refusal(self, error: ClientError, options: CallOptions) -> Any:
+    def _refusal(self, error: ClientError, options: CallOptions, request: Any) -> Any:
         """The server's own answer again if it gave one, else the library's error is raised."""
         last = error.causes[-1] if isinstance(error, RetriesExhausted) and error.causes else error
         if not isinstance(last, HTTPStatusError):
@@ -136,8 +136,10 @@ class _Bridge:
         headers = {"content-type": "application/json", "x-request-id": options.request_id}
         if last.retry_after is not None:
             headers["retry-after"] = f"{last.retry_after:g}"
-        content = (last.body or "").encode()
-        return self._library.Response(last.status, headers=headers, content=content)
+        content = last.body or ""
+        if key := request.headers.get("authorization", "").rpartition(" ")[2]:
+            content = content.replace(key, "***")  # it may be another than the client's
+        return self._library.Response(last.status, headers=headers, content=content.encode())
 
 
 class _Body:

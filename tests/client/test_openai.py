@@ -265,6 +265,20 @@ async def test_key_and_headers_are_this_clients(server: FakeServer) -> None:
     assert with_other["authorization"] == "Bearer other"
 
 
+@pytest.mark.parametrize("options", [{}, {"api_key": "sk-per-call"}])
+async def test_key_that_a_server_repeats_is_blotted_out(options: dict[str, str]) -> None:
+    key = options.get("api_key", "sk-of-the-client")
+    refusal = Refusal(status=401, message=f"Incorrect API key provided: {key}")
+    async with (
+        FakeServer(refusal) as server,
+        lorry.AsyncClient(server.url, api_key="sk-of-the-client") as client,
+    ):
+        with pytest.raises(openai.AuthenticationError, match=r"provided: \*\*\*") as caught:
+            await client.openai(**options).completions.create(model="", prompt="Hi")
+
+    assert key not in caught.value.response.text
+
+
 async def test_timeout_of_a_call_is_its_total() -> None:
     async with (
         FakeServer(Answer(text="late", first_token_s=60.0)) as server,
