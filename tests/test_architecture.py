@@ -65,6 +65,14 @@ SERVER_RULES: dict[str, set[str]] = {
         "quantization",
     },
 }
+# What those parts of the client may import of it that must not know about calls.
+CLIENT_RULES: dict[str, set[str]] = {
+    "limits": {"errors", "timing", "per_loop"},
+    "timing": set(),
+    "alarm": set(),
+    "loop_lag": set(),
+    "per_loop": set(),
+}
 COMPOSITION = {
     "build",
     "build_library",
@@ -149,6 +157,20 @@ def test_the_client_imports_neither_server_nor_load_test_nor_their_libraries() -
         for module, file in modules("lorry")
         for name in imports(file)
         if name.split(".")[0] in foreign and module != "cli"  # which hands over to them when asked
+    ]
+
+    assert offences == []
+
+
+@pytest.mark.parametrize("part", sorted(CLIENT_RULES))
+def test_each_part_of_the_client_imports_only_what_is_below_it(part: str) -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        if is_within(module, {part})
+        for name in imports(file)
+        if name.startswith("lorry.")
+        and not is_within(name.removeprefix("lorry."), CLIENT_RULES[part] | {part})
     ]
 
     assert offences == []
@@ -265,3 +287,26 @@ def test_only_the_config_readers_read_the_environment() -> None:
                 offences.append(f"{package}.{module}")
 
     assert offences == []
+
+
+def test_the_clients_telemetry_library_is_touched_by_its_module_alone_and_nothing_needs_that() -> (
+    None
+):
+    users, importers = set(), set()
+    for module, file in modules("lorry"):
+        for name in imports(file):
+            if name.split(".")[0] == "opentelemetry":
+                users.add(module)
+            if name == "lorry.otel":
+                importers.add(module)
+
+    assert (users, importers) == ({"otel"}, set())
+
+
+@pytest.mark.parametrize(
+    "module", ["balancing", "ejection", "endpoints", "error_mapping", "errors", "retry", "sse"]
+)
+def test_what_decides_in_the_client_does_no_io(module: str) -> None:
+    (file,) = (file for name, file in modules("lorry") if name == module)
+
+    assert not {name.split(".")[0] for name in imports(file)} & {"asyncio", "socket", "aiohttp"}

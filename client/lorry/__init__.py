@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 from lorry._version import __version__
+from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
+from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -38,9 +40,16 @@ from lorry.errors import (
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
+from lorry.limits.adaptive import AdaptiveLimit, LimitChange
+from lorry.limits.base import Limiter, Permit
+from lorry.limits.fixed import Limit
+from lorry.limits.rate import RateLimit
 from lorry.many import Request
+from lorry.middleware import CallNext, Middleware
 from lorry.options import GenerateOptions
-from lorry.retry import RetryPolicy
+from lorry.raw import RawResponse, RawStream
+from lorry.retry import RetryBudget, RetryPolicy
+from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
@@ -58,27 +67,41 @@ __all__ = [
     "AdapterInvalid",
     "AdapterLoading",
     "AdapterNotFound",
+    "AdaptiveLimit",
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
+    "CallNext",
     "ClientError",
+    "ClientStats",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Endpoint",
+    "EndpointStats",
     "FaultTransport",
     "Forbidden",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
     "Health",
+    "Limit",
+    "LimitChange",
+    "Limiter",
+    "Middleware",
     "Overloaded",
+    "Permit",
+    "RateLimit",
+    "RawResponse",
+    "RawStream",
     "RecordingTransport",
     "ReplayMismatch",
     "ReplayTransport",
     "Request",
     "RetriesExhausted",
+    "RetryBudget",
     "RetryPolicy",
     "ServerError",
     "ServerStreamError",

@@ -24,7 +24,7 @@ _OURS = {
 }
 
 
-def openai_client(session: Session, log: CallLog, options: Mapping[str, Any]) -> AsyncOpenAI:
+def openai_client(session: Session, options: Mapping[str, Any]) -> AsyncOpenAI:
     """An `AsyncOpenAI` whose requests are calls of `session`; `options` are its own arguments.
 
     Raises ConfigError if the package is missing, and TypeError for an argument that is ours.
@@ -33,10 +33,10 @@ def openai_client(session: Session, log: CallLog, options: Mapping[str, Any]) ->
         if name in options:
             raise TypeError(f"client.openai() takes no {name!r}; use {instead}")
     openai = _imported("openai", needed_by="client.openai()")
-    http_client = bridge(session, log, library=http_library(openai))
+    http_client = bridge(session, library=http_library(openai))
     arguments = {"api_key": session.config.api_key or NO_KEY, "timeout": None, **options}
     made: AsyncOpenAI = openai.AsyncOpenAI(
-        base_url=f"{session.config.base_url}/v1",
+        base_url=f"{session.endpoints[0]}/v1",
         http_client=http_client,
         max_retries=0,
         **arguments,

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Self
 import msgspec
 
 from lorry.assembly import CHAT, COMPLETIONS, Dialect, GenerationBuilder
-from lorry.call_log import CallLog, LoggedCall
+from lorry.call_log import LoggedCall
 from lorry.errors import (
     ClientError,
     ConnectError,
@@ -50,7 +50,7 @@ class _Fields(msgspec.Struct):
     max_completion_tokens: int | None = None
 
 
-def bridge(session: Session, log: CallLog, *, library: ModuleType) -> Any:
+def bridge(session: Session, *, library: ModuleType) -> Any:
     """An `AsyncClient` of `library` that sends through `session`. Closing it closes nothing of ours."""
 
     class Body(_Body, library.AsyncByteStream):  # type: ignore[misc, name-defined]
@@ -60,15 +60,12 @@ def bridge(session: Session, log: CallLog, *, library: ModuleType) -> Any:
         """And for one of its own transports."""
 
     # without the environment, whose proxies would lead past us
-    return library.AsyncClient(transport=Bridge(session, log, library, Body), trust_env=False)
+    return library.AsyncClient(transport=Bridge(session, library, Body), trust_env=False)
 
 
 class _Bridge:
-    def __init__(
-        self, session: Session, log: CallLog, library: ModuleType, body_class: type[_Body]
-    ) -> None:
+    def __init__(self, session: Session, library: ModuleType, body_class: type[_Body]) -> None:
         self._session = session
-        self._log = log
         self._library = library
         self._body_class = body_class
 
@@ -85,8 +82,11 @@ class _Bridge:
             body=body or None,
             accept=request.headers.get("accept", "*/*"),
             headers=_headers(request),
+            # what asks for a server's state waits for nobody, and is to be asked of one server
+            takes_turn=request.method == "POST",
+            any_server=request.method == "POST",
         )
-        logged = self._log.add(options.request_id, exchange.stopwatch)
+        logged = self._session.call_log.add(options.request_id, exchange.stopwatch)
         try:
             response = await exchange.open()
         except ClientError as error:
@@ -121,12 +121,14 @@ class _Bridge:
 
     def _path(self, request: Any) -> str:
         """Path and query; an address elsewhere is refused, since nothing of ours goes there."""
-        url, ours = str(request.url), self._session.config.base_url
-        if not url.startswith(f"{ours}/"):
-            raise self._library.UnsupportedProtocol(
-                f"{url} is not at {ours}; make an AsyncOpenAI of its own for another server"
-            )
-        return url.removeprefix(ours)
+        url = str(request.url)
+        for ours in self._session.endpoints:
+            if url.startswith(f"{ours}/"):
+                return url.removeprefix(ours)
+        raise self._library.UnsupportedProtocol(
+            f"{url} is not at {' or '.join(self._session.endpoints)}; make an AsyncOpenAI of its own "
+            "for another server"
+        )
 
     def _refusal(self, error: ClientError, options: CallOptions, request: Any) -> Any:
         """The server's own answer again if it gave one, else the library's error is raised."""

@@ -350,7 +350,7 @@ async def test_an_application_in_this_process_answers_it_too() -> None:
 async def test_bridge_is_a_client_of_either_library(
     library: Any, client: lorry.AsyncClient, server: FakeServer
 ) -> None:
-    async with bridge(client._session, CallLog(), library=library) as http:
+    async with bridge(client._session, library=library) as http:
         answer = await http.post(f"{server.url}/v1/completions", json={"prompt": "Hi"})
         not_found = await http.get(f"{server.url}/nowhere")
         with pytest.raises(library.UnsupportedProtocol, match="is not at"):

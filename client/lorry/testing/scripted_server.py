@@ -160,7 +160,8 @@ class ScriptedServer:
             loop.close()
 
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        # a connection that finds the backlog full is tried again seconds later
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=4096)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:

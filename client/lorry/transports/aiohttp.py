@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import ssl
@@ -17,7 +18,7 @@ import aiohttp
 
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.timing import AttemptTiming
-from lorry.transports.base import WireRequest
+from lorry.transports.base import ConnectionCounts, WireRequest
 
 READ_BUFFER_BYTES = 2**20
 # below uvicorn's 5 s, so that the client drops an idle connection before the server does
@@ -27,8 +28,18 @@ DNS_CACHE_S = 10
 MAX_PLAIN_BODY_BYTES = 2**20
 
 
-# the attempt that a task is making, for the connector, to which aiohttp passes no word of ours
-_ATTEMPT: ContextVar[AttemptTiming] = ContextVar("attempt")
+class _Sending:
+    """An attempt on its way, and the socket that it was given."""
+
+    __slots__ = ("attempt", "socket")
+
+    def __init__(self, attempt: AttemptTiming) -> None:
+        self.attempt = attempt
+        self.socket: asyncio.Transport | None = None
+
+
+# what a task is sending, for the connector, to which aiohttp passes no word of ours
+_SENDING: ContextVar[_Sending | None] = ContextVar("sending", default=None)
 
 
 class AiohttpTransport:
@@ -49,6 +60,16 @@ class AiohttpTransport:
         if session is None:
             session = await self._open_session()
         return await _send(session, request, attempt)
+
+    def count_connections(self) -> ConnectionCounts:
+        try:
+            session = self._current.get(asyncio.get_running_loop())
+        except RuntimeError:  # no loop is running
+            session = None
+        connector = None if session is None else session.connector
+        if isinstance(connector, _StampingConnector):
+            return connector.count()
+        return ConnectionCounts(0, 0)
 
     async def aclose(self) -> None:
         keeper = self._sessions.get(asyncio.get_running_loop())
@@ -138,7 +159,8 @@ class AiohttpResponse:
 class _StampingConnector(aiohttp.TCPConnector):
     """Notes on the attempt that is being made when it had its connection, and whether a new one.
 
-    aiohttp's own tracing tells the same for five times the cost, paid by every request.
+    aiohttp's own tracing tells the same for five times the cost, paid by every request. Connections
+    are counted, too.
     """
 
     def __init__(self) -> None:
@@ -146,14 +168,26 @@ class _StampingConnector(aiohttp.TCPConnector):
             limit=0, limit_per_host=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_CACHE_S
         )
         self._used: WeakSet[Any] = WeakSet()
+        self._num_in_use = 0
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
-        attempt = _ATTEMPT.get()
-        attempt.connected_ns = time.perf_counter_ns()
-        attempt.reused_connection = connection.protocol in self._used
+        sending = _SENDING.get()
+        if sending is not None:
+            sending.socket = connection.transport
+            sending.attempt.connected_ns = time.perf_counter_ns()
+            sending.attempt.reused_connection = connection.protocol in self._used
         self._used.add(connection.protocol)
+        self._num_in_use += 1
+        connection.add_callback(self._released)
         return connection
+
+    def count(self) -> ConnectionCounts:
+        num_open = sum(protocol.is_connected() for protocol in self._used)
+        return ConnectionCounts(num_open, max(0, num_open - self._num_in_use))
+
+    def _released(self) -> None:
+        self._num_in_use -= 1
 
 
 def _new_session(*, trust_env: bool) -> aiohttp.ClientSession:
@@ -177,7 +211,8 @@ def _client_timeout(connect_timeout_s: float | None) -> aiohttp.ClientTimeout:
 async def _send(
     session: aiohttp.ClientSession, request: WireRequest, attempt: AttemptTiming
 ) -> AiohttpResponse:
-    _ATTEMPT.set(attempt)
+    sending = _Sending(attempt)
+    _SENDING.set(sending)
     body = request.body
     is_large = body is not None and len(body) > MAX_PLAIN_BODY_BYTES
     try:
@@ -199,6 +234,14 @@ async def _send(
         raise _connect_error(request.url, error) from error
     except (aiohttp.ClientError, OSError) as error:
         _raise_lost(error)
+    except BaseException:
+        # aiohttp closes a connection only when what is still to be sent of the body has been sent
+        if sending.socket is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has gone, and its sockets with it
+                sending.socket.abort()
+        raise
+    finally:
+        _SENDING.set(None)
     return AiohttpResponse(response)
 
 
