@@ -265,6 +265,73 @@ async def test_key_and_headers_are_this_clients(server: FakeServer) -> None:
     assert with_other["authorization"] == "Bearer other"
 
 
+async def test_calls_take_their_turn_and_give_it_back() -> None:
+    answer = Answer(text="a b c", first_token_s=0.01, gap_s=0.005)
+    async with FakeServer(answer) as server, lorry.AsyncClient(server.url, limit=2) as client:
+        through = client.openai()
+
+        async def whole() -> None:
+            await through.completions.create(model="", prompt="Hi")
+
+        async def streamed() -> None:
+            chunks = await through.completions.create(model="", prompt="Hi", stream=True)
+            assert [chunk.choices[0].text async for chunk in chunks] == ["a", " b", " c", ""]
+
+        async def left() -> None:
+            chunks = await through.completions.create(model="", prompt="Hi", stream=True)
+            await anext(aiter(chunks))
+            await chunks.close()
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(call() for call in (whole, streamed, left) * 4))
+        stats = client.stats()
+
+    assert server.most_open == 2
+    assert (stats.num_in_flight, stats.num_queued) == (0, 0)
+    assert len(server.requests) == 12
+
+
+async def test_time_that_runs_out_in_the_queue_is_a_timeout() -> None:
+    async with (
+        FakeServer(Answer(first_token_s=60.0)) as server,
+        lorry.AsyncClient(server.url, limit=1) as client,
+    ):
+        through = client.openai()
+        first = asyncio.create_task(through.completions.create(model="", prompt="Hi"))
+        await server.received()
+        with pytest.raises(openai.APITimeoutError) as caught:
+            await through.completions.create(model="", prompt="Hi", timeout=0.05)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    assert isinstance(caught.value.__cause__, httpx2.PoolTimeout)
+    assert len(server.requests) == 1
+
+
+async def test_calls_go_to_any_of_several_servers_and_questions_to_none() -> None:
+    async with (
+        FakeServer() as first,
+        FakeServer() as second,
+        lorry.AsyncClient([first.url, second.url]) as client,
+    ):
+        through = client.openai()
+        for _ in range(40):
+            await through.completions.create(model="", prompt="Hi")
+        with pytest.raises(lorry.ConfigError, match="of one server"):
+            await through.models.list()
+        models = await client.at(second.url).openai().models.list()
+
+    assert [model.id for model in models.data] == ["fake"]
+    assert min(len(first.requests), len(second.requests)) > 0
+
+
+async def test_views_of_a_client_know_each_others_calls(client: lorry.AsyncClient) -> None:
+    view = client.with_options(timeout=5.0)
+    answer = await view.openai().completions.create(model="pirate", prompt="Hi")
+
+    assert client.timing_of(answer) == view.timing_of(answer)
+
+
 @pytest.mark.parametrize("options", [{}, {"api_key": "sk-per-call"}])
 async def test_key_that_a_server_repeats_is_blotted_out(options: dict[str, str]) -> None:
     key = options.get("api_key", "sk-of-the-client")
