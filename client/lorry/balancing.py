@@ -69,6 +69,7 @@ class EndpointState:
         # whether its answers repeat the idempotency key, by which a server says that it heeds it
         self.heeds_keys = False
         self.accounts: dict[RetryBudget, BudgetAccount] = {}
+        self.last_account: tuple[RetryBudget, BudgetAccount] | None = None
 
     @property
     def url(self) -> str:
@@ -182,9 +183,13 @@ class Balancer:
         return any(other is not state and not other.ejection.is_out(now) for other in self.states)
 
     def _account(self, state: EndpointState, budget: RetryBudget, now: float) -> BudgetAccount:
+        last = state.last_account
+        if last is not None and last[0] is budget:  # spares the hash in nearly every call
+            return last[1]
         account = state.accounts.get(budget)
         if account is None:
             account = state.accounts[budget] = BudgetAccount(budget, now=now)
+        state.last_account = (budget, account)
         return account
 
     def _ranking(self, adapter: str) -> tuple[EndpointState, ...]:

@@ -73,6 +73,7 @@ class Session:
     @telemetry.setter
     def telemetry(self, telemetry: Telemetry | None) -> None:
         self._shared.telemetry = telemetry
+        self._shared.outlet = None
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -147,7 +148,7 @@ class Session:
         )
         return Exchange(
             call,
-            outlet=Outlet(self.transport, self.balancer, self._middleware, self.telemetry),
+            outlet=self._shared.outlet or self._make_outlet(),
             limiter=self.limiter if takes_turn else None,
             counters=self._shared.counters,
         )
@@ -201,6 +202,11 @@ class Session:
             endpoints=tuple(self.balancer.stats()),
         )
 
+    def _make_outlet(self) -> Outlet:
+        outlet = Outlet(self.transport, self.balancer, self._middleware, self.telemetry)
+        self._shared.outlet = outlet
+        return outlet
+
     async def aclose(self) -> None:
         if self._shared.transport is not None:
             await self._shared.transport.aclose()
@@ -214,3 +220,4 @@ class _Shared:
         self.counters = CallCounters()
         self.call_log = CallLog()
         self.telemetry: Telemetry | None = None
+        self.outlet: Outlet | None = None  # made when first needed, as the transport is

@@ -147,6 +147,8 @@ class TokenStream:
     async def aclose(self) -> None:
         """Close the stream; returns when the connection is closed or given back."""
         if self._state != "ended":
+            if self._is_reading:
+                self._exchange.cancel("another task closed it")
             self._fail(StreamCancelled("the stream was closed before its end"))
         await self._exchange.close()
 
@@ -244,6 +246,8 @@ class TokenStream:
         self._fail(truncated)
 
     def _fail(self, error: ClientError) -> None:
+        if self._failure is not None:
+            return  # what a reader meets whose stream another task has closed
         self._state = "ended"
         self._exchange.abort()
         self._exchange.describe(error)

@@ -90,6 +90,22 @@ async def test_cancel_while_nobody_reads_closes_the_connection_at_once() -> None
     assert caught.value.partial.text == "Once"
 
 
+async def test_closing_a_stream_that_another_task_reads_ends_its_reading() -> None:
+    script = Watched("tokens")
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        stream = client.stream("Hi")
+        await anext(stream)
+        task = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        await script.left.wait()
+        with pytest.raises(lorry.StreamCancelled, match="closed before its end"):
+            await task
+
+    assert client.stats().num_in_flight == 0
+    assert client.stats().num_cancelled == 1
+
+
 async def test_cancelled_stream_that_was_never_sent_stays_unsent() -> None:
     async with (
         FakeLLMServer(Watched("tokens")) as server,
