@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from lorry._version import __version__
+from lorry.adapter_report import AdapterCards
 from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
 from lorry.endpoints import Endpoint
@@ -46,16 +47,22 @@ from lorry.limits.fixed import Limit
 from lorry.limits.rate import RateLimit
 from lorry.many import Request
 from lorry.middleware import CallNext, Middleware
-from lorry.options import GenerateOptions
+from lorry.options import ChatOptions, GenerateOptions
 from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
+from lorry.tool_calls import ToolCall
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
 if TYPE_CHECKING:
+    from lorry.blocking.client import Client
+    from lorry.classify import Classification, Entity
+    from lorry.embeddings import Embeddings
+    from lorry.server_metrics import ServerMetrics
+    from lorry.trace_events import chrome_trace
     from lorry.transports.asgi import ASGITransport
     from lorry.transports.faults import FaultTransport
     from lorry.transports.record import RecordingTransport
@@ -63,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASGITransport",
+    "AdapterCards",
     "AdapterExists",
     "AdapterInvalid",
     "AdapterLoading",
@@ -72,6 +80,9 @@ __all__ = [
     "AttemptTiming",
     "BadRequest",
     "CallNext",
+    "ChatOptions",
+    "Classification",
+    "Client",
     "ClientError",
     "ClientStats",
     "ConfigError",
@@ -79,8 +90,10 @@ __all__ = [
     "ConnectionLost",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Embeddings",
     "Endpoint",
     "EndpointStats",
+    "Entity",
     "FaultTransport",
     "Forbidden",
     "GenerateOptions",
@@ -104,6 +117,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "ServerError",
+    "ServerMetrics",
     "ServerStreamError",
     "ServerTiming",
     "StreamCancelled",
@@ -115,12 +129,14 @@ __all__ = [
     "Timing",
     "Token",
     "TokenStream",
+    "ToolCall",
     "Transport",
     "Unauthorized",
     "Usage",
     "WireRequest",
     "WireResponse",
     "__version__",
+    "chrome_trace",
 ]
 
 # not part of most programs, so not of every import
@@ -129,6 +145,12 @@ _LATE = {
     "FaultTransport": "lorry.transports.faults",
     "RecordingTransport": "lorry.transports.record",
     "ReplayTransport": "lorry.transports.replay",
+    "Classification": "lorry.classify",
+    "Client": "lorry.blocking.client",
+    "Embeddings": "lorry.embeddings",
+    "Entity": "lorry.classify",
+    "ServerMetrics": "lorry.server_metrics",
+    "chrome_trace": "lorry.trace_events",
 }
 
 if not TYPE_CHECKING:  # else every name would seem to exist

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
-
-import msgspec
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
@@ -22,7 +21,7 @@ from lorry.limits.fixed import as_limiter
 from lorry.many import Request, run_many
 from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
-from lorry.options import GenerateOptions, default_options, resolve
+from lorry.options import GenerateOptions, default_options
 from lorry.raw import RawClient
 from lorry.request_body import completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
@@ -31,12 +30,16 @@ from lorry.stats import ClientStats
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import Timing
+from lorry.tokenizing import detokenize, tokenize
 from lorry.transports.select import TransportLike, as_transport
-from lorry.types.lorax import TokenizeRequest, TokenSpan
 from lorry.warm_up import warm_up
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from lorry.classify import Classify
+    from lorry.embeddings import Embed
+    from lorry.server_metrics import ServerMetrics
 
 
 class AsyncClient:
@@ -116,7 +119,7 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({', '.join(map(repr, self.endpoints))})"
+        return f"AsyncClient({', '.join([*map(repr, self.endpoints), *self._session.facts()])})"
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -264,17 +267,33 @@ class AsyncClient:
 
         return timing_of(self._session.call_log, answer)
 
+    @cached_property
+    def embeddings(self) -> Embed:
+        """`await client.embeddings(texts)`; see `lorry.embeddings.Embed`."""
+        from lorry.embeddings import Embed  # few programs want vectors
+
+        return Embed(self._session)
+
+    @cached_property
+    def classify(self) -> Classify:
+        """`await client.classify(texts)`; see `lorry.classify.Classify`."""
+        from lorry.classify import Classify  # few programs want labels
+
+        return Classify(self._session)
+
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""
-        spans = await self._session.fetch(
-            "POST",
-            "/tokenize",
-            list[TokenSpan],
-            options=resolve({}, timeout=self._session.config.timeout),
-            body=msgspec.json.encode(TokenizeRequest(inputs=text)),
-            any_server=True,
-        )
-        return [span.id for span in spans]
+        return await tokenize(self._session, text)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, on servers that have vLLM's route for it."""
+        return await detokenize(self._session, token_ids)
+
+    async def metrics(self) -> ServerMetrics:
+        """The server's own figures: `(await client.metrics())["vllm:num_requests_running"].total`."""
+        from lorry.server_metrics import fetch_metrics  # most programs never ask for them
+
+        return await fetch_metrics(self._session)
 
     async def health(self) -> Health:
         """Whether the server is ready; raises ConnectError if it is not there.

@@ -33,7 +33,7 @@ def chat_completion(generation: Generation) -> ChatCompletion:
         counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": generation.text, "refusal": None},
+        "message": {**generation.message, "refusal": None},
         "finish_reason": generation.finish_reason,
         "logprobs": _logprobs(generation.tokens),
     }

@@ -17,7 +17,7 @@ from lorry.errors import ConfigError, StreamProtocolError
 from lorry.exchange import Exchange
 from lorry.limits.base import Limiter
 from lorry.middleware import Middleware
-from lorry.options import CallOptions, resolve
+from lorry.options import CallOptions, GenerateOptions, resolve
 from lorry.retry import RetryPolicy
 from lorry.stats import CallCounters, ClientStats
 from lorry.telemetry import Telemetry
@@ -96,9 +96,11 @@ class Session:
         """The same transport and counters, for a client with other settings to be set on it."""
         return copy.copy(self)
 
-    def resolve(self, options: Mapping[str, Any]) -> CallOptions:
+    def resolve(
+        self, options: Mapping[str, Any], *, known: type[GenerateOptions] = GenerateOptions
+    ) -> CallOptions:
         """The options of one generation, over the defaults; raises as `lorry.options.resolve`."""
-        return resolve(options, timeout=self.config.timeout, defaults=self.defaults)
+        return resolve(options, timeout=self.config.timeout, defaults=self.defaults, known=known)
 
     def exchange(
         self,
@@ -206,6 +208,16 @@ class Session:
         outlet = Outlet(self.transport, self.balancer, self._middleware, self.telemetry)
         self._shared.outlet = outlet
         return outlet
+
+    def facts(self) -> list[str]:
+        """What a repr says beside the addresses: the limit, and what is going on."""
+        counters = self._shared.counters
+        facts = [] if self.limiter is None else [f"limit={self.limiter!r}"]
+        if counters.num_in_flight:
+            facts.append(f"{counters.num_in_flight} in flight")
+        if counters.num_queued:
+            facts.append(f"{counters.num_queued} queued")
+        return facts
 
     async def aclose(self) -> None:
         if self._shared.transport is not None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import io
-import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
@@ -19,6 +17,7 @@ import aiohttp
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.timing import AttemptTiming
 from lorry.transports.base import ConnectionCounts, WireRequest
+from lorry.transports.connect_error import connect_error
 
 READ_BUFFER_BYTES = 2**20
 # below uvicorn's 5 s, so that the client drops an idle connection before the server does
@@ -246,22 +245,10 @@ async def _send(
 
 
 def _connect_error(url: str, error: Exception) -> ConnectError:
-    cause = getattr(error, "os_error", error)
-    code = getattr(cause, "errno", None)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        reason = "its host name is not known"
-    elif isinstance(cause, ssl.SSLError):
-        reason = "the TLS handshake failed"
-    elif code == errno.ECONNREFUSED:
-        reason = "it refuses connections; is the server running?"
-    elif code in (errno.EMFILE, errno.ENFILE):
-        reason = "no file descriptor is left; raise `ulimit -n` or make fewer calls at once"
-    elif code == errno.EADDRNOTAVAIL:
-        reason = "no local port is left; make fewer calls at once"
-    else:
-        reason = "no connection was made"
-    return ConnectError(
-        f"cannot connect to {url}: {reason} ({cause})", refused=code == errno.ECONNREFUSED
+    return connect_error(
+        url,
+        getattr(error, "os_error", error),
+        is_name_unknown=isinstance(error, aiohttp.ClientConnectorDNSError),
     )
 
 
