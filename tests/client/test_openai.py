@@ -17,10 +17,8 @@ import openai
 import pytest
 
 import lorry
-from lorry.call_log import CallLog
 from lorry.openai_bridge import bridge
 from lorry.testing import Answer, FakeServer, Refusal
-from lorry.timing import Stopwatch
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion, event
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
@@ -236,16 +234,6 @@ async def test_timing_is_found_by_completion_stream_and_request_id(
         client.timing_of(chunks[0])
     with pytest.raises(LookupError, match="no call 'unheard'"):
         client.timing_of("unheard")
-
-
-def test_log_of_calls_is_bounded_and_forgets_the_oldest() -> None:
-    log = CallLog(max_calls=2)
-    for name in ("a", "b", "c"):
-        log.add(name, Stopwatch(created_ns=ord(name), intended_ns=0))
-
-    assert log.timing("c", num_tokens=None).created_ns == ord("c")
-    with pytest.raises(LookupError):
-        log.timing("a", num_tokens=None)
 
 
 async def test_key_and_headers_are_this_clients(server: FakeServer) -> None:
