@@ -110,6 +110,14 @@ ONLY_IN: dict[str, set[str]] = {
     "numba": {"kernels", "runner"},
     "llvmlite": {"kernels", "runner"},
 }
+# The same for the client. What is needed by its types alone counts too.
+CLIENT_ONLY_IN: dict[str, set[str]] = {
+    "aiohttp": {"transports.aiohttp", "transports.select"},
+    "httpx": {"transports.select"},
+    "httpx2": {"transports.select"},
+    "openai": {"client", "generation", "openai", "openai_answer"},
+    "pytest": {"testing.pytest_plugin"},
+}
 NO_TORCH_IN_LORA = {
     "lora.names",
     "lora.prepared",
@@ -229,6 +237,29 @@ def test_a_library_is_touched_only_where_it_belongs(library: str) -> None:
         for name in imports(file)
         if name.split(".")[0] == library
         and (module.split(".")[0] not in ONLY_IN[library] or module in NO_TORCH_IN_LORA)
+    ]
+
+    assert offences == []
+
+
+@pytest.mark.parametrize("library", sorted(CLIENT_ONLY_IN))
+def test_a_library_is_touched_by_the_client_only_where_it_belongs(library: str) -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        if name.split(".")[0] == library and module not in CLIENT_ONLY_IN[library]
+    ]
+
+    assert offences == []
+
+
+def test_the_client_does_without_its_own_test_server() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        if is_within(name, {"lorry.testing"}) and not is_within(module, {"testing"})
     ]
 
     assert offences == []

@@ -29,6 +29,7 @@ from lorry.errors import (
     Forbidden,
     HTTPStatusError,
     Overloaded,
+    ReplayMismatch,
     RetriesExhausted,
     ServerError,
     ServerStreamError,
@@ -62,8 +63,13 @@ if TYPE_CHECKING:
     from lorry.embeddings import Embeddings
     from lorry.server_metrics import ServerMetrics
     from lorry.trace_events import chrome_trace
+    from lorry.transports.asgi import ASGITransport
+    from lorry.transports.faults import FaultTransport
+    from lorry.transports.record import RecordingTransport
+    from lorry.transports.replay import ReplayTransport
 
 __all__ = [
+    "ASGITransport",
     "AdapterCards",
     "AdapterExists",
     "AdapterInvalid",
@@ -88,6 +94,7 @@ __all__ = [
     "Endpoint",
     "EndpointStats",
     "Entity",
+    "FaultTransport",
     "Forbidden",
     "GenerateOptions",
     "Generation",
@@ -102,6 +109,9 @@ __all__ = [
     "RateLimit",
     "RawResponse",
     "RawStream",
+    "RecordingTransport",
+    "ReplayMismatch",
+    "ReplayTransport",
     "Request",
     "RetriesExhausted",
     "RetryBudget",
@@ -131,6 +141,10 @@ __all__ = [
 
 # not part of most programs, so not of every import
 _LATE = {
+    "ASGITransport": "lorry.transports.asgi",
+    "FaultTransport": "lorry.transports.faults",
+    "RecordingTransport": "lorry.transports.record",
+    "ReplayTransport": "lorry.transports.replay",
     "Classification": "lorry.classify",
     "Client": "lorry.blocking.client",
     "Embeddings": "lorry.embeddings",

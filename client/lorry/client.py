@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
@@ -29,11 +29,14 @@ from lorry.session import Session
 from lorry.stats import ClientStats
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
+from lorry.timing import Timing
 from lorry.tokenizing import detokenize, tokenize
 from lorry.transports.select import TransportLike, as_transport
 from lorry.warm_up import warm_up
 
 if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
     from lorry.classify import Classify
     from lorry.embeddings import Embed
     from lorry.server_metrics import ServerMetrics
@@ -241,6 +244,28 @@ class AsyncClient:
             on_error=on_error,
             shared=shared,
         )
+
+    def openai(self, **options: Any) -> AsyncOpenAI:
+        """Return an `openai.AsyncOpenAI` whose requests are calls of this client.
+
+        Its answers are `openai`'s; connections, retries, limits and errors are this client's: a
+        refused connection is an `APIConnectionError`, and so is a stream that was cut. An adapter
+        is chosen by `model`. `options` are its own arguments, but for those that are settled here.
+        Closing it closes nothing. Raises ConfigError if the package is missing.
+        """
+        from lorry.openai import openai_client  # half a second, for those who want it
+
+        return openai_client(self._session, options)
+
+    def timing_of(self, answer: Any) -> Timing:
+        """The timing of a call made through `openai()`, of which this is the answer or stream.
+
+        An error of `openai` and a request id will do as well. The last thousand calls are known;
+        raises LookupError for others, and for what does not name its call, as chunks do not.
+        """
+        from lorry.openai import timing_of
+
+        return timing_of(self._session.call_log, answer)
 
     @cached_property
     def embeddings(self) -> Embed:

@@ -3,6 +3,7 @@
     ClientError
       ConfigError               a wrong argument, variable or address, found before any I/O
       AdapterExists             `adapters.load` found the name taken
+      ReplayMismatch            a cassette has no answer for a request
       ConnectError              no connection: refused, name not found, TLS, no descriptor left
       ConnectionLost            the connection ended before the answer did
       DeadlineExceeded          time ran out; `phase` says while doing what
@@ -79,6 +80,10 @@ class ConfigError(ClientError):
 
 class AdapterExists(ClientError):
     """An adapter of that name is there already, and replacing it was not asked for."""
+
+
+class ReplayMismatch(ClientError):
+    """The cassette that is replayed has no (further) answer for this request."""
 
 
 class ConnectError(ClientError):

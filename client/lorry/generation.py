@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,9 @@ from lorry.types.common import Timings
 from lorry.waterfall import duration
 
 SHOWN_CHARS = 60
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
 
 ServerTiming: TypeAlias = Timings
 
@@ -91,6 +94,12 @@ class Generation:
             message["content"] = self.text or None
             message["tool_calls"] = [call.to_message() for call in self.tool_calls]
         return message
+
+    def to_openai(self) -> ChatCompletion:
+        """The same as the package `openai` has it; raises ConfigError if that is missing."""
+        from lorry.openai_answer import chat_completion  # needed by those who have it only
+
+        return chat_completion(self)
 
     def facts(self) -> list[str]:
         """What there is to say of it beside its text, in a few words each."""

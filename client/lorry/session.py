@@ -11,6 +11,7 @@ import msgspec
 
 from lorry.attempts import Call, Outlet
 from lorry.balancing import Balancer, EndpointState
+from lorry.call_log import CallLog
 from lorry.config import ClientConfig
 from lorry.errors import ConfigError, StreamProtocolError
 from lorry.exchange import Exchange
@@ -59,6 +60,11 @@ class Session:
         if self._shared.transport is None:
             self._shared.transport = default_transport()
         return self._shared.transport
+
+    @property
+    def call_log(self) -> CallLog:
+        """The timings of calls that came through `openai`."""
+        return self._shared.call_log
 
     @property
     def telemetry(self) -> Telemetry | None:
@@ -224,5 +230,6 @@ class _Shared:
     def __init__(self, transport: Transport | None) -> None:
         self.transport = transport
         self.counters = CallCounters()
+        self.call_log = CallLog()
         self.telemetry: Telemetry | None = None
         self.outlet: Outlet | None = None  # made when first needed, as the transport is

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 _BOM = b"\xef\xbb\xbf"
+_PLAIN_DATA = b"data: "
+_MAX_DIGITS = 18
 
 
-class ServerSentEvent(msgspec.Struct, frozen=True):
+class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     """One dispatched event. `data` is the UTF-8 that was sent, its lines joined by LF."""
 
     data: bytes
@@ -74,6 +76,9 @@ class SSEDecoder:
                     events.append(self._dispatch())
                 self._event = ""
                 continue
+            if line.startswith(_PLAIN_DATA):  # as nearly all lines of a stream do
+                self._data.append(line[len(_PLAIN_DATA) :])
+                continue
             name, _, value = line.partition(b":")
             if value.startswith(b" "):
                 value = value[1:]
@@ -96,4 +101,6 @@ class SSEDecoder:
         elif name == b"id" and b"\0" not in value:
             self._last_event_id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit():  # bytes.isdigit knows ASCII digits only
-            self.retry_ms = int(value)
+            value = value.lstrip(b"0") or b"0"
+            # what has more digits than a century has milliseconds is as good as that many
+            self.retry_ms = int(value) if len(value) <= _MAX_DIGITS else 10**_MAX_DIGITS

@@ -42,7 +42,8 @@ def test_every_public_class_is_listed() -> None:
 def test_import_and_construction_pull_in_no_http_library() -> None:
     code = (
         "import lorry, sys; lorry.AsyncClient('http://x', api_key='k'); "
-        "heavy = {'aiohttp', 'httpx', 'httpx2', 'pydantic', 'torch', 'starlette', 'numpy'}; "
+        "heavy = {'aiohttp', 'httpx', 'httpx2', 'pydantic', 'torch', 'starlette', 'numpy', "
+        "'openai', 'lorry.openai', 'lorry.testing', 'lorry.transports.replay'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
 

@@ -1,9 +1,8 @@
-"""The decoder against the standard's cases, every cut of them, and long input."""
+"""The decoder: what becomes of each kind of line, at every cut; `test_sse_standard` has the rest."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -125,25 +124,3 @@ def test_what_is_encoded_is_decoded_however_it_is_cut(
     ends = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
 
     assert texts(*(stream[a:b] for a, b in pairwise(ends))) == payloads
-
-
-class CountingBytes(bytes):
-    """Bytes that add up how much of them was scanned for newlines."""
-
-    scanned = 0
-
-    def split(self, sep: Any = None, maxsplit: Any = -1) -> list[bytes]:
-        type(self).scanned += len(self)
-        return super().split(sep, maxsplit)
-
-
-def test_long_event_is_scanned_once_however_many_pieces_it_comes_in() -> None:
-    piece = CountingBytes(b"x" * 4096)
-    decoder = SSEDecoder()
-    decoder.feed(b"data: ")
-    for _ in range(16384):
-        decoder.feed(piece)
-    events = decoder.feed(b"\n\n")
-
-    assert CountingBytes.scanned == 64 * 2**20
-    assert len(events[0].data) == 64 * 2**20
