@@ -7,6 +7,12 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 from lorry._version import __version__
+from lorry.batch.arrivals import Arrivals, Constant, Gamma, Poisson, Trace
+from lorry.batch.progress import Progress
+from lorry.batch.request import Request
+from lorry.batch.run import BatchRun
+from lorry.batch.settings import BatchOptions
+from lorry.batch.stats import BatchStats
 from lorry.client import AsyncClient
 from lorry.errors import (
     AdapterExists,
@@ -34,10 +40,10 @@ from lorry.errors import (
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
-from lorry.many import Request
 from lorry.options import GenerateOptions
 from lorry.retry import RetryPolicy
 from lorry.stream import TextStream, TokenStream
+from lorry.sweep import Comparison, SweepPoint, SweepResult, compare, sweep
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
 from lorry.transports.base import Transport, WireRequest, WireResponse
@@ -47,21 +53,30 @@ __all__ = [
     "AdapterInvalid",
     "AdapterLoading",
     "AdapterNotFound",
+    "Arrivals",
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
+    "BatchOptions",
+    "BatchRun",
+    "BatchStats",
     "ClientError",
+    "Comparison",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
+    "Constant",
     "ContextTooLong",
     "DeadlineExceeded",
     "Forbidden",
+    "Gamma",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
     "Health",
     "Overloaded",
+    "Poisson",
+    "Progress",
     "Request",
     "RetriesExhausted",
     "RetryPolicy",
@@ -72,15 +87,20 @@ __all__ = [
     "StreamError",
     "StreamProtocolError",
     "StreamTruncated",
+    "SweepPoint",
+    "SweepResult",
     "TextStream",
     "Timeout",
     "Timing",
     "Token",
     "TokenStream",
+    "Trace",
     "Transport",
     "Unauthorized",
     "Usage",
     "WireRequest",
     "WireResponse",
     "__version__",
+    "compare",
+    "sweep",
 ]

@@ -38,17 +38,24 @@ class GenerateRoute(Generic[_Prompt]):
         self._encode_body = encode_body
         self._dialect = dialect
 
-    async def generate(self, prompt: _Prompt, options: Mapping[str, Any]) -> Generation:
-        """One generation; streams underneath if the options need it."""
+    async def generate(
+        self, prompt: _Prompt, options: Mapping[str, Any], *, intended_ns: int | None = None
+    ) -> Generation:
+        """One generation; streams underneath if the options need it.
+
+        `intended_ns` is when it should have been sent, if a schedule said so.
+        """
         resolved = resolve(options, timeout=self._session.config.timeout)
         if resolved.token_times or resolved.timeout.needs_stream:
-            return await self._stream(prompt, resolved).final()
+            return await self._stream(prompt, resolved, intended_ns=intended_ns).final()
         exchange = self._session.exchange(
             "POST",
             self._path,
             options=resolved,
             body=self._encode_body(prompt, resolved, stream=False),
         )
+        if intended_ns is not None:
+            exchange.stopwatch.intended_ns = intended_ns
         await exchange.open()
         body = await exchange.read_all()
         builder = GenerationBuilder(self._dialect)
@@ -68,7 +75,9 @@ class GenerateRoute(Generic[_Prompt]):
         """A stream whose request has not been sent."""
         return self._stream(prompt, resolve(options, timeout=self._session.config.timeout))
 
-    def _stream(self, prompt: _Prompt, options: CallOptions) -> TokenStream:
+    def _stream(
+        self, prompt: _Prompt, options: CallOptions, *, intended_ns: int | None = None
+    ) -> TokenStream:
         exchange = self._session.exchange(
             "POST",
             self._path,
@@ -76,4 +85,6 @@ class GenerateRoute(Generic[_Prompt]):
             body=self._encode_body(prompt, options, stream=True),
             accept="text/event-stream",
         )
+        if intended_ns is not None:
+            exchange.stopwatch.intended_ns = intended_ns
         return TokenStream(exchange, builder=GenerationBuilder(self._dialect), options=options)
