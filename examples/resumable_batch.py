@@ -39,17 +39,17 @@ async def title_all(base_url: str, journal: Path, *, model: str | None, stop_aft
     async with lorry.AsyncClient(base_url) as client:
         await client.health()  # says at once if there is no server
         run = client.map(
-        requests(),
-        concurrency=8,
-        window=0,
-        order="completion",
-        on_error="skip",
-        journal=journal,
-        progress=True,
-        adapter=model,
-        max_tokens=12,
-        stop="\n",
-        temperature=0,
+            requests(),
+            concurrency=8,
+            window=0,
+            order="completion",
+            on_error="skip",
+            journal=journal,
+            progress=True,
+            adapter=model,
+            max_tokens=12,
+            stop="\n",
+            temperature=0,
         )
         async with run:
             num_titles = 0
@@ -74,7 +74,9 @@ async def main() -> None:
     parser.add_argument("journal", type=Path, help="the file of finished items")
     parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="of a `lorry serve`")
     parser.add_argument("--model", help="the name of an adapter; without it, the base model")
-    parser.add_argument("--stop-after", type=int, default=0, help="so many results, as Ctrl-C would")
+    parser.add_argument(
+        "--stop-after", type=int, default=0, help="so many results, as Ctrl-C would"
+    )
     args = parser.parse_args()
     try:
         await title_all(args.base_url, args.journal, model=args.model, stop_after=args.stop_after)

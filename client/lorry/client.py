@@ -132,8 +132,7 @@ class AsyncClient:
         `on_error="raise"` the first failure cancels the rest and is raised; with `"return"` it
         stands in the results at its place; with `"skip"` it is only in `BatchRun.errors`.
         """
-        settings = BatchSettings.read(options, on_error=on_error)
-        return BatchRun(prompts, generate=self._generate_item, settings=settings)
+        return self._batch(prompts, on_error, options)
 
     @overload
     async def generate_many(
@@ -153,8 +152,13 @@ class AsyncClient:
         self, prompts: Items, *, on_error: OnError = "raise", **options: Unpack[BatchOptions]
     ) -> list[Any]:
         """Generate for every prompt and return a list: `await client.map(...)`."""
+        return await self._batch(prompts, on_error, options)
+
+    def _batch(
+        self, prompts: Items, on_error: OnError, options: Mapping[str, Any]
+    ) -> BatchRun[Any]:
         settings = BatchSettings.read(options, on_error=on_error)
-        return await BatchRun(prompts, generate=self._generate_item, settings=settings)
+        return BatchRun(prompts, generate=self._generate_item, settings=settings)
 
     async def _generate_item(
         self, request: Request, options: Mapping[str, Any], /, *, intended_ns: int | None

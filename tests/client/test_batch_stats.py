@@ -23,7 +23,9 @@ from tests.support.fake_llm_server import (
 MS = 1_000_000
 
 
-def outcome(index: int, *, adapter: str | None = None, late_ms: int = 0, ttft_ms: int = 0) -> Outcome:
+def outcome(
+    index: int, *, adapter: str | None = None, late_ms: int = 0, ttft_ms: int = 0
+) -> Outcome:
     """A streamed generation of three tokens, 10 ms apart."""
     created_ns = (1_000 + late_ms) * MS
     first_ns = created_ns + ttft_ms * MS

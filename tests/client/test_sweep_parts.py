@@ -104,8 +104,8 @@ def test_every_adapter_gets_every_length_and_every_point_the_same_prompts() -> N
     other = PointSetting(adapters=(None,), max_tokens=(9,), concurrency=64)
     requests = list(islice(pool.requests(setting), 12))
 
-    said = [(r.options.get("adapter"), r.options["max_tokens"]) for r in requests[:5]]
-    assert said == [("x", 1), (None, 1), ("x", 2), (None, 2), ("x", 1)]
+    said = [(r.options["adapter"], r.options["max_tokens"]) for r in requests[:5]]
+    assert said == [("x", 1), ("", 1), ("x", 2), ("", 2), ("x", 1)]
     assert [r.prompt for r in requests] == [r.prompt for r in islice(pool.requests(other), 12)]
     assert sorted(str(r.prompt) for r in requests) == sorted("abc" * 4)
     assert [r.options["tag"] for r in requests] == list(range(12))

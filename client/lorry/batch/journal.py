@@ -13,20 +13,18 @@ time, tags and request ids may change.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import operator
 import os
 import sys
-from array import array
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import msgspec
 
+from lorry.batch.generation_json import decode_generation, encode_generation
 from lorry.batch.request import Request
 from lorry.errors import ClientError, ConfigError
 from lorry.generation import Generation
@@ -38,14 +36,25 @@ _HEADER = b'{"lorry_journal":1}\n'
 _NOT_OF_THE_ANSWER = frozenset({"deadline", "timeout", "token_times", "request_id", "tag"})
 
 
-class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`result` is there for a success, `error` and `message` for a failure."""
+class _Finished(msgspec.Struct, frozen=True):
+    key: str
+    index: int
+    result: msgspec.Raw
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    key: str
+    index: int
+    error: str
+    message: str
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """Either of them, as it is read; `result` is empty for a failure."""
 
     key: str
     index: int
-    result: msgspec.Raw | None = None
-    error: str | None = None
-    message: str | None = None
+    result: msgspec.Raw = msgspec.Raw()
 
 
 def item_key(index: int, request: Request, options: Mapping[str, Any]) -> str:
@@ -82,17 +91,14 @@ class Journal:
             return None
         self._file.seek(place[0])
         line = msgspec.json.decode(self._file.read(place[1]), type=_Line)
-        assert line.result is not None
-        return _decoder().decode(line.result)
+        return decode_generation(line.result)
 
     def add(self, key: str, index: int, result: Generation | ClientError) -> None:
         """Write down what became of an item."""
         if isinstance(result, ClientError):
-            line = _Line(key, index, error=type(result).__name__, message=str(result))
+            line: object = _Failed(key, index, type(result).__name__, str(result))
         else:
-            # a tag is the caller's own object: it comes back from the request of the rerun
-            encoded = msgspec.json.encode(replace(result, tag=None), enc_hook=_encode_array)
-            line = _Line(key, index, result=msgspec.Raw(encoded))
+            line = _Finished(key, index, msgspec.Raw(encode_generation(result)))
         self._file.write(msgspec.json.encode(line) + b"\n")
 
     def close(self) -> None:
@@ -131,7 +137,7 @@ class Journal:
                 raise ConfigError(f"{self._path}, line {number} is damaged: {error}") from None
             if not text.endswith(b"\n"):
                 self._file.write(b"\n")
-            if line.result is not None:
+            if bytes(line.result):
                 self._places[line.key] = (offset, len(text))
             offset += len(text)
 
@@ -147,20 +153,3 @@ class _Unclosed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         return self._file.readinto(buffer)
-
-
-@functools.cache
-def _decoder() -> msgspec.json.Decoder[Generation]:
-    return msgspec.json.Decoder(Generation, dec_hook=_decode_array)
-
-
-def _encode_array(value: Any) -> Any:
-    if isinstance(value, array):
-        return value.tolist()
-    raise NotImplementedError(f"{type(value).__name__} in a result cannot be written to a journal")
-
-
-def _decode_array(kind: Any, value: Any) -> Any:
-    if get_origin(kind) is array:
-        return array("q", value)
-    raise NotImplementedError(f"{kind} in a result cannot be read from a journal")

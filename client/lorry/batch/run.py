@@ -340,7 +340,8 @@ def _next_offset(schedule: Iterator[float] | None) -> float | None:
 
 async def _until(due_ns: int) -> None:
     """Sleep until a stamp of `perf_counter_ns`; lets others run also when it has passed."""
-    remaining_s = (due_ns - time.perf_counter_ns()) / 1e9
-    await asyncio.sleep(max(0.0, remaining_s))
-    while (remaining_s := (due_ns - time.perf_counter_ns()) / 1e9) > 0:
-        await asyncio.sleep(remaining_s)
+    while True:
+        remaining_s = (due_ns - time.perf_counter_ns()) / 1e9
+        await asyncio.sleep(max(0.0, remaining_s))
+        if time.perf_counter_ns() >= due_ns:
+            return

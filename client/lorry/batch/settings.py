@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class BatchSettings:
     @classmethod
     def read(cls, options: Mapping[str, Any], *, on_error: str) -> Self:
         """Raises TypeError or ValueError that names what is wrong and what would be right."""
+        _refuse_unknown(options)
         given = {name: options[name] for name in _OF_BATCH & options.keys()}
         shared = canonical({k: v for k, v in options.items() if k not in _OF_BATCH})
         if "request_id" in shared:
@@ -81,6 +83,15 @@ class BatchSettings:
             journal=None if journal is None else Path(journal),
             shared=shared,
         )
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    known = BatchOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
 
 
 def _count(name: str, value: int | None, *, least: int) -> int | None:

@@ -84,9 +84,7 @@ class BatchStats:
         return rows if len(rows) == 1 else [*rows, _row("all", self.all)]
 
 
-def batch_stats(
-    outcomes: Sequence[Outcome], *, elapsed_s: float, max_in_flight: int
-) -> BatchStats:
+def batch_stats(outcomes: Sequence[Outcome], *, elapsed_s: float, max_in_flight: int) -> BatchStats:
     """Of what has finished; throughput is over `elapsed_s`."""
     fresh = [outcome for outcome in outcomes if not outcome.from_journal]
     names = sorted({outcome.adapter for outcome in fresh}, key=lambda name: (name is None, name))

@@ -75,7 +75,9 @@ def _failures(attempted: Sequence[RequestRecord]) -> str | None:
     if not errors:
         return None
     kinds = ", ".join(f"{errors.count(kind)} {kind}" for kind in sorted(set(errors)))
-    return f"{len(errors)} of {len(attempted)} requests failed ({kinds}); latencies are of the others"
+    return (
+        f"{len(errors)} of {len(attempted)} requests failed ({kinds}); latencies are of the others"
+    )
 
 
 def _few(measured: Sequence[RequestRecord]) -> str | None:
@@ -105,7 +107,9 @@ def _client_queue(measured: Sequence[RequestRecord], ttft_s: float | None) -> st
     queue_s = _median(measured, lambda record: record.queue_s)
     if queue_s is None or ttft_s is None or queue_s <= _NOTICEABLE * ttft_s:
         return None
-    return f"requests waited {format_seconds(queue_s)} in this client: its own limit is below the load"
+    return (
+        f"requests waited {format_seconds(queue_s)} in this client: its own limit is below the load"
+    )
 
 
 def _lateness(measured: Sequence[RequestRecord], ttft_s: float | None) -> str | None:

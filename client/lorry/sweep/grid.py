@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from lorry.batch.arrivals import Arrivals
 from lorry.sweep.point import PointSetting
 
-AdapterMix: TypeAlias = str | None | Sequence[str | None]
+AdapterMix: TypeAlias = str | Sequence[str | None] | None
 TokenMix: TypeAlias = int | Sequence[int]
 
 

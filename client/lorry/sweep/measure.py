@@ -28,7 +28,7 @@ from lorry.sweep.cautions import cautions, remarks
 from lorry.sweep.cohort import Cohort
 from lorry.sweep.confidence import NUM_SLICES, Estimate, latency, rate_estimate
 from lorry.sweep.grid import GridPoint
-from lorry.sweep.loop_lag import LoopLag
+from lorry.sweep.lag_sampler import LagSampler
 from lorry.sweep.plan import Plan
 from lorry.sweep.point import Phase, RequestRecord, SweepPoint
 from lorry.sweep.requests import PromptPool, max_tokens_of
@@ -58,6 +58,7 @@ class _Recorder:
     stamps: array[int] = field(default_factory=lambda: array("q"))
     tokens_per_stamp: array[float] = field(default_factory=lambda: array("d"))
     num_succeeded: int = 0
+    failed_kinds: set[tuple[str | None, int]] = field(default_factory=set)
     hopeless: ClientError | None = None
 
     async def __call__(
@@ -70,8 +71,7 @@ class _Recorder:
             generation = await self.generate(request, options, intended_ns=intended_ns)
         except ClientError as error:
             self.records.append(self._record(index, phase, start_ns, error.timing, error))
-            if self.num_succeeded == 0 and isinstance(error, _HOPELESS):
-                self.hopeless = error
+            self._judge(self.records[-1], error)
             self.cohort.end(index, time.perf_counter_ns())
             raise
         self.num_succeeded += 1
@@ -114,6 +114,15 @@ class _Recorder:
             error_message=str(result) if failed else None,
         )
 
+    def _judge(self, record: RequestRecord, error: ClientError) -> None:
+        """Give up when every adapter with every length has failed for good and none succeeded."""
+        setting = self.point.setting
+        if isinstance(error, _HOPELESS):
+            self.failed_kinds.add((record.adapter, record.max_tokens))
+        num_kinds = len(set(setting.adapters)) * len(set(setting.max_tokens))
+        if self.num_succeeded == 0 and len(self.failed_kinds) == num_kinds:
+            self.hopeless = error
+
     def _count_tokens(self, generation: Generation) -> None:
         stamps = generation.timing.token_ns
         if stamps:
@@ -151,10 +160,12 @@ async def measure_point(
         "order": "completion",
     }
     settings = BatchSettings.read(options, on_error="return")
-    run = BatchRun(pool.requests(setting), generate=recorder, settings=settings)
+    run: BatchRun[Generation | ClientError] = BatchRun(
+        pool.requests(setting), generate=recorder, settings=settings
+    )
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     cpu_s = time.process_time()
-    async with LoopLag() as lag, run:
+    async with LagSampler() as lag, run:
         async for _ in run:
             if recorder.hopeless is not None:
                 raise recorder.hopeless

@@ -13,13 +13,13 @@ from lorry.sweep.point import PointSetting
 
 SYNTHETIC = "synthetic"
 _NUM_WORDS = 32
-_WORDS = (
-    "harbour lantern copper river window garden thunder silver mountain letter engine winter "
-    "orchard bridge candle market shadow forest hammer island kettle ladder meadow needle ocean "
-    "pepper quarry ribbon saddle timber valley wagon anchor basket cellar dragon ember feather "
-    "granite hollow ivory jacket kernel linen marble nectar oyster parcel quiver raven summit "
-    "turnip velvet walnut zephyr amber beacon cobalt drift echo fable glacier hazel"
-).split()
+_WORDS = """
+    harbour lantern copper river window garden thunder silver mountain letter engine winter
+    orchard bridge candle market shadow forest hammer island kettle ladder meadow needle ocean
+    pepper quarry ribbon saddle timber valley wagon anchor basket cellar dragon ember feather
+    granite hollow ivory jacket kernel linen marble nectar oyster parcel quiver raven summit
+    turnip velvet walnut zephyr amber beacon cobalt drift echo fable glacier hazel
+""".split()  # noqa: SIM905  # nobody would read a list of them
 
 
 class PromptPool:
@@ -45,7 +45,9 @@ class PromptPool:
         """By which a study is known to have had the same prompts."""
         if self._given is None:
             return SYNTHETIC
-        keys = "".join(item_key(i, request, request.options) for i, request in enumerate(self._given))
+        keys = "".join(
+            item_key(i, request, request.options) for i, request in enumerate(self._given)
+        )
         return hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
 
     def requests(self, setting: PointSetting) -> Iterator[Request]:
@@ -59,11 +61,12 @@ class PromptPool:
                 base = self._given[order[index % len(order)]]
             options = {
                 **base.options,
-                "adapter": setting.adapters[index % len(setting.adapters)],
+                # "" is the base model, whatever the client does by default
+                "adapter": setting.adapters[index % len(setting.adapters)] or "",
                 "max_tokens": max_tokens_of(setting, index),
                 "tag": index,
             }
-            yield Request(base.prompt, messages=base.messages, **options)  # type: ignore[arg-type]  # checked by Request
+            yield Request(base.prompt, messages=base.messages, **options)
 
 
 def max_tokens_of(setting: PointSetting, index: int) -> int:

@@ -68,9 +68,7 @@ async def sweep(
     points = read_grid(
         concurrency=concurrency, arrivals=arrivals, adapters=adapters, max_tokens=max_tokens
     )
-    plan = read_plan(
-        requests_per_point=requests_per_point, duration_s=duration_s, warmup=warmup
-    )
+    plan = read_plan(requests_per_point=requests_per_point, duration_s=duration_s, warmup=warmup)
     options = canonical(shared)
     for name in sorted(_SET_BY_THE_SWEEP & options.keys()):
         raise TypeError(f"{name} is set by the sweep itself")

@@ -13,7 +13,7 @@ from lorry.distribution import Distribution, describe
 INTERVAL_S = 0.01
 
 
-class LoopLag:
+class LagSampler:
     """Within its block, wakes every 10 ms and notes by how much that was late."""
 
     def __init__(self) -> None:
