@@ -59,17 +59,20 @@ def describe(values: Iterable[float | None]) -> Distribution:
 
 
 def format_seconds(value_s: float | None) -> str:
-    """In milliseconds below ten seconds, with three digits at most; "n/a" for None."""
+    """Three digits, in milliseconds below a second; "n/a" for None."""
     if value_s is None:
         return "n/a"
-    if abs(value_s) >= 10:
-        return f"{value_s:.1f} s"
-    value_ms = value_s * 1000
-    return f"{value_ms:.0f} ms" if abs(value_ms) >= 100 else f"{value_ms:.3g} ms"
+    if abs(value_s) >= 0.9995:
+        return f"{_three_digits(value_s)} s"
+    return f"{_three_digits(1000 * value_s)} ms"
 
 
 def format_rate(value: float | None) -> str:
     """A rate per second, "n/a" for None."""
     if value is None:
         return "n/a"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

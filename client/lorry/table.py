@@ -25,7 +25,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: 
 
     def line(cells: Sequence[str], tag: str) -> str:
         parts = [
-            f'<{tag} style="text-align:{"left" if column < num_left else "right"}">'
+            f'<{tag} style="padding:2px 9px;text-align:{"left" if column < num_left else "right"}">'
             f"{escape(cell)}</{tag}>"
             for column, cell in enumerate(cells)
         ]

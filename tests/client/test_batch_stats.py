@@ -127,7 +127,7 @@ async def test_a_streamed_run_knows_its_first_tokens_and_gaps() -> None:
 
 @pytest.mark.parametrize(
     ("value_s", "shown"),
-    [(None, "n/a"), (0.0123, "12.3 ms"), (0.4567, "457 ms"), (1.5, "1500 ms"), (12.34, "12.3 s")],
+    [(None, "n/a"), (0.0123, "12.3 ms"), (0.4567, "457 ms"), (1.5, "1.5 s"), (1234.5, "1,234 s")],
 )
 def test_seconds_are_shown_as_people_say_them(value_s: float | None, shown: str) -> None:
     assert format_seconds(value_s) == shown

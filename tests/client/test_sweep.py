@@ -282,7 +282,7 @@ async def test_the_picture_has_a_curve_for_each_adapters_and_length(tmp_path: Pa
     assert len(curves) == 2 * 4 + 4  # two charts, and the legend
     assert len({curve.get("class") for curve in curves}) == 4
     assert len(marks) == 2 * 8 + 4
-    assert {"time to first token, ms", "time per output token, ms"} <= set(texts)
+    assert {"time to first token, median, ms", "time per output token, median, ms"} <= set(texts)
     assert texts.count("output tokens/s") == 2
     assert "a<b, 4 tokens" in texts
     with pytest.raises(ValueError, match=r"the picture is an '\.svg'"):

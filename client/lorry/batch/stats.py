@@ -15,9 +15,9 @@ _HEAD = (
     "done",
     "failed",
     "tok/s",
-    *("ttft p50", "p95", "p99"),
-    *("itl p50", "p95"),
-    *("e2e p50", "p95", "p99"),
+    *("ttft p50", "ttft p95", "ttft p99"),
+    *("itl p50", "itl p95"),
+    *("e2e p50", "e2e p95", "e2e p99"),
 )
 _BASE = "base model"
 

@@ -21,6 +21,7 @@ _PLOT_WIDTH = 392
 _LEGEND_TOP, _LEGEND_STEP, _LEGEND_COLUMN = 46, 20, 300
 _NUM_COLORS, _NUM_DASHES = 8, 4
 _LABEL_CLEARANCE = 13.0
+_MOST_CHARACTERS = 36
 
 _STYLE = """
 .lorry-sweep { --page: #ffffff; --ink: #191d22; --soft: #5b6570; --faint: #e3e6e4; --line: #b9c0c6;
@@ -58,8 +59,8 @@ class _Measure:
 
 
 _MEASURES = (
-    _Measure("time to first token, ms", lambda record: record.ttft_from_intended_s),
-    _Measure("time per output token, ms", lambda record: record.tpot_s),
+    _Measure("time to first token, median, ms", lambda record: record.ttft_from_intended_s),
+    _Measure("time per output token, median, ms", lambda record: record.tpot_s),
 )
 
 
@@ -100,7 +101,7 @@ def latency_against_throughput(points: Sequence[SweepPoint]) -> str:
     curves = _curves(points)
     num_rows = -(-len(curves) // 3)
     top = _LEGEND_TOP + _LEGEND_STEP * num_rows + 36
-    height = top + _PLOT_HEIGHT + 52
+    height = top + _PLOT_HEIGHT + 76
     body = text(_LEFTS[0] - 40, 26, "Latency against throughput", anchor="start", kind="heading")
     body += text(
         WIDTH - 16,
@@ -108,6 +109,7 @@ def latency_against_throughput(points: Sequence[SweepPoint]) -> str:
         "to the right is more work done, downwards is a faster answer",
         anchor="end",
     )
+    body += text(_LEFTS[0] - 40, height - 14, _footnote(points), anchor="start")
     body += "".join(_key(number, curve) for number, curve in enumerate(curves))
     for left, measure in zip(_LEFTS, _MEASURES, strict=True):
         body += _panel(curves, measure, left=left, top=top)
@@ -117,6 +119,15 @@ def latency_against_throughput(points: Sequence[SweepPoint]) -> str:
         'aria-label="Latency against output tokens per second">'
         f'<style>{_STYLE}</style><rect class="page" width="{WIDTH}" height="{height}" rx="10"/>'
         f"{body}</svg>\n"
+    )
+
+
+def _footnote(points: Sequence[SweepPoint]) -> str:
+    is_closed = all(point.setting.concurrency is not None for point in points)
+    load = "requests in flight" if is_closed else "requests per second"
+    return (
+        f"The number at a point: {load}. Bars: 95 % interval of the median. "
+        f"Rings: fewer than {samples_needed(0.5)} requests, indicative."
     )
 
 
@@ -205,11 +216,16 @@ def _key(number: int, curve: _Curve) -> str:
     x = _LEFTS[0] - 40 + column * _LEGEND_COLUMN
     y = _LEGEND_TOP + row * _LEGEND_STEP
     return (
-        polyline([(x, y), (x + 30, y)], kind=f"curve {curve.color} {curve.dash}")
-        + dot((x + 15, y), kind=f"mark {curve.color}", tip=curve.name)
-        + text(x + 38, y + 4, _shortened(curve.name), anchor="start", kind="key")
+        polyline([(x, y), (x + 44, y)], kind=f"curve {curve.color} {curve.dash}")
+        + dot((x + 22, y), kind=f"mark {curve.color}", tip=curve.name)
+        + text(x + 52, y + 4, _shortened(curve.name), anchor="start", kind="key")
     )
 
 
-def _shortened(name: str, *, most: int = 40) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _shortened(name: str) -> str:
+    """Without the middle of a long list of adapters; the lengths at its end stay."""
+    if len(name) <= _MOST_CHARACTERS:
+        return name
+    adapters, lengths = name.rsplit(", ", 1)
+    room = max(8, _MOST_CHARACTERS - len(lengths) - 3)
+    return f"{adapters[:room]}…, {lengths}"

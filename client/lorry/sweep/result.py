@@ -24,9 +24,9 @@ _HEAD = (
     "n",
     "failed",
     "tok/s",
-    *("ttft p50", "p95"),
-    *("tpot p50", "p95"),
-    *("e2e p50", "p95"),
+    *("ttft p50", "ttft p95"),
+    *("tpot p50", "tpot p95"),
+    *("e2e p50", "e2e p95"),
     "trust",
 )
 _NOTE = "ttft and e2e from when a request was due; ± is a 95 % interval"
