@@ -6,13 +6,10 @@ async with lorry.AsyncClient("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from lorry._version import __version__
-from lorry.batch.arrivals import Arrivals, Constant, Gamma, Poisson, Trace
-from lorry.batch.progress import Progress
-from lorry.batch.request import Request
-from lorry.batch.run import BatchRun
-from lorry.batch.settings import BatchOptions
-from lorry.batch.stats import BatchStats
 from lorry.client import AsyncClient
 from lorry.errors import (
     AdapterExists,
@@ -43,10 +40,39 @@ from lorry.health import Health
 from lorry.options import GenerateOptions
 from lorry.retry import RetryPolicy
 from lorry.stream import TextStream, TokenStream
-from lorry.sweep import Comparison, SweepPoint, SweepResult, compare, sweep
+from lorry.sweep import sweep
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
 from lorry.transports.base import Transport, WireRequest, WireResponse
+
+if TYPE_CHECKING:
+    from lorry.batch.arrivals import Arrivals, Constant, Gamma, Poisson, Trace
+    from lorry.batch.progress import Progress
+    from lorry.batch.request import Request
+    from lorry.batch.run import BatchRun
+    from lorry.batch.settings import BatchOptions
+    from lorry.batch.stats import BatchStats
+    from lorry.sweep.compare import Comparison, compare
+    from lorry.sweep.point import SweepPoint
+    from lorry.sweep.result import SweepResult
+
+# imported when they are first asked for: whoever makes single calls does not wait for them
+_LATE = {
+    "Arrivals": "lorry.batch.arrivals",
+    "BatchOptions": "lorry.batch.settings",
+    "BatchRun": "lorry.batch.run",
+    "BatchStats": "lorry.batch.stats",
+    "Comparison": "lorry.sweep.compare",
+    "Constant": "lorry.batch.arrivals",
+    "Gamma": "lorry.batch.arrivals",
+    "Poisson": "lorry.batch.arrivals",
+    "Progress": "lorry.batch.progress",
+    "Request": "lorry.batch.request",
+    "SweepPoint": "lorry.sweep.point",
+    "SweepResult": "lorry.sweep.result",
+    "Trace": "lorry.batch.arrivals",
+    "compare": "lorry.sweep.compare",
+}
 
 __all__ = [
     "AdapterExists",
@@ -104,3 +130,16 @@ __all__ = [
     "compare",
     "sweep",
 ]
+
+
+if not TYPE_CHECKING:  # else every name that does not exist would be taken for one that does
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_LATE[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATE})

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import msgspec
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
-from lorry.batch.request import Items, Request
-from lorry.batch.run import BatchRun
-from lorry.batch.settings import BatchOptions, BatchSettings, OnError
 from lorry.chat import Chat
 from lorry.config import read_config
 from lorry.errors import ClientError
@@ -28,6 +25,11 @@ from lorry.stream import TokenStream
 from lorry.timeout import Timeout
 from lorry.transports.select import TransportLike, as_transport
 from lorry.types.lorax import TokenizeRequest, TokenSpan
+
+if TYPE_CHECKING:
+    from lorry.batch.request import Items, Request
+    from lorry.batch.run import BatchRun
+    from lorry.batch.settings import BatchOptions, OnError
 
 
 class AsyncClient:
@@ -157,6 +159,10 @@ class AsyncClient:
     def _batch(
         self, prompts: Items, on_error: OnError, options: Mapping[str, Any]
     ) -> BatchRun[Any]:
+        # only here, so that single calls need not wait for the import
+        from lorry.batch.run import BatchRun
+        from lorry.batch.settings import BatchSettings
+
         settings = BatchSettings.read(options, on_error=on_error)
         return BatchRun(prompts, generate=self._generate_item, settings=settings)
 
