@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -330,6 +332,78 @@ async def test_a_deadline_is_that_of_each_item() -> None:
         "DeadlineExceeded",
         "Generation",
     ]
+
+
+async def test_a_whole_batch_can_have_a_time_limit_and_keeps_what_has_finished() -> None:
+    all_left = asyncio.Event()
+
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        if request.json["prompt"] == "stuck":
+            await reply.client_left()
+            all_left.set()
+        else:
+            await repeat(request, reply)
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        run = client.map(["a", "b", "stuck"])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await run
+        await all_left.wait()
+
+    assert [result.text for result in run.results] == ["<a>", "<b>"]
+
+
+IN_A_STRICT_INTERPRETER = """
+import asyncio, sys
+sys.path.insert(0, ".")
+import lorry
+from tests.support.fake_llm_server import FakeLLMServer, completion
+
+async def script(request, reply):
+    prompt = request.json["prompt"]
+    if prompt == "stuck":
+        await reply.client_left()
+    elif prompt == "bad":
+        await reply.json(400, {"error": {"message": "bad"}})
+    else:
+        await reply.json(200, completion(prompt, finish_reason="stop"))
+
+async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # the import of aiohttp is no fault here
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        print(len(await client.map(str(i) for i in range(50))))
+        async with client.map(["a", "stuck", "b"]) as run:
+            print((await anext(run)).text)
+        try:
+            await client.map(["stuck", "bad", "stuck"])
+        except lorry.BadRequest:
+            print("bad")
+        async with client.map(["stuck", "bad", "stuck"]):
+            pass
+        async with client.map(["bad", "stuck"]) as failing:
+            waiting = asyncio.ensure_future(anext(failing))
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_way_out_of_a_run_leaves_a_warning_behind(loop: str) -> None:
+    code = IN_A_STRICT_INTERPRETER
+    if loop == "uvloop":
+        code = "import uvloop\n" + code.replace("asyncio.run(", "uvloop.run(")
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stderr, done.stdout.split()) == ("", ["50", "a", "bad"])
 
 
 async def test_records_are_flat_rows_and_lines_of_json(tmp_path: Path) -> None:

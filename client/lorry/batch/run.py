@@ -169,12 +169,20 @@ class BatchRun(Generic[_Result]):
             self._runner.cancel()
 
     async def aclose(self) -> None:
-        """End the run; returns when nothing of it is in flight any more."""
+        """End the run; returns when nothing of it is in flight any more, also when cancelled."""
         self.cancel()
-        if self._runner is not None:
-            await asyncio.wait([self._runner])
-            if not self._runner.cancelled():
-                self._runner.exception()  # whoever wanted it has taken it by now
+        if self._runner is None:
+            return
+        interruption: asyncio.CancelledError | None = None
+        while not self._runner.done():
+            try:
+                await asyncio.wait([self._runner])
+            except asyncio.CancelledError as error:
+                interruption = error
+        if not self._runner.cancelled():
+            self._runner.exception()  # whoever wanted it has taken it by now
+        if interruption is not None:
+            raise interruption
 
     async def _all(self) -> list[_Result]:
         self._takes_all = True
