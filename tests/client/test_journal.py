@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from array import array
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import lorry
+from lorry.batch.generation_json import decode_generation, encode_generation
 from lorry.batch.journal import Journal, item_key
 from tests.support.fake_llm_server import (
     FakeLLMServer,
@@ -192,6 +195,39 @@ async def test_tags_come_from_the_rerun_and_conversations_are_kept_too(tmp_path:
     assert first[0].text == second[0].text
     assert second[0].tag == "tag"
     assert second[0].extra == first[0].extra == {"system": "fp_1"}
+
+
+def test_every_field_of_a_generation_survives_the_journal() -> None:
+    stamps = array("q", [5_000_000_000, 5_000_000_007])
+    timing = lorry.Timing(
+        created_ns=1,
+        intended_ns=0,
+        attempts=(lorry.AttemptTiming(2, 3, 4, True), lorry.AttemptTiming(5)),
+        token_ns=stamps,
+        num_tokens=2,
+    )
+    alternatives = (("a", -0.5), ("\u2028\U0001f600", -1.5))
+    generation = lorry.Generation(
+        text="a\u2028\U0001f600",
+        finish_reason="stop",
+        usage=lorry.Usage(1, 2, cached_tokens=1, source="counted"),
+        timing=timing,
+        request_id="r",
+        endpoint="http://x",
+        model="m",
+        adapter="pirate",
+        token_ids=(1, 2),
+        prompt_token_ids=(3,),
+        tokens=(lorry.Token("a", 0, stamps[0], 1, -0.5, alternatives), lorry.Token("b", 1, 9)),
+        stop_reason=7,
+        seed=2**63,
+        attempts=2,
+        server=lorry.ServerTiming("r", "pirate", 1.5, 2.0, 3.0, 1, 4, 2, 0),
+        extra={"system_fingerprint": {"x": [1, None]}},
+    )
+
+    assert decode_generation(encode_generation(generation)) == generation
+    assert decode_generation(encode_generation(replace(generation, tag=print))) == generation
 
 
 async def test_a_line_is_in_the_file_as_soon_as_its_item_is_done(tmp_path: Path) -> None:

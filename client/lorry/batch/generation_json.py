@@ -13,6 +13,7 @@ import msgspec
 
 from lorry.generation import Generation
 from lorry.timing import Timing
+from lorry.types.common import Timings
 
 
 def encode_generation(generation: Generation) -> bytes:
@@ -40,8 +41,9 @@ def _converted(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    # `array[int]` cannot be evaluated before Python 3.12; in JSON it is a list in any case
-    return typing.get_type_hints(kind, localns={"array": list})
+    # `array[int]` cannot be evaluated before Python 3.12; in JSON it is a list in any case. A class
+    # that is imported for type checking only is not among the names of its module.
+    return typing.get_type_hints(kind, localns={"array": list, "Timings": Timings})
 
 
 def _array_as_list(value: Any) -> Any:
