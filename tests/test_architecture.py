@@ -65,6 +65,14 @@ SERVER_RULES: dict[str, set[str]] = {
         "quantization",
     },
 }
+# What those parts of the client may import of it that must not know about calls.
+CLIENT_RULES: dict[str, set[str]] = {
+    "limits": {"errors", "timing", "per_loop"},
+    "timing": set(),
+    "alarm": set(),
+    "loop_lag": set(),
+    "per_loop": set(),
+}
 COMPOSITION = {
     "build",
     "build_library",
@@ -146,20 +154,15 @@ def test_the_client_imports_neither_server_nor_load_test_nor_their_libraries() -
     assert offences == []
 
 
-def test_batches_are_built_on_calls_and_studies_on_batches() -> None:
-    importers = {"lorry.batch": {"", "client", "batch", "sweep"}, "lorry.sweep": {"", "sweep"}}
+@pytest.mark.parametrize("part", sorted(CLIENT_RULES))
+def test_each_part_of_the_client_imports_only_what_is_below_it(part: str) -> None:
     offences = [
         f"{module}: {name}"
         for module, file in modules("lorry")
+        if is_within(module, {part})
         for name in imports(file)
-        for package, allowed in importers.items()
-        if is_within(name, {package}) and module.split(".")[0] not in allowed
-    ]
-    offences += [
-        f"{module}: {name}"
-        for module, file in modules("lorry")
-        for name in imports(file)
-        if name == "lorry.client" and module.startswith("batch")
+        if name.startswith("lorry.")
+        and not is_within(name.removeprefix("lorry."), CLIENT_RULES[part] | {part})
     ]
 
     assert offences == []
@@ -251,5 +254,47 @@ def test_only_the_config_readers_read_the_environment() -> None:
             )
             if touches and f"{package}.{module}" not in readers:
                 offences.append(f"{package}.{module}")
+
+    assert offences == []
+
+
+def test_the_clients_telemetry_library_is_touched_by_its_module_alone_and_nothing_needs_that() -> (
+    None
+):
+    users, importers = set(), set()
+    for module, file in modules("lorry"):
+        for name in imports(file):
+            if name.split(".")[0] == "opentelemetry":
+                users.add(module)
+            if name == "lorry.otel":
+                importers.add(module)
+
+    assert (users, importers) == ({"otel"}, set())
+
+
+@pytest.mark.parametrize(
+    "module", ["balancing", "ejection", "endpoints", "error_mapping", "errors", "retry", "sse"]
+)
+def test_what_decides_in_the_client_does_no_io(module: str) -> None:
+    (file,) = (file for name, file in modules("lorry") if name == module)
+
+    assert not {name.split(".")[0] for name in imports(file)} & {"asyncio", "socket", "aiohttp"}
+
+
+def test_batches_are_built_on_calls_and_studies_on_batches() -> None:
+    importers = {"lorry.batch": {"", "client", "batch", "sweep"}, "lorry.sweep": {"", "sweep"}}
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        for package, allowed in importers.items()
+        if is_within(name, {package}) and module.split(".")[0] not in allowed
+    ]
+    offences += [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        if name == "lorry.client" and module.startswith("batch")
+    ]
 
     assert offences == []

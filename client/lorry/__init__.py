@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 from lorry._version import __version__
+from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
+from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -37,8 +39,15 @@ from lorry.errors import (
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
+from lorry.limits.adaptive import AdaptiveLimit, LimitChange
+from lorry.limits.base import Limiter, Permit
+from lorry.limits.fixed import Limit
+from lorry.limits.rate import RateLimit
+from lorry.middleware import CallNext, Middleware
 from lorry.options import GenerateOptions
-from lorry.retry import RetryPolicy
+from lorry.raw import RawResponse, RawStream
+from lorry.retry import RetryBudget, RetryPolicy
+from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
 from lorry.sweep import sweep
 from lorry.timeout import Timeout
@@ -79,6 +88,7 @@ __all__ = [
     "AdapterInvalid",
     "AdapterLoading",
     "AdapterNotFound",
+    "AdaptiveLimit",
     "Arrivals",
     "AsyncClient",
     "AttemptTiming",
@@ -86,7 +96,9 @@ __all__ = [
     "BatchOptions",
     "BatchRun",
     "BatchStats",
+    "CallNext",
     "ClientError",
+    "ClientStats",
     "Comparison",
     "ConfigError",
     "ConnectError",
@@ -94,17 +106,28 @@ __all__ = [
     "Constant",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Endpoint",
+    "EndpointStats",
     "Forbidden",
     "Gamma",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
     "Health",
+    "Limit",
+    "LimitChange",
+    "Limiter",
+    "Middleware",
     "Overloaded",
+    "Permit",
     "Poisson",
     "Progress",
+    "RateLimit",
+    "RawResponse",
+    "RawStream",
     "Request",
     "RetriesExhausted",
+    "RetryBudget",
     "RetryPolicy",
     "ServerError",
     "ServerStreamError",

@@ -21,6 +21,7 @@ from lorry.types import chat, common
 from lorry.types.completions import Completion, CompletionLogprobs
 
 _DONE = b"[DONE]"
+_BRACE = 0x7B  # what every event but [DONE] begins with
 
 _Answer = TypeVar("_Answer", Completion, chat.ChatCompletion, chat.ChatCompletionChunk)
 TopLogprobs = tuple[tuple[str, float], ...]
@@ -50,11 +51,6 @@ class Delta(msgspec.Struct, frozen=True):
     stop_reason: str | int | None = None
     usage: common.Usage | None = None
     timings: common.Timings | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """It ends the text or follows its end; such chunks carry what servers add of their own."""
-        return self.finish_reason is not None or self.usage is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +93,12 @@ class GenerationBuilder:
         """
         if not data:
             return []
-        if data.strip() == _DONE:
+        if data[0] != _BRACE and data.strip() == _DONE:
             self._has_ended = True
             return []
         delta = self._dialect.read_chunk(data)
-        if delta.is_final:
+        if delta.finish_reason is not None or delta.usage is not None:
+            # such chunks carry what servers add of their own
             self._extra.update(_unknown_fields(data))
         return self._add(delta, t_ns=t_ns)
 
@@ -173,9 +170,11 @@ class GenerationBuilder:
     def _split(self, delta: Delta, t_ns: int) -> list[Token]:
         """Divide a delta into its tokens; see `Token` for who gets the text."""
         ids, logprobs = delta.token_ids or (), delta.logprobs or ()
-        count = len(ids) or len(logprobs) or (1 if delta.text else 0)
-        if count == 0:
-            return []
+        if not logprobs and len(ids) < 2:  # as nearly all are, so this is done at once
+            if not (ids or delta.text):
+                return []
+            return [Token(delta.text, len(self._tokens), t_ns, ids[0] if ids else None)]
+        count = len(ids) or len(logprobs)
         texts = [""] * (count - 1) + [delta.text]
         if len(logprobs) == count and "".join(item.text for item in logprobs) == delta.text:
             texts = [item.text for item in logprobs]
@@ -291,22 +290,29 @@ def _decode_unusual(data: bytes, kind: type[_Answer], problem: Exception) -> _An
 
 def _unknown_fields(data: bytes) -> dict[str, Any]:
     """The fields of an answer and of its first choice that have no other place; nulls say nothing."""
-    raw = msgspec.json.decode(data)
-    choices = raw.get("choices") or [{}]
-    extra = {
-        name: value
-        for name, value in {**raw, **choices[0]}.items()
-        if name not in _KNOWN_FIELDS and value is not None
-    }
-    timings = raw.get("timings")
+    fields = _FIELDS_DECODER.decode(data)
+    extra = _unknown_among(fields)
+    choices = fields.get("choices")
+    if choices is not None:
+        for choice in _CHOICES_DECODER.decode(choices)[:1]:
+            extra.update(_unknown_among(choice))
+    timings = fields.get("timings")
     if timings is not None and not _is_ours(timings):
-        extra["timings"] = timings
+        extra["timings"] = msgspec.json.decode(timings)
     return extra
 
 
-def _is_ours(timings: Any) -> bool:
+def _unknown_among(fields: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    return {
+        name: msgspec.json.decode(value)
+        for name, value in fields.items()
+        if name not in _KNOWN_FIELDS and value != _NULL
+    }
+
+
+def _is_ours(timings: msgspec.Raw) -> bool:
     try:
-        msgspec.convert(timings, ServerTiming)
+        _TIMINGS_DECODER.decode(timings)
     except msgspec.ValidationError:
         return False
     return True
@@ -319,6 +325,11 @@ _KNOWN_FIELDS = frozenset(
     | {"token_ids", "prompt_token_ids"}
 )
 
+# values of fields stay as they were sent, so that only unknown ones are made objects of
+_NULL = msgspec.Raw(b"null")
+_FIELDS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CHOICES_DECODER = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_TIMINGS_DECODER = msgspec.json.Decoder(ServerTiming | None)
 _COMPLETION_DECODER = msgspec.json.Decoder(Completion)
 _CHAT_DECODER = msgspec.json.Decoder(chat.ChatCompletion)
 _CHAT_CHUNK_DECODER = msgspec.json.Decoder(chat.ChatCompletionChunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import msgspec
@@ -11,20 +11,27 @@ import msgspec
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
-from lorry.config import read_config
+from lorry.config import KeySource, changed_config, read_config
+from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
 from lorry.health import Health, check_health, wait_until_ready
+from lorry.limits.base import Limiter
+from lorry.limits.fixed import as_limiter
+from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
-from lorry.options import GenerateOptions, resolve
+from lorry.options import GenerateOptions, default_options, resolve
+from lorry.raw import RawClient
 from lorry.request_body import completion_body
-from lorry.retry import RetryPolicy
+from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.session import Session
+from lorry.stats import ClientStats
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
 from lorry.transports.select import TransportLike, as_transport
 from lorry.types.lorax import TokenizeRequest, TokenSpan
+from lorry.warm_up import warm_up
 
 if TYPE_CHECKING:
     from lorry.batch.request import Items, Request
@@ -44,34 +51,57 @@ class AsyncClient:
     Leaving `async with`, or `aclose`, closes those of the running loop; a client that was not
     closed is closed with its loop.
 
+    `base_url` may be a list of addresses or `Endpoint`s: generations then go to the server that
+    has their adapter, or to the less busy ones, and away from those that fail. `retry` as a number
+    is the most attempts in all. `middleware` are functions `async def m(request, call_next)` around
+    every attempt, the first outermost.
+
     What is not given is read from LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT (seconds).
     `timeout` as a number is the total for a call, with everything that belongs to it. `transport`
     is an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, used as it is
-    configured and left open, or a `Transport`. Raises ConfigError for a wrong setting.
+    configured and left open, or a `Transport`.
+
+    `api_key` may be an async function, which is asked for a key before each attempt. `limit` is how
+    many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`; without one,
+    as many are as are made. `defaults` are options of every generation that does not give them
+    itself. Raises ConfigError for a wrong setting, TypeError for an unknown default.
     """
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: EndpointLike | Sequence[EndpointLike] | None = None,
         *,
-        api_key: str | None = None,
+        api_key: KeySource | None = None,
         timeout: Timeout | float | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | int | None = None,
+        limit: int | Limiter | None = None,
         transport: TransportLike | None = None,
+        middleware: Sequence[Middleware] = (),
         headers: Mapping[str, str] | None = None,
+        defaults: GenerateOptions | None = None,
     ) -> None:
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
-        self._session = Session(
-            config,
-            retry=retry or RetryPolicy(),
-            transport=None if transport is None else as_transport(transport),
+        self._attach(
+            Session(
+                config,
+                retry=as_retry_policy(retry),
+                transport=None if transport is None else as_transport(transport),
+                middleware=checked_middleware(middleware),
+                limiter=as_limiter(limit),
+                defaults=default_options(defaults or {}),
+            )
         )
+
+    def _attach(self, session: Session) -> None:
+        """Take a session, and make what reaches the server through it."""
+        self._session = session
         self._completions = GenerateRoute(
-            self._session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
+            session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
         )
-        self.chat = Chat(self._session)
-        self.models = Models(self._session)
-        self.adapters = Adapters(self._session)
+        self.chat = Chat(session)
+        self.models = Models(session)
+        self.adapters = Adapters(session)
+        self.raw = RawClient(session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -86,11 +116,68 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._session.config.base_url!r})"
+        return f"AsyncClient({', '.join(map(repr, self.endpoints))})"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses of the servers that calls go to."""
+        return self._session.endpoints
+
+    def at(self, url: str) -> Self:
+        """A view of this client that speaks to one of its servers only, and shares all else.
+
+        What asks for the state of a server or changes it (`adapters`, `models`, `health`) is refused
+        by a client of several, with ConfigError, as is a `url` that is not among `endpoints`.
+        """
+        view = object.__new__(type(self))
+        view._attach(self._session.at(url))
+        return view
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; harmless when repeated."""
         await self._session.aclose()
+
+    def with_options(
+        self,
+        *,
+        retry: RetryPolicy | int | None = None,
+        limit: int | Limiter | EllipsisType | None = ...,
+        headers: Mapping[str, str] | None = None,
+        **defaults: Unpack[GenerateOptions],
+    ) -> Self:
+        """Return a view of this client: the same connections and counters, other settings.
+
+            careful = client.with_options(timeout=5, adapter="pirate", max_tokens=20)
+
+        What is not given stays as it is; `headers` and options are added to those of this client,
+        and win over them. `timeout` holds for every call, options for generations. `limit=None`
+        takes the limit away. Views cost next to nothing. Closing one closes the connections of all.
+        Raises as the constructor does.
+        """
+        timeout = defaults.pop("timeout", None)
+        options = default_options(defaults)
+        session = self._session.view()
+        session.config = changed_config(session.config, timeout=timeout, headers=headers)
+        session.defaults = {**session.defaults, **options}
+        if retry is not None:
+            session.retry = as_retry_policy(retry)
+        if limit is not ...:
+            session.limiter = as_limiter(limit)
+        view = object.__new__(type(self))
+        view._attach(session)
+        return view
+
+    async def warmup(self, connections: int = 0) -> None:
+        """Import the HTTP library and open so many connections now rather than in the first calls.
+
+        Each asks the server for `/health`; any answer will do. A connection that nobody uses lasts
+        some seconds. Raises ConnectError if the server is not there.
+        """
+        await warm_up(self._session, connections=connections)
+
+    def stats(self) -> ClientStats:
+        """What this client and its views have done so far, and are doing."""
+        return self._session.stats()
 
     async def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
@@ -163,7 +250,7 @@ class AsyncClient:
         from lorry.batch.run import BatchRun
         from lorry.batch.settings import BatchSettings
 
-        settings = BatchSettings.read(options, on_error=on_error)
+        settings = BatchSettings.read(options, on_error=on_error, defaults=self._session.defaults)
         return BatchRun(prompts, generate=self._generate_item, settings=settings)
 
     async def _generate_item(
@@ -183,14 +270,18 @@ class AsyncClient:
             list[TokenSpan],
             options=resolve({}, timeout=self._session.config.timeout),
             body=msgspec.json.encode(TokenizeRequest(inputs=text)),
+            any_server=True,
         )
         return [span.id for span in spans]
 
     async def health(self) -> Health:
-        """Whether the server is ready; raises ConnectError if it is not there."""
+        """Whether the server is ready; raises ConnectError if it is not there.
+
+        Of a client with several servers, `client.at(url).health()` asks one.
+        """
         return await check_health(self._session)
 
     # `timeout` is what callers of every client expect this to be called
     async def ready(self, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
-        """Wait until the server is ready; raises DeadlineExceeded after `timeout` seconds."""
+        """Wait until the server is ready, or all of them are; DeadlineExceeded after `timeout` s."""
         await wait_until_ready(self._session, timeout_s=timeout)

@@ -1,20 +1,25 @@
 """The client's settings: arguments first, then the environment, then defaults.
 
-The one place that reads the client's environment: LORRY_BASE_URL, LORRY_API_KEY, LORRY_TIMEOUT
-(seconds for a whole call). It is read when a client is made.
+The one place that reads the client's environment: LORRY_BASE_URL (several with
+commas between them), LORRY_API_KEY, LORRY_TIMEOUT (seconds for a whole call). It is read when a
+client is made.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from lorry._version import __version__
+from lorry.endpoints import Endpoint, EndpointLike, as_endpoints
 from lorry.errors import ConfigError
 from lorry.options import as_timeout
 from lorry.timeout import Timeout
+
+# a key, or a function that is asked for one before each attempt
+KeySource: TypeAlias = str | Callable[[], Awaitable[str]]
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 
@@ -23,16 +28,27 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 class ClientConfig:
     """What every call of one client shares. Key and headers are in no repr."""
 
-    base_url: str
+    endpoints: tuple[Endpoint, ...]
     timeout: Timeout
     api_key: str | None = field(default=None, repr=False)
+    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def base_url(self) -> str:
+        """The address of the one server. Raises ConfigError if there are several."""
+        if len(self.endpoints) > 1:
+            urls = ", ".join(endpoint.url for endpoint in self.endpoints)
+            raise ConfigError(
+                f"this client has several servers ({urls}); say which by client.at(url)"
+            )
+        return self.endpoints[0].url
 
 
 def read_config(
     *,
-    base_url: str | None,
-    api_key: str | None,
+    base_url: EndpointLike | Sequence[EndpointLike] | None,
+    api_key: KeySource | None,
     timeout: Timeout | float | None,
     headers: Mapping[str, str] | None,
 ) -> ClientConfig:
@@ -45,15 +61,34 @@ def read_config(
         "content-type": "application/json",
         "user-agent": f"lorry/{__version__}",
     }
-    if api_key is not None:
+    make_key = None
+    if callable(api_key):
+        make_key, api_key = api_key, None
+    elif api_key is not None:
         all_headers["authorization"] = f"Bearer {_checked_key(api_key)}"
     all_headers.update({name.lower(): value for name, value in (headers or {}).items()})
     return ClientConfig(
-        base_url=_checked_url(base_url or environ.get("LORRY_BASE_URL") or DEFAULT_BASE_URL),
+        endpoints=as_endpoints(_settled(base_url, environ.get("LORRY_BASE_URL"))),
         timeout=_timeout(timeout, environ.get("LORRY_TIMEOUT")),
         api_key=api_key,
+        make_key=make_key,
         headers=all_headers,
     )
+
+
+def changed_config(
+    config: ClientConfig,
+    *,
+    timeout: Timeout | float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> ClientConfig:
+    """The same settings but for those that are given; headers are added. Raises ConfigError."""
+    try:
+        limits = as_timeout(timeout, default=config.timeout)
+    except ValueError as error:
+        raise ConfigError(f"timeout is wrong: {error}") from error
+    added = {name.lower(): value for name, value in (headers or {}).items()}
+    return replace(config, timeout=limits, headers={**config.headers, **added})
 
 
 def _timeout(given: Timeout | float | None, variable: str | None) -> Timeout:
@@ -66,18 +101,14 @@ def _timeout(given: Timeout | float | None, variable: str | None) -> Timeout:
         raise ConfigError(f"{source} is wrong: {error}") from error
 
 
-def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            f"base_url is {base_url!r}; it must be like http://host:port or https://host"
-        )
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError("base_url holds a user name or password; give api_key or headers instead")
-    if parts.query or parts.fragment:
-        raise ConfigError(f"base_url is {base_url!r}; it must not have a query or a fragment")
-    # addresses for OpenAI's client end with the version, which our paths begin with
-    return base_url.rstrip("/").removesuffix("/v1")
+def _settled(
+    given: EndpointLike | Sequence[EndpointLike] | None, variable: str | None
+) -> EndpointLike | Sequence[EndpointLike]:
+    if given is not None and given != "":
+        return given
+    if variable:
+        return [url.strip() for url in variable.split(",")]
+    return DEFAULT_BASE_URL
 
 
 def _checked_key(api_key: str) -> str:

@@ -35,18 +35,25 @@ if TYPE_CHECKING:
     from lorry.timing import Timing
 
 Phase = Literal["queue", "connect", "headers", "first_token", "idle", "total"]
+NotRetried = Literal["not_retryable", "attempts", "retry_after", "deadline", "budget"]
 
 
 class ClientError(Exception):
     """Base of all.
 
     The attributes below are filled in by the call that failed. `retryable` says that the server
-    has not worked on the request, so that sending it again cannot run it twice. `partial` is what
-    of a generation had come. `body` is the text of the server's error, at most 4 KiB, without keys.
+    has not worked on the request, so that sending it again cannot run it twice. `not_retried` says
+    why that was not done (again): the failure is none of that kind, all attempts were made, the
+    server wants to be left alone for longer than the policy waits, the deadline is too near, or the
+    retry budget is spent; None where the answer had begun. `causes` are the failures of the attempts
+    before, in order. `endpoint` is the server of the last attempt. `partial` is what of a
+    generation had come. `body` is the text of the server's error, at most 4 KiB, without keys.
     """
 
     status: int | None = None
     retryable: bool = False
+    not_retried: NotRetried | None = None
+    causes: tuple[ClientError, ...] = ()
     request_id: str | None = None
     endpoint: str | None = None
     adapter: str | None = None
@@ -83,6 +90,7 @@ class DeadlineExceeded(ClientError):
         super().__init__(message)
         self.phase: Phase = phase
         self.limit_s = limit_s
+        self.retryable = phase in ("queue", "connect")
 
 
 class StreamError(ClientError):
@@ -98,10 +106,15 @@ class StreamCancelled(StreamError):
 
 
 class StreamProtocolError(StreamError):
-    """An answer that cannot be read; `snippet` is the offending part, at most 200 bytes."""
+    """An answer that cannot be read; `snippet` is the offending part, at most 200 bytes.
 
-    def __init__(self, message: str, *, snippet: bytes = b"") -> None:
+    `offset` is its place in the body of a stream, in bytes; that of its last piece, if it came in
+    several.
+    """
+
+    def __init__(self, message: str, *, snippet: bytes = b"", offset: int | None = None) -> None:
         super().__init__(message)
+        self.offset = offset
         self.snippet = snippet[:200]
 
 

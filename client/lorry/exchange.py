@@ -1,304 +1,269 @@
-"""One call on the wire: its attempts, its deadline, its stopwatch, and the bytes that come back."""
+"""One call on the wire: its turn, its attempts, its stopwatch, and the bytes that come back."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lorry.error_mapping import status_error
+from lorry.attempts import Attempts, Call, Outlet
 from lorry.errors import (
     ClientError,
     ConnectionLost,
-    DeadlineExceeded,
     Phase,
     RetriesExhausted,
     StreamCancelled,
-    StreamProtocolError,
 )
-from lorry.retry import RetryPolicy
-from lorry.timeout import Timeout
+from lorry.limits.base import Limiter, Permit
+from lorry.loop_lag import LoopLag, lag_of
+from lorry.patience import Patience
+from lorry.stats import CallCounters
 from lorry.timing import Stopwatch
-from lorry.transports.base import Transport, WireRequest, WireResponse
+from lorry.transports.base import WireResponse
 
-MAX_ERROR_BODY_BYTES = 64 * 1024
 # how long the end of a finished body is waited for, so that its connection can be used again
 END_GRACE_S = 0.25
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is to be sent, where, and in what time. `api_key` only serves to blot it out."""
-
-    method: str
-    base_url: str
-    path: str
-    request_id: str
-    timeout: Timeout
-    retry: RetryPolicy
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
-    adapter: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-
-
 class Exchange:
     """Sends a call, again where that is safe, and reads the answer within the call's limits.
 
-    Every wait goes through `_within`, which ends it at its limit, at `cancel`, or when its task is
-    cancelled; in each case the connection is closed before the error leaves.
+    A wait that ends early, at its limit, at `cancel` or because its task is cancelled, has closed
+    the connection before its error leaves. A call ends when its answer was read or when an error
+    was described as its end; then its permit is given back, once.
     """
 
-    def __init__(self, call: Call, *, transport: Transport) -> None:
+    def __init__(
+        self,
+        call: Call,
+        *,
+        outlet: Outlet,
+        limiter: Limiter | None = None,
+        counters: CallCounters | None = None,
+    ) -> None:
         now = time.perf_counter_ns()
         self.call = call
         self.stopwatch = Stopwatch(created_ns=now, intended_ns=now)
-        self._transport = transport
+        self._limiter = limiter
+        self._permit: Permit | None = None
+        self._counters = counters or CallCounters()
+        self._patience = Patience(call.timeout, self.stopwatch)
+        self._attempts = Attempts(
+            call,
+            outlet,
+            stopwatch=self.stopwatch,
+            within=self._within,
+            remaining_s=self._patience.remaining_s,
+            admit=self._be_admitted,
+            step_aside=self._step_aside_to_retry,
+        )
         self._response: WireResponse | None = None
-        self._started_at = 0.0  # on the loop's clock, as all times of waiting
-        self._scope: asyncio.Timeout | None = None
-        self._cancel_reason: str | None = None
-        self._first_token_came = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
+        self._lag: LoopLag | None = None  # likewise
+        self._lag_since = 0.0
+        self._outcome: ClientError | None = None
+        self._has_ended = False
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the server that has the call; "" while none of several was chosen."""
+        return self._attempts.endpoint
 
     async def open(self) -> WireResponse:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
-        self._started_at = asyncio.get_running_loop().time()
-        failures: list[ClientError] = []
+        self._begin()
         try:
-            while True:
-                try:
-                    self._response = await self._attempt()
-                    return self._response
-                except ClientError as failure:
-                    failures.append(failure)
-                delay_s = self.call.retry.delay_s(
-                    failures[-1],
-                    num_attempts=len(failures),
-                    remaining_s=self._remaining_s(),
-                    random=random.random,
-                )
-                if delay_s is None:
-                    raise _concluded(failures)
-                await self._within(asyncio.sleep(delay_s), phase="queue")
+            self._response = await self._attempts.run()
+            return self._response
         except ClientError as error:
             self.describe(error)
+            raise
+        except BaseException:
+            self._leave()
             raise
 
     async def read(self) -> bytes:
-        """The next bytes of the body, b"" at its end; stamps the stopwatch."""
+        """The next bytes of the body, b"" at its end; stamps the stopwatch.
+
+        What it raises is not described: the reader knows whether it ends the call badly.
+        """
         assert self._response is not None
-        try:
-            data = await self._within(
-                self._response.read_some(), phase="total", limit=self._read_limit()
-            )
-        except ClientError as error:
-            self.describe(error)
-            raise
+        patience = self._patience
+        data = await patience.wait(
+            self._response.read_some(), phase="total", limit=patience.read_limit()
+        )
         if data:
             self.stopwatch.received(time.perf_counter_ns())
         return data
 
     def read_nowait(self) -> bytes:
-        """What has come already, b"" if nothing or if the call is not open."""
-        if self._response is None or self._cancel_reason is not None:
+        """What has come already, b"" if nothing or if the call is not open; raises as `read`."""
+        if self._response is None:
             return b""
-        try:
-            data = self._response.read_nowait()
-        except ClientError as error:
-            self.describe(error)
-            raise
+        self._patience.check()
+        data = self._response.read_nowait()
         if data:
             self.stopwatch.received(time.perf_counter_ns())
         return data
 
     async def read_all(self) -> bytes:
-        """The whole body, and the end of the call."""
-        self._first_token_came = True  # it cannot be seen in a body that is not a stream
+        """The whole body, and the end of the call; raises a described ClientError."""
+        self.first_token_came()  # it cannot be seen in a body that is not a stream
         pieces = []
-        while piece := await self.read():
-            pieces.append(piece)
-        self.stopwatch.done_ns = time.perf_counter_ns()
-        await self.close()
-        return b"".join(pieces)
+        try:
+            while piece := await self.read():
+                pieces.append(piece)
+        except ClientError as error:
+            self.describe(error)
+            raise
+        except BaseException:
+            self._leave()
+            raise
+        self.end()
+        await self._give_back_connection()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def end(self) -> None:
+        """The content of the answer is complete: the call has ended well."""
+        self._conclude(None)
 
     async def finish(self) -> None:
-        """Wait shortly for the end of a body whose content is complete, then close."""
-        self.stopwatch.done_ns = time.perf_counter_ns()
+        """End the call, wait shortly for the end of its body, then close."""
+        self.end()
         try:
-            async with asyncio.timeout(END_GRACE_S):
+            async with asyncio.timeout(self._end_grace_s()):
                 while self._response is not None and await self._response.read_some():
                     pass
         except (TimeoutError, ConnectionLost):
             pass  # the connection cannot be used again; nothing else is lost
         finally:
-            await self.close()
+            await self._give_back_connection()
 
     async def close(self) -> None:
-        """Give back or close the connection; returns when that is done. Harmless when repeated."""
-        response, self._response = self._response, None
-        if response is not None:
-            await response.aclose()
+        """End the call and close its connection; returns when that is done.
+
+        A connection whose answer was read to its end is given back instead. Harmless when repeated.
+        """
+        await self._give_back_connection()
+        self._leave()
 
     def abort(self) -> None:
         """Close the connection now, from wherever."""
         if self._response is not None:
             self._response.abort()
 
+    def drop(self) -> None:
+        """End a call that was forgotten, in whatever thread it is collected."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._drop_here)
+
     def cancel(self, reason: str) -> None:
-        """End the call: whoever waits in it gets StreamCancelled."""
-        self._cancel_reason = reason
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
+        """End the call: whoever waits in it, or would read on, gets StreamCancelled."""
+        self._patience.cancel(reason)
         self.abort()
+        if self._loop is not None and not self._patience.is_waited_in:
+            self._leave()
+
+    @property
+    def is_open(self) -> bool:
+        """An answer has begun, and may have more to read."""
+        return self._response is not None
 
     def first_token_came(self) -> None:
         """From now on the limit on the first token does not hold."""
-        self._first_token_came = True
-
-    async def _attempt(self) -> WireResponse:
-        call = self.call
-        attempt = self.stopwatch.start_attempt(time.perf_counter_ns())
-        headers = {**call.headers, "x-request-id": call.request_id}
-        if len(self.stopwatch.attempts) > 1:
-            headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
-        request = WireRequest(
-            method=call.method,
-            url=call.base_url + call.path,
-            headers=headers,
-            body=call.body,
-            connect_timeout_s=call.timeout.connect,
-        )
-        response = await self._within(
-            self._transport.send(request, attempt=attempt), phase="headers"
-        )
-        attempt.headers_ns = time.perf_counter_ns()
-        self._response = response
-        if not 200 <= response.status < 300:
-            body = await self._read_error_body(response)
-            await self.close()
-            raise status_error(response.status, response.headers, body, secret=call.api_key)
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            await self.close()
-            raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
-        return response
-
-    async def _read_error_body(self, response: WireResponse) -> bytes:
-        body = b""
-        try:
-            while len(body) < MAX_ERROR_BODY_BYTES:
-                piece = await self._within(response.read_some(), phase="headers")
-                if not piece:
-                    break
-                body += piece
-        except ConnectionLost:
-            pass  # the status says enough
-        return body
-
-    async def _within(
-        self,
-        operation: Coroutine[Any, Any, _T],
-        *,
-        phase: Phase,
-        limit: tuple[float, Phase, float] | None = None,
-    ) -> _T:
-        """Await one operation until the call's end or `limit`: when, its phase, its seconds."""
-        total = self.call.timeout.total
-        ends_at = None if total is None else self._started_at + total
-        when = ends_at
-        if limit is not None and (when is None or limit[0] < when):
-            when = limit[0]
-        else:
-            limit = None
-        if self._cancel_reason is not None:
-            operation.close()
-            raise StreamCancelled(_cancelled(self._cancel_reason))
-        try:
-            async with asyncio.timeout_at(when) as scope:
-                self._scope = scope
-                return await operation
-        except BaseException as error:
-            self.abort()
-            await self.close()
-            if isinstance(error, asyncio.CancelledError):
-                # a socket that `send` aborted is closed by the loop's next turn
-                await asyncio.sleep(0)
-                raise
-            if self._cancel_reason is not None:
-                raise StreamCancelled(_cancelled(self._cancel_reason)) from None
-            if isinstance(error, TimeoutError):
-                if limit is not None:
-                    raise _too_late(limit[1], limit[2]) from None
-                raise _too_late(self._phase(phase), total or 0.0) from None
-            raise
-        finally:
-            self._scope = None
-
-    def _phase(self, phase: Phase) -> Phase:
-        """Narrow down what was being waited for when the whole call ran out of time."""
-        attempts = self.stopwatch.attempts
-        if phase == "headers" and attempts[-1].connected_ns is None:
-            return "connect"
-        if phase == "total" and not self._first_token_came:
-            return "first_token"
-        return phase
-
-    def _read_limit(self) -> tuple[float, Phase, float] | None:
-        """The nearer of the limits on the first token and on silence."""
-        limits: list[tuple[float, Phase, float]] = []
-        first_token, idle = self.call.timeout.first_token, self.call.timeout.idle
-        if first_token is not None and not self._first_token_came:
-            limits.append((self._started_at + first_token, "first_token", first_token))
-        if idle is not None:
-            limits.append((asyncio.get_running_loop().time() + idle, "idle", idle))
-        return min(limits, default=None)
-
-    def _remaining_s(self) -> float | None:
-        total = self.call.timeout.total
-        if total is None:
-            return None
-        return self._started_at + total - asyncio.get_running_loop().time()
+        self._patience.first_token_came = True
 
     def describe(self, error: ClientError) -> None:
-        """Write on an error which call it ended, and when."""
+        """Write on an error which call it ended, and when; this ends the call."""
+        self._conclude(error)
         error.request_id = self.call.request_id
-        error.endpoint = self.call.base_url
+        error.endpoint = self.endpoint
         error.adapter = self.call.adapter
         error.attempts = len(self.stopwatch.attempts)
-        if self.stopwatch.done_ns is None:
-            self.stopwatch.done_ns = time.perf_counter_ns()
         error.timing = self.stopwatch.snapshot()
 
+    def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._patience.begin(self._loop, abort=self.abort, close=self._give_back_connection)
+        self._lag = lag_of(self._loop)
+        self._lag_since = self._lag.enter()
+        self._counters.num_started += 1
 
-_WAITING_FOR: dict[Phase, str] = {
-    "queue": "waiting to send the request",
-    "connect": "connecting",
-    "headers": "waiting for the answer to begin",
-    "first_token": "waiting for the first token",
-    "idle": "waiting for the next bytes of the stream",
-    "total": "receiving the answer",
-}
+    def _conclude(self, outcome: ClientError | None) -> None:
+        """Once: stop the clocks, give back the permit, and count the outcome."""
+        counters = self._counters
+        if self._has_ended:
+            if self._outcome is None and outcome is not None and self._loop is not None:
+                # the answer came whole and then could not be made sense of
+                self._outcome = outcome
+                counters.num_finished -= 1
+                counters.num_failed[type(outcome).__name__] += 1
+            return
+        self._has_ended = True
+        self._outcome = outcome
+        self._attempts.leave(outcome)
+        self.stopwatch.done_ns = time.perf_counter_ns()
+        self._patience.stop()
+        if self._lag is None:
+            return  # it was never opened
+        lag = self.stopwatch.loop_lag_max = self._lag.leave(self._lag_since)
+        counters.loop_lag_max = max(counters.loop_lag_max, lag)
+        if outcome is None:
+            counters.num_finished += 1
+        elif isinstance(outcome, StreamCancelled):
+            counters.num_cancelled += 1
+        else:
+            counters.num_failed[type(outcome).__name__] += 1
+        self._step_aside(outcome)
+
+    def _leave(self) -> None:
+        """The caller wants no more of it; nothing if the call has ended."""
+        if not self._has_ended:
+            self._conclude(StreamCancelled("the call was left before its end"))
+
+    def _drop_here(self) -> None:
+        self.abort()
+        self._leave()
+
+    async def _be_admitted(self) -> None:
+        """Wait for the limiter's permit, if there is a limiter."""
+        if self._limiter is not None:
+            self._counters.num_queued += 1
+            try:
+                self._permit = await self._within(_acquire(self._limiter, self.call), phase="queue")
+            finally:
+                self._counters.num_queued -= 1
+        if self.stopwatch.admitted_ns is None:
+            self.stopwatch.admitted_ns = time.perf_counter_ns()
+
+    def _step_aside(self, outcome: ClientError | None) -> None:
+        """Give the permit back, at the end or while the call waits to be sent again."""
+        permit, self._permit = self._permit, None
+        if permit is not None:
+            if isinstance(outcome, RetriesExhausted):
+                outcome = outcome.causes[-1]
+            permit.release(outcome=outcome, timing=self.stopwatch.snapshot())
+
+    def _step_aside_to_retry(self, failure: ClientError) -> None:
+        self._step_aside(failure)
+        self._counters.num_retries += 1
+
+    def _end_grace_s(self) -> float:
+        remaining_s = self._patience.remaining_s()
+        return END_GRACE_S if remaining_s is None else max(0.0, min(END_GRACE_S, remaining_s))
+
+    async def _give_back_connection(self) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            await response.aclose()
+
+    async def _within(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T:
+        """Await one operation until the end of the call's time."""
+        return await self._patience.wait(operation, phase=phase)
 
 
-def _too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"{limit_s:g} s ran out while {_WAITING_FOR[phase]}", phase=phase, limit_s=limit_s
-    )
-
-
-def _cancelled(reason: str) -> str:
-    return f"the stream was cancelled: {reason}" if reason else "the stream was cancelled"
-
-
-def _concluded(failures: list[ClientError]) -> ClientError:
-    """The one error that stands for all attempts."""
-    if len({type(failure) for failure in failures}) == 1:
-        return failures[-1]
-    return RetriesExhausted(
-        f"{len(failures)} attempts failed, the last with: {failures[-1]}", causes=tuple(failures)
-    )
+async def _acquire(limiter: Limiter, call: Call) -> Permit:
+    return await limiter.acquire(adapter=call.adapter, num_tokens=call.num_tokens)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from lorry.assembly import Dialect, GenerationBuilder
 from lorry.errors import ClientError
+from lorry.exchange import Exchange
 from lorry.generation import Generation
-from lorry.options import CallOptions, resolve
+from lorry.options import CallOptions
 from lorry.session import Session
 from lorry.stream import TokenStream
 
@@ -45,7 +47,7 @@ class GenerateRoute(Generic[_Prompt]):
 
         `intended_ns` is when it should have been sent, if a schedule said so.
         """
-        resolved = resolve(options, timeout=self._session.config.timeout)
+        resolved = self._session.resolve(options)
         if resolved.token_times or resolved.timeout.needs_stream:
             return await self._stream(prompt, resolved, intended_ns=intended_ns).final()
         exchange = self._session.exchange(
@@ -53,9 +55,29 @@ class GenerateRoute(Generic[_Prompt]):
             self._path,
             options=resolved,
             body=self._encode_body(prompt, resolved, stream=False),
+            takes_turn=True,
+            any_server=True,
         )
         if intended_ns is not None:
             exchange.stopwatch.intended_ns = intended_ns
+        telemetry = self._session.telemetry
+        if telemetry is None:
+            return await self._whole(exchange, resolved)
+        observation = telemetry.begin(self._path, prompt, resolved, is_streamed=False)
+        try:
+            with observation.sending():
+                generation = await self._whole(exchange, resolved)
+        except BaseException as error:
+            observation.ended(None, error)
+            raise
+        observation.ended(generation, None)
+        return generation
+
+    def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
+        """A stream whose request has not been sent."""
+        return self._stream(prompt, self._session.resolve(options))
+
+    async def _whole(self, exchange: Exchange, options: CallOptions) -> Generation:
         await exchange.open()
         body = await exchange.read_all()
         builder = GenerationBuilder(self._dialect)
@@ -66,14 +88,10 @@ class GenerateRoute(Generic[_Prompt]):
             raise
         return builder.build(
             exchange.stopwatch.snapshot(num_tokens=builder.usage.completion_tokens),
-            options=resolved,
-            endpoint=exchange.call.base_url,
-            keeps_tokens="logprobs" in resolved.sampling,
+            options=options,
+            endpoint=exchange.endpoint,
+            keeps_tokens="logprobs" in options.sampling,
         )
-
-    def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
-        """A stream whose request has not been sent."""
-        return self._stream(prompt, resolve(options, timeout=self._session.config.timeout))
 
     def _stream(
         self, prompt: _Prompt, options: CallOptions, *, intended_ns: int | None = None
@@ -84,7 +102,15 @@ class GenerateRoute(Generic[_Prompt]):
             options=options,
             body=self._encode_body(prompt, options, stream=True),
             accept="text/event-stream",
+            takes_turn=True,
+            any_server=True,
         )
         if intended_ns is not None:
             exchange.stopwatch.intended_ns = intended_ns
-        return TokenStream(exchange, builder=GenerationBuilder(self._dialect), options=options)
+        telemetry = self._session.telemetry
+        observe = None
+        if telemetry is not None:
+            observe = partial(telemetry.begin, self._path, prompt, options, is_streamed=True)
+        return TokenStream(
+            exchange, builder=GenerationBuilder(self._dialect), options=options, observe=observe
+        )

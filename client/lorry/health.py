@@ -39,26 +39,30 @@ async def check_health(session: Session) -> Health:
 async def wait_until_ready(session: Session, *, timeout_s: float) -> None:
     """Ask until the server is ready, also while it refuses connections because it still starts.
 
-    Raises DeadlineExceeded, which says what stood in the way last.
+    Of several all are waited for. Raises DeadlineExceeded, which says what stood in the way last.
     """
-    problem = "it did not answer"
+    url = problem = ""
     pause_s = _FIRST_PAUSE_S
     try:
         async with asyncio.timeout(timeout_s):
-            while True:
-                try:
-                    health = await check_health(session)
-                except (ConnectError, ConnectionLost) as error:
-                    problem = str(error)
-                else:
-                    if health.is_ready:
-                        return
-                    problem = health.detail
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            for url in session.endpoints:
+                problem = "it did not answer"
+                while (found := await _problem_of(session.at(url))) is not None:
+                    problem = found
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     except TimeoutError:
         raise DeadlineExceeded(
-            f"{session.config.base_url} was not ready within {timeout_s:g} s: {problem}",
+            f"{url} was not ready within {timeout_s:g} s: {problem}",
             phase="total",
             limit_s=timeout_s,
         ) from None
+
+
+async def _problem_of(session: Session) -> str | None:
+    """What stands in the way of one server's work, None if nothing does."""
+    try:
+        health = await check_health(session)
+    except (ConnectError, ConnectionLost) as error:
+        return str(error)
+    return None if health.is_ready else health.detail

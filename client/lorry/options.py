@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import uuid
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -63,13 +63,22 @@ class CallOptions:
     tag: Any
 
 
-def resolve(options: Mapping[str, Any], *, timeout: Timeout) -> CallOptions:
+def resolve(
+    options: Mapping[str, Any],
+    *,
+    timeout: Timeout,
+    defaults: Mapping[str, Any] | None = None,
+) -> CallOptions:
     """Check the names, settle aliases and limits; `timeout` is the client's own.
+
+    `defaults` are canonical options that hold where `options` says nothing.
 
     Raises TypeError for an unknown option or for both names of one, ValueError for a wrong limit
     or request id. What the values mean is the server's to judge.
     """
     given = canonical(options)
+    if defaults:
+        given = {**defaults, **given}
     adapter = given.pop("adapter", None)
     return CallOptions(
         sampling={name: value for name, value in given.items() if name not in _LOCAL},
@@ -80,6 +89,15 @@ def resolve(options: Mapping[str, Any], *, timeout: Timeout) -> CallOptions:
         request_id=_checked_request_id(given.get("request_id")),
         tag=given.get("tag"),
     )
+
+
+def default_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options that are to hold for many calls; raises TypeError as `resolve` does."""
+    given = canonical(options)
+    for name, owner in (("request_id", "one request"), ("timeout", "the client itself")):
+        if name in given:
+            raise TypeError(f"{name} belongs to {owner} and cannot be a default option")
+    return given
 
 
 def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +147,7 @@ def _limits(timeout: Timeout | float | None, deadline: float | None, default: Ti
 
 def _checked_request_id(request_id: str | None) -> str:
     if request_id is None:
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
     if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
         raise ValueError(
             f"request_id is {request_id!r}; it must be 1 to 128 printable ASCII characters"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
@@ -22,7 +21,9 @@ from lorry.exchange import Exchange
 from lorry.generation import Generation, Token
 from lorry.options import CallOptions
 from lorry.sse import SSEDecoder
+from lorry.telemetry import Observation
 from lorry.timing import Timing
+from lorry.transports.base import WireResponse
 
 
 class TokenStream:
@@ -38,14 +39,21 @@ class TokenStream:
     """
 
     def __init__(
-        self, exchange: Exchange, *, builder: GenerationBuilder, options: CallOptions
+        self,
+        exchange: Exchange,
+        *,
+        builder: GenerationBuilder,
+        options: CallOptions,
+        observe: Callable[[], Observation] | None = None,
     ) -> None:
         self.request_id = options.request_id
         self.adapter = options.adapter
-        self.endpoint = exchange.call.base_url
         self._exchange = exchange
         self._builder = builder
         self._options = options
+        self._observe = observe
+        self._observation: Observation | None = None
+        self._num_bytes = 0
         self._decoder = SSEDecoder()
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
@@ -90,6 +98,8 @@ class TokenStream:
                 self._take(self._exchange.read_nowait())
             except ConnectionLost as error:
                 self._lose(error)
+            except ClientError as error:
+                self._fail(error)
         tokens = list(self._ready)
         self._ready.clear()
         if not tokens and self._failure is not None:
@@ -112,6 +122,11 @@ class TokenStream:
         return self._builder.build(
             self.timing, options=self._options, endpoint=self.endpoint, keeps_tokens=True
         )
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the server; "" while none of several was chosen."""
+        return self._exchange.endpoint
 
     @property
     def timing(self) -> Timing:
@@ -137,8 +152,8 @@ class TokenStream:
 
     def __del__(self) -> None:
         if getattr(self, "_state", "new") == "open":
-            with contextlib.suppress(RuntimeError):  # its loop may be closed, and all with it
-                self._exchange.abort()
+            with contextlib.suppress(RuntimeError):  # its loop may be closing, and all with it
+                self._exchange.drop()
             warnings.warn("a TokenStream was not closed", ResourceWarning, stacklevel=2)
 
     async def _advance(self) -> None:
@@ -150,23 +165,33 @@ class TokenStream:
             if self._state == "new":
                 await self._open()
             elif self._builder.has_ended:
-                self._state = "ended"
+                self._end()
                 await self._exchange.finish()
             else:
-                await self._read()
+                data = await self._exchange.read()
+                if data:
+                    self._take(data)
+                else:
+                    self._end_of_body()
+        except ConnectionLost as error:
+            self._lose(error)
         except ClientError as error:
             self._fail(error)
-        except asyncio.CancelledError:
+        except BaseException:  # its task is cancelled, or its loop has gone
             if self._state != "ended":
                 self._fail(StreamCancelled("the task that read the stream was cancelled"))
             raise
         finally:
             self._is_reading = False
-        if self._failure is not None:
+        if self._state == "ended":
             await self._exchange.close()
 
     async def _open(self) -> None:
-        response = await self._exchange.open()
+        try:
+            response = await self._send()
+        except ConnectionLost as error:
+            self._fail(error)  # of a stream that has not begun nothing was cut off
+            return
         self._state = "open"
         content_type = response.headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
@@ -175,32 +200,39 @@ class TokenStream:
                 "'text/event-stream'"
             )
 
-    async def _read(self) -> None:
-        try:
-            data = await self._exchange.read()
-        except ConnectionLost as error:
-            self._lose(error)
-            return
-        if data:
-            self._take(data)
-        elif self._builder.is_complete:
-            self._end()
-            await self._exchange.close()
-        else:
-            raise StreamTruncated("the stream ended without a finish reason and without [DONE]")
+    async def _send(self) -> WireResponse:
+        if self._observe is None:
+            return await self._exchange.open()
+        self._observation = self._observe()
+        with self._observation.sending():
+            return await self._exchange.open()
 
     def _take(self, data: bytes) -> None:
-        stopwatch = self._exchange.stopwatch
+        exchange, builder = self._exchange, self._builder
+        stopwatch = exchange.stopwatch
+        t_ns = stopwatch.last_read_ns
         for event in self._decoder.feed(data):
             try:
-                tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
+                tokens = builder.add_event(event.data, t_ns=t_ns)
             except ClientError as error:
+                if isinstance(error, StreamProtocolError):
+                    error.offset = self._num_bytes + max(0, data.find(event.data))
                 self._fail(error)
                 return
             if tokens:
                 stopwatch.tokens_came(len(tokens))
-                self._exchange.first_token_came()
                 self._ready.extend(tokens)
+        self._num_bytes += len(data)
+        if self._ready:
+            exchange.first_token_came()
+
+    def _end_of_body(self) -> None:
+        if self._builder.is_complete:
+            self._end()
+        else:
+            self._fail(
+                StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            )
 
     def _lose(self, error: ConnectionLost) -> None:
         """A connection that ends after the finish reason has not lost anything of the text."""
@@ -211,17 +243,23 @@ class TokenStream:
         truncated.__cause__ = error
         self._fail(truncated)
 
-    def _end(self) -> None:
-        self._state = "ended"
-        if self._exchange.stopwatch.done_ns is None:
-            self._exchange.stopwatch.done_ns = time.perf_counter_ns()
-
     def _fail(self, error: ClientError) -> None:
-        self._end()
+        self._state = "ended"
         self._exchange.abort()
         self._exchange.describe(error)
         error.partial = self.partial
         self._failure = error
+        self._report(error)
+
+    def _end(self) -> None:
+        self._state = "ended"
+        self._exchange.end()
+        self._report(None)
+
+    def _report(self, error: ClientError | None) -> None:
+        observation, self._observation = self._observation, None
+        if observation is not None:
+            observation.ended(self.partial, error)
 
 
 class TextStream:

@@ -2,13 +2,13 @@
 
 Every stamp is `time.perf_counter_ns()`. Stamps of tokens are taken when the read that brought their
 bytes returned, before anything was parsed, so all tokens of one read share a stamp;
-`tokens_per_event` and `num_buffered_tokens` say how far single gaps may be trusted.
+`tokens_per_event`, `num_buffered_tokens` and `loop_lag_max` say how far the stamps may be trusted.
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 
@@ -24,14 +24,23 @@ class AttemptTiming:
     headers_ns: int | None = None
     reused_connection: bool | None = None
 
+    def copy(self) -> AttemptTiming:
+        return AttemptTiming(
+            self.sent_ns, self.connected_ns, self.headers_ns, self.reused_connection
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The record of one call. Stamps are nanoseconds; derived times are seconds, None if unknown.
 
     `intended_ns` is when the request should have been sent (the creation, unless a schedule set
-    it). The first token is the first event that holds generated text or a token id: an event with
-    only a role, an empty event and a keep-alive comment are not tokens.
+    it), `admitted_ns` when the call's turn came, at once where nothing limits calls. The first token
+    is the first event that holds generated text or a token id: an event with only a role, an empty
+    event and a keep-alive comment are not tokens. `num_buffered_tokens` are those that shared a
+    read with an earlier one, so that their gap is zero whatever the server did. `loop_lag_max` is by
+    how much, at worst, the event loop was late while the call was in flight: stamps may be that
+    much too late. A loop that nothing disturbs is up to a millisecond late, as its timers are.
     """
 
     created_ns: int
@@ -45,6 +54,8 @@ class Timing:
     num_tokens: int | None = None
     num_events: int = 0
     num_buffered_tokens: int = 0
+    admitted_ns: int | None = None
+    loop_lag_max: float | None = None
 
     @property
     def sent_ns(self) -> int | None:
@@ -53,8 +64,8 @@ class Timing:
 
     @property
     def queue(self) -> float | None:
-        """From creation to the first attempt: time spent in this client."""
-        return _seconds(self.created_ns, self.attempts[0].sent_ns if self.attempts else None)
+        """From creation to admission: time spent waiting in this client."""
+        return _seconds(self.created_ns, self.admitted_ns)
 
     @property
     def connect(self) -> float | None:
@@ -118,12 +129,14 @@ class Stopwatch:
 
     created_ns: int
     intended_ns: int
+    admitted_ns: int | None = None
     attempts: list[AttemptTiming] = field(default_factory=list)
     first_byte_ns: int | None = None
     last_read_ns: int = 0
     done_ns: int | None = None
     num_events: int = 0
     num_buffered_tokens: int = 0
+    loop_lag_max: float | None = None
     token_ns: array[int] = field(default_factory=lambda: array("q"))
 
     def start_attempt(self, sent_ns: int) -> AttemptTiming:
@@ -139,12 +152,16 @@ class Stopwatch:
 
     def tokens_came(self, num_tokens: int) -> None:
         """One event of the last read brought `num_tokens` tokens."""
-        at_ns = self.last_read_ns
-        shared_read = bool(self.token_ns) and self.token_ns[-1] == at_ns
-        self.num_buffered_tokens += num_tokens if shared_read else num_tokens - 1
+        at_ns, stamps = self.last_read_ns, self.token_ns
+        if stamps and stamps[-1] == at_ns:
+            self.num_buffered_tokens += num_tokens
+        elif num_tokens > 1:
+            self.num_buffered_tokens += num_tokens - 1
         self.num_events += 1
-        for _ in range(num_tokens):
-            self.token_ns.append(at_ns)
+        if num_tokens == 1:
+            stamps.append(at_ns)
+        else:
+            stamps.extend([at_ns] * num_tokens)
 
     def snapshot(self, *, num_tokens: int | None = None) -> Timing:
         """`num_tokens` is the server's count of the completion; without it, what was counted."""
@@ -152,7 +169,7 @@ class Stopwatch:
         return Timing(
             created_ns=self.created_ns,
             intended_ns=self.intended_ns,
-            attempts=tuple(replace(attempt) for attempt in self.attempts),
+            attempts=tuple([attempt.copy() for attempt in self.attempts]),
             first_byte_ns=self.first_byte_ns,
             first_token_ns=stamps[0] if stamps else None,
             last_token_ns=stamps[-1] if stamps else None,
@@ -161,4 +178,6 @@ class Stopwatch:
             num_tokens=num_tokens if num_tokens is not None else (len(stamps) or None),
             num_events=self.num_events,
             num_buffered_tokens=self.num_buffered_tokens,
+            admitted_ns=self.admitted_ns,
+            loop_lag_max=self.loop_lag_max,
         )

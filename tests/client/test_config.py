@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 import lorry
@@ -10,7 +13,7 @@ from lorry.config import DEFAULT_BASE_URL, ClientConfig, read_config
 
 def config(
     *,
-    base_url: str | None = None,
+    base_url: str | Sequence[str | lorry.Endpoint] | None = None,
     api_key: str | None = None,
     timeout: lorry.Timeout | float | None = None,
 ) -> ClientConfig:
@@ -91,3 +94,39 @@ def test_repr_shows_the_address_and_no_key() -> None:
 
     assert repr(client) == "AsyncClient('http://h:1')"
     assert "secret" not in repr(config(api_key="sk-secret"))
+
+
+def test_several_addresses_and_their_weights_are_kept() -> None:
+    given = ["http://a:1/v1", lorry.Endpoint("http://b:1/", weight=2.0)]
+
+    endpoints = config(base_url=given).endpoints
+
+    assert endpoints == (lorry.Endpoint("http://a:1"), lorry.Endpoint("http://b:1", weight=2.0))
+    assert repr(lorry.AsyncClient(given)) == "AsyncClient('http://a:1', 'http://b:1')"
+
+
+def test_the_variable_may_hold_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORRY_BASE_URL", "http://a:1, http://b:1")
+
+    assert [endpoint.url for endpoint in config().endpoints] == ["http://a:1", "http://b:1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ([], "empty list"),
+        (["http://a", "http://a/v1"], "more than once"),
+        (["http://a", "b"], "base_url is 'b'"),
+        (["http://a:99999"], "base_url is"),
+        ([7], "holds a int"),
+    ],
+)
+def test_wrong_list_of_addresses_is_named(given: Any, problem: str) -> None:
+    with pytest.raises(lorry.ConfigError, match=problem):
+        config(base_url=given)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf")])
+def test_wrong_weight_is_named(weight: float) -> None:
+    with pytest.raises(lorry.ConfigError, match="weight"):
+        lorry.Endpoint("http://a", weight=weight)

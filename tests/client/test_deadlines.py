@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
 import lorry
+from tests.support.black_hole import black_hole
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
 
 TICK_S = 0.03
@@ -42,21 +41,6 @@ class Stalling:
             await reply.chunk(data)
             await asyncio.wait([leaving], timeout=TICK_S / 5)
         self.left.set()
-
-
-@pytest.fixture
-async def black_hole() -> AsyncIterator[str]:
-    """An address that takes no connection: a listener whose backlog is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for filler in fillers:
-            filler.close()
 
 
 @pytest.mark.parametrize(
@@ -111,11 +95,13 @@ async def test_part_that_came_before_the_deadline_is_kept() -> None:
     "limits", [lorry.Timeout(connect=TICK_S), lorry.Timeout(total=TICK_S, connect=None)]
 )
 async def test_time_that_goes_into_connecting_is_called_connecting(
-    black_hole: str, limits: lorry.Timeout
+    limits: lorry.Timeout,
 ) -> None:
-    async with lorry.AsyncClient(black_hole) as client:
+    with black_hole() as url:
+        client = lorry.AsyncClient(url)
         with pytest.raises(lorry.DeadlineExceeded) as caught:
             await client.generate("Hi", timeout=limits)
+        await client.aclose()
 
     assert caught.value.phase == "connect"
 

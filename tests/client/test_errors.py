@@ -13,7 +13,14 @@ import pytest
 import lorry
 from lorry import errors
 from lorry.error_mapping import MAX_BODY_CHARS, retry_after_s, status_error
-from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
+from lorry.errors import Phase
+from tests.support.fake_llm_server import (
+    FakeLLMServer,
+    ReceivedRequest,
+    Reply,
+    completion,
+    event,
+)
 
 ERROR_CLASSES = [
     item
@@ -203,6 +210,45 @@ async def test_unasked_compression_is_refused() -> None:
             await client.generate("Hi")
 
     assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_a_reason_for_not_trying_again_and_what_went_before_survive_pickle() -> None:
+    error = lorry.Overloaded("full", status=503)
+    error.not_retried, error.causes = "budget", (lorry.ConnectError("no", refused=True),)
+    error.add_note("not sent again")
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert again.not_retried == "budget"
+    assert again.causes[0].retryable is True
+    assert again.__notes__ == ["not sent again"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "is_safe"), [("queue", True), ("connect", True), ("headers", False)]
+)
+def test_time_that_ran_out_before_anything_was_sent_has_run_nothing(
+    phase: Phase, is_safe: bool
+) -> None:
+    assert lorry.DeadlineExceeded("late", phase=phase).retryable is is_safe
+
+
+async def test_a_broken_event_says_where_in_the_stream_it_stands() -> None:
+    good = event(completion("a", token_ids=[1]))
+
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.chunk(good + b"data: {broken\n\n")
+        await reply.client_left()
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        with pytest.raises(lorry.StreamProtocolError) as caught:
+            await client.stream("Hi").final()
+
+    assert caught.value.snippet == b"{broken"
+    assert caught.value.offset == len(good) + len(b"data: ")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
 
 
 async def test_unknown_host_is_a_connect_error_that_is_not_retried() -> None:

@@ -103,6 +103,19 @@ async def test_a_changed_input_is_not_mistaken_for_a_finished_one(tmp_path: Path
     assert before == script.asked == {"a": 4, "b": 4}
 
 
+async def test_what_the_client_does_by_default_is_part_of_the_key(tmp_path: Path) -> None:
+    script, path = Counting(), tmp_path / "run.jsonl"
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        careful = client.with_options(temperature=0.0, adapter="pirate")
+        await client.map(["a"], journal=path)
+        run = careful.map(["a"], journal=path)
+        await run
+        await careful.map(["a"], journal=path)
+
+    assert script.asked == {"a": 2}
+    assert list(run.stats().by_adapter) == ["pirate"]
+
+
 def test_the_key_is_of_what_the_answer_depends_on() -> None:
     def key(index: int = 0, prompt: object = "a", **options: object) -> str:
         return item_key(index, lorry.Request(prompt), options)  # type: ignore[arg-type]  # any prompt

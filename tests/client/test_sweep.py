@@ -139,6 +139,16 @@ async def test_adapters_and_lengths_of_a_mix_take_turns() -> None:
     assert asked == {("a", 1): 6, ("", 1): 6, ("a", 2): 6, ("", 2): 6}
 
 
+async def test_the_base_model_is_studied_whatever_the_client_does_by_default() -> None:
+    model = Model()
+    async with FakeLLMServer(model) as server, lorry.AsyncClient(server.url) as client:
+        view = client.with_options(adapter="pirate", temperature=0.5)
+        result = await lorry.sweep(view, concurrency=[1], max_tokens=[1], requests_per_point=2)
+
+    assert {body["model"] for body in model.asked} == {""}
+    assert result.setting.options == {"adapter": "pirate", "temperature": 0.5}
+
+
 async def test_an_open_loop_is_studied_by_its_rate() -> None:
     rates = [lorry.Constant(100), lorry.Poisson(200, seed=1)]
     result = await study(concurrency=None, arrivals=rates, requests_per_point=40)
@@ -179,7 +189,7 @@ async def test_a_server_without_info_is_studied_all_the_same() -> None:
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
         result = await lorry.sweep(client, concurrency=[1], max_tokens=2, requests_per_point=2)
 
-    assert result.points[0].environment["server"] is None
+    assert result.points[0].environment["servers"] == {server.url: None}
 
 
 async def test_an_interrupted_study_goes_on_from_its_file(tmp_path: Path) -> None:
@@ -201,7 +211,7 @@ async def test_an_interrupted_study_goes_on_from_its_file(tmp_path: Path) -> Non
     assert again.most_open == 2
     assert lorry.SweepResult.read(path).points[:2] == second.points
     environment = first.points[0].environment
-    assert environment["server"] == {"model_id": "tiny", "max_total_tokens": 512}
+    assert list(environment["servers"].values()) == [{"model_id": "tiny", "max_total_tokens": 512}]
     assert environment["client"]["lorry"] == lorry.__version__
     assert environment["client"]["packages"]["aiohttp"]
 

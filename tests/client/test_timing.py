@@ -20,6 +20,7 @@ def test_times_follow_from_the_stamps() -> None:
             lorry.AttemptTiming(20 * MS),
             lorry.AttemptTiming(100 * MS, connected_ns=103 * MS, reused_connection=False),
         ),
+        admitted_ns=18 * MS,
         first_byte_ns=140 * MS,
         first_token_ns=150 * MS,
         last_token_ns=250 * MS,
@@ -29,7 +30,7 @@ def test_times_follow_from_the_stamps() -> None:
         num_events=2,
     )
 
-    assert timing.queue == pytest.approx(0.010)
+    assert timing.queue == pytest.approx(0.008)
     assert timing.connect == pytest.approx(0.003)
     assert timing.ttfb == pytest.approx(0.040)
     assert timing.ttft == pytest.approx(0.050)
@@ -46,6 +47,19 @@ def test_what_is_not_known_is_none() -> None:
 
     assert (timing.queue, timing.connect, timing.ttft, timing.tpot, timing.e2e) == (None,) * 5
     assert (timing.tokens_per_event, timing.reused_connection, timing.itl) == (None, None, [])
+
+
+def test_tokens_that_share_a_read_with_an_earlier_one_are_buffered() -> None:
+    stopwatch = Stopwatch(created_ns=0, intended_ns=0)
+    for at_ns, events in ((1, (1,)), (2, (3,)), (3, (1, 2))):
+        stopwatch.received(at_ns)
+        for num_tokens in events:
+            stopwatch.tokens_came(num_tokens)
+    timing = stopwatch.snapshot()
+
+    assert timing.num_buffered_tokens == 2 + 2
+    assert timing.token_ns == array("q", [1, 2, 2, 2, 3, 3, 3])
+    assert timing.tokens_per_event == 7 / 4
 
 
 def test_snapshot_does_not_change_with_its_stopwatch() -> None:

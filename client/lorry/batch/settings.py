@@ -51,8 +51,17 @@ class BatchSettings:
     shared: Mapping[str, Any]
 
     @classmethod
-    def read(cls, options: Mapping[str, Any], *, on_error: str) -> Self:
-        """Raises TypeError or ValueError that names what is wrong and what would be right."""
+    def read(
+        cls,
+        options: Mapping[str, Any],
+        *,
+        on_error: str,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """`defaults` are options of the client that hold where `options` says nothing.
+
+        Raises TypeError or ValueError that names what is wrong and what would be right.
+        """
         _refuse_unknown(options)
         given = {name: options[name] for name in _OF_BATCH & options.keys()}
         shared = canonical({k: v for k, v in options.items() if k not in _OF_BATCH})
@@ -81,7 +90,7 @@ class BatchSettings:
             arrivals=arrivals,
             progress=progress,
             journal=None if journal is None else Path(journal),
-            shared=shared,
+            shared={**(defaults or {}), **shared},
         )
 
 

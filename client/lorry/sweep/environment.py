@@ -34,7 +34,12 @@ def describe_client() -> dict[str, Any]:
     }
 
 
-async def describe_server(session: Session) -> dict[str, Any] | None:
+async def describe_servers(session: Session) -> dict[str, Any]:
+    """What each server says of itself, by its address."""
+    return {url: await _describe_server(session.at(url)) for url in session.endpoints}
+
+
+async def _describe_server(session: Session) -> dict[str, Any] | None:
     """The answer of `/info`; None from a server that has none."""
     options = resolve({}, timeout=session.config.timeout)
     try:

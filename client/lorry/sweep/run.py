@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lorry.batch.arrivals import Arrivals
 from lorry.batch.request import Item
 from lorry.options import canonical
-from lorry.sweep.environment import describe_client, describe_server
+from lorry.sweep.environment import describe_client, describe_servers
 from lorry.sweep.grid import AdapterMix, TokenMix, read_grid
 from lorry.sweep.measure import measure_point
 from lorry.sweep.plan import read_plan
@@ -49,6 +49,8 @@ async def run_sweep(
     options = canonical(shared)
     for name in sorted(_SET_BY_THE_SWEEP & options.keys()):
         raise TypeError(f"{name} is set by the sweep itself")
+    # those of the client hold for every request too
+    spoken = {**client._session.defaults, **options}
     pool = PromptPool(prompts, seed=seed)
     setting = StudySetting(
         requests_per_point=plan.requests_per_point,
@@ -56,13 +58,13 @@ async def run_sweep(
         warmup=plan.warmup,
         seed=seed,
         prompts=pool.digest,
-        options={name: _as_json(value) for name, value in sorted(options.items())},
+        options={name: _as_json(value) for name, value in sorted(spoken.items())},
     )
     path = None if journal is None else Path(journal)
     known = {} if path is None else {p.setting: p for p in resume_study(path, setting)}
     environment = {
         "client": describe_client(),
-        "server": await describe_server(client._session),
+        "servers": await describe_servers(client._session),
     }
     measured = []
     for grid_point in points:

@@ -49,6 +49,23 @@ class WireResponse(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionCounts:
+    """Connections to servers that one event loop has open, and those of them that are not in use."""
+
+    num_open: int
+    num_idle: int
+
+
+@runtime_checkable
+class CountsConnections(Protocol):
+    """A transport that knows how many connections it has."""
+
+    def count_connections(self) -> ConnectionCounts:
+        """Those of the running event loop; none outside of one."""
+        ...
+
+
 @runtime_checkable
 class Transport(Protocol):
     """Sends requests. Limits on time are the caller's business but for that on connecting."""

@@ -1,0 +1,349 @@
+"""The attempts of one call: which server each goes to, what it says of itself, when one is the last.
+
+A request is sent again when the failure shows that no server has worked on it, as `RetryPolicy`
+judges, and where another server is there, to that one. One case more is a connection that was kept
+from an earlier call and ends before the first byte of the answer: servers close idle connections,
+and the request may have crossed with that. It is sent again at once, but once only, and only
+where a second copy does no harm: when its method is idempotent by the standard (RFC 9110, 9.2.2),
+or when the server has shown that it heeds idempotency keys, by repeating one in an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+
+from lorry.balancing import Balancer, EndpointState, Visit
+from lorry.error_mapping import status_error
+from lorry.errors import (
+    AdapterLoading,
+    ClientError,
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    NotRetried,
+    Phase,
+    RetriesExhausted,
+    StreamProtocolError,
+)
+from lorry.middleware import Middleware, send_through
+from lorry.retry import RetryPolicy
+from lorry.telemetry import Telemetry
+from lorry.timeout import Timeout
+from lorry.timing import AttemptTiming, Stopwatch
+from lorry.transports.base import Transport, WireRequest, WireResponse
+
+MAX_ERROR_BODY_BYTES = 64 * 1024
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+_SAFE_IN_KEYS = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
+
+_T = TypeVar("_T")
+
+_WHY_NOT_AGAIN: dict[NotRetried, str] = {
+    "budget": "not sent again: the retry budget of the server is spent",
+    "deadline": "not sent again: the deadline is too near for another attempt",
+    "retry_after": "not sent again: the server wants to be left alone for too long",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is to be sent and in what time. `api_key` only serves to blot it out.
+
+    `make_key` makes the key of each attempt; `api_key` is None then. With `takes_any_status` an
+    answer with any status is an answer. `num_tokens` is what a limiter takes the call for. `pinned`
+    is the one server that it may go to; None leaves the choice to the balancer.
+    """
+
+    method: str
+    path: str
+    request_id: str
+    timeout: Timeout
+    retry: RetryPolicy
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    adapter: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
+    num_tokens: int = 0
+    takes_any_status: bool = False
+    pinned: EndpointState | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """What the calls of one client go out through."""
+
+    transport: Transport
+    balancer: Balancer
+    middleware: tuple[Middleware, ...] = ()
+    telemetry: Telemetry | None = None
+
+
+class Within(Protocol):
+    """Awaits one operation until the call's end, in the name of a phase."""
+
+    async def __call__(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T: ...
+
+
+class Attempts:
+    """Sends one call until it is answered with success or must not be sent again.
+
+    `admit` is awaited before every attempt, `step_aside` called before the wait for the next one.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        outlet: Outlet,
+        *,
+        stopwatch: Stopwatch,
+        within: Within,
+        remaining_s: Callable[[], float | None],
+        admit: Callable[[], Awaitable[None]],
+        step_aside: Callable[[ClientError], None],
+    ) -> None:
+        self._call = call
+        self._outlet = outlet
+        self._stopwatch = stopwatch
+        self._within = within
+        self._remaining_s = remaining_s
+        self._admit = admit
+        self._step_aside = step_aside
+        self._visit: Visit | None = None
+        # servers may refuse a key with the characters of which quoted strings are made
+        id_ = call.request_id
+        self._key = id_ if id_.isalnum() else quote(id_, safe=_SAFE_IN_KEYS)
+        states = outlet.balancer.states
+        self._state = call.pinned or (states[0] if len(states) == 1 else None)
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the server that has the call; "" while none of several was chosen."""
+        return "" if self._state is None else self._state.url
+
+    async def run(self) -> WireResponse:
+        """Return an answer with status 2xx, its body unread. Raises ClientError."""
+        call, balancer = self._call, self._outlet.balancer
+        failures: list[ClientError] = []
+        tried: list[EndpointState] = []
+        was_stale = False
+        await self._admit()
+        state = call.pinned or balancer.choose(call.adapter)
+        balancer.pay_in(state, call.retry.budget)
+        while True:
+            self._state = state
+            try:
+                if failures:
+                    await self._admit()
+                return await self._attempt(state)
+            except ClientError as failure:
+                self._note(failure)
+                failures.append(failure)
+            tried.append(state)
+            if not was_stale and self._is_stale(failures[-1], state):
+                was_stale = True
+                delay_s = 0.0
+            else:
+                target = self._next(failures[-1], tried)
+                verdict = call.retry.judge(
+                    failures[-1],
+                    num_attempts=len(failures) - was_stale,
+                    remaining_s=self._remaining_s(),
+                    random=random.random,
+                    goes_elsewhere=target not in tried,
+                    answer_takes_s=target.answer_takes_s or 0.0,
+                )
+                if verdict.delay_s is None:
+                    raise _concluded(failures, verdict.reason)
+                state, delay_s = target, verdict.delay_s
+            if not balancer.pay_out(state, call.retry.budget):
+                raise _concluded(failures, "budget")
+            self._step_aside(failures[-1])
+            if delay_s > 0:
+                try:
+                    await self._within(asyncio.sleep(delay_s), phase="queue")
+                except DeadlineExceeded:  # by a little: the delay was to end before it
+                    raise _concluded(failures, "deadline") from None
+
+    def leave(self, error: BaseException | None) -> None:
+        """The call is over, at whichever server it was; harmless when repeated."""
+        visit, self._visit = self._visit, None
+        if visit is not None:
+            visit.end(error, answer_took_s=_answer_took_s(self._stopwatch))
+
+    async def _attempt(self, state: EndpointState) -> WireResponse:
+        call = self._call
+        key = call.api_key
+        if call.make_key is not None:
+            key = await self._within(_made_key(call.make_key), phase="queue")
+        attempt = self._stopwatch.start_attempt(time.perf_counter_ns())
+        self._visit = self._outlet.balancer.begin(state)
+        try:
+            response = await self._within(
+                self._send(self._request(state, key), state, attempt), phase="headers"
+            )
+            if not call.takes_any_status:
+                await self._check(response, key)
+        except BaseException as error:
+            self.leave(error)
+            raise
+        return response
+
+    def _request(self, state: EndpointState, key: str | None) -> WireRequest:
+        call = self._call
+        headers = {**call.headers, "x-request-id": call.request_id}
+        if call.make_key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        if call.method == "POST":
+            headers["idempotency-key"] = self._key
+        num_attempts = len(self._stopwatch.attempts)
+        if num_attempts > 1:
+            headers["x-request-attempt"] = str(num_attempts)
+        remaining_s = self._remaining_s()
+        if remaining_s is not None:
+            headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
+        if self._outlet.telemetry is not None:
+            self._outlet.telemetry.add_headers(headers)
+        return WireRequest(
+            method=call.method,
+            url=state.url + call.path,
+            headers=headers,
+            body=call.body,
+            connect_timeout_s=call.timeout.connect,
+        )
+
+    async def _send(
+        self, request: WireRequest, state: EndpointState, attempt: AttemptTiming
+    ) -> WireResponse:
+        middleware = self._outlet.middleware
+        if not middleware:
+            return await self._transmit(request, state, attempt)
+        return await send_through(
+            middleware, request, lambda changed: self._transmit(changed, state, attempt)
+        )
+
+    async def _transmit(
+        self, request: WireRequest, state: EndpointState, attempt: AttemptTiming
+    ) -> WireResponse:
+        response = await self._outlet.transport.send(request, attempt=attempt)
+        attempt.headers_ns = time.perf_counter_ns()
+        if response.headers.get("idempotency-key") == self._key:
+            state.heeds_keys = True
+        return response
+
+    async def _check(self, response: WireResponse, key: str | None) -> None:
+        """Let a success pass, make an error of anything else; its connection is closed by then."""
+        encoding = response.headers.get("content-encoding", "identity")
+        problem: ClientError
+        if not 200 <= response.status < 300:
+            try:
+                body = await self._read_error_body(response)
+            except BaseException:
+                response.abort()
+                await response.aclose()
+                raise
+            problem = status_error(response.status, response.headers, body, secret=key)
+        elif encoding != "identity":
+            problem = StreamProtocolError(
+                f"the answer is {encoding} encoded, which was not asked for"
+            )
+        else:
+            return
+        await response.aclose()
+        raise problem
+
+    async def _read_error_body(self, response: WireResponse) -> bytes:
+        body = b""
+        try:
+            while len(body) < MAX_ERROR_BODY_BYTES:
+                piece = await self._within(response.read_some(), phase="headers")
+                if not piece:
+                    break
+                body += piece
+        except ConnectionLost:
+            pass  # the status says enough
+        return body
+
+    def _next(self, failure: ClientError, tried: list[EndpointState]) -> EndpointState:
+        """Where the next attempt would go. An adapter that is being loaded is waited for."""
+        if self._call.pinned is not None or isinstance(failure, AdapterLoading):
+            return tried[-1]
+        return self._outlet.balancer.choose(self._call.adapter, tried=tried)
+
+    def _is_stale(self, failure: ClientError, state: EndpointState) -> bool:
+        if not isinstance(failure, ConnectionLost):
+            return False
+        attempt = self._stopwatch.attempts[-1]
+        return (
+            attempt.headers_ns is None
+            and attempt.reused_connection is True
+            and (self._call.method in IDEMPOTENT_METHODS or state.heeds_keys)
+        )
+
+    def _note(self, failure: ClientError) -> None:
+        failure.request_id = self._call.request_id
+        failure.endpoint = self.endpoint
+        failure.adapter = self._call.adapter
+        failure.attempts = len(self._stopwatch.attempts)
+
+
+async def _made_key(make_key: Callable[[], Awaitable[str]]) -> str:
+    """The key that a caller's function makes; whatever goes wrong in it is a ConfigError."""
+    try:
+        key = await make_key()
+    except Exception as error:
+        raise ConfigError(f"the function api_key raised {type(error).__name__}") from error
+    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise ConfigError("the function api_key returned what is not a key that a header can carry")
+    return key
+
+
+def _answer_took_s(stopwatch: Stopwatch) -> float | None:
+    """How long the last attempt's answer took to bring something, if it did."""
+    first_ns = stopwatch.token_ns[0] if stopwatch.token_ns else stopwatch.first_byte_ns
+    if first_ns is None or not stopwatch.attempts:
+        return None
+    return (first_ns - stopwatch.attempts[-1].sent_ns) / 1e9
+
+
+def _refusals_of(late: ClientError, failures: list[ClientError]) -> list[ClientError]:
+    """How the server that was being connected to when time ran out had answered before."""
+    if not (isinstance(late, DeadlineExceeded) and late.phase == "connect"):
+        return []
+    return [
+        failure
+        for failure in failures
+        if isinstance(failure, ConnectError) and failure.endpoint == late.endpoint
+    ]
+
+
+def _concluded(failures: list[ClientError], reason: NotRetried | None) -> ClientError:
+    """The one error that stands for all attempts.
+
+    Time that ran out is called that, whatever went wrong before. A connection that was refused is
+    not: the last attempt may have had no time left to be refused in.
+    """
+    last = error = failures[-1]
+    refusals = _refusals_of(last, failures)
+    if refusals:
+        error, reason = refusals[-1], "deadline"
+        error.causes = tuple(failure for failure in failures if failure is not error)
+    elif isinstance(last, DeadlineExceeded) or len({type(failure) for failure in failures}) == 1:
+        last.causes = tuple(failures[:-1])
+    else:
+        error = RetriesExhausted(
+            f"{len(failures)} attempts failed, the last with: {last}", causes=tuple(failures)
+        )
+    error.not_retried = reason
+    note = None if reason is None else _WHY_NOT_AGAIN.get(reason)
+    if note is not None:
+        error.add_note(note)
+    return error

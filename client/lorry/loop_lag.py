@@ -1,0 +1,84 @@
+"""How late an event loop runs what is due, watched by one heartbeat while calls are in flight.
+
+A loop that other code keeps busy reads sockets late, and what a client then measures is partly its
+own doing. The heartbeat is a timer, not a task: it costs some microseconds a hundred times a second
+for all calls of a loop together, and is not set again once no call is in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from bisect import bisect_left
+
+BEAT_S = 0.01
+
+
+class LoopLag:
+    """The lateness of one loop's beats. Times are in seconds by `time.perf_counter`."""
+
+    def __init__(self) -> None:
+        self._num_calls = 0
+        self._due_at: float | None = None  # when the beat that is set should come
+        # (when it came, how late it was) of those beats that no later one exceeded, so lateness
+        # falls from first to last: what is worst since any moment is the first after it
+        self._beats: list[tuple[float, float]] = []
+
+    def enter(self) -> float:
+        """A call begins; the time that is returned is what `leave` wants back."""
+        self._num_calls += 1
+        now = time.perf_counter()
+        if self._due_at is None:
+            self._set_beat(now)
+        return now
+
+    def leave(self, entered_at: float) -> float:
+        """A call ends; returns the worst lateness while it was in flight."""
+        worst = self.worst_since(entered_at)
+        self._num_calls -= 1
+        if not self._num_calls:
+            self._beats.clear()
+        return worst
+
+    def worst_since(self, start: float) -> float:
+        """The largest lateness since `start`, at which a call was in flight as it is now.
+
+        A beat that is overdue counts, and of one that was overdue at `start` what came after.
+        """
+        now = time.perf_counter()
+        worst = 0.0
+        if self._due_at is not None and now > self._due_at:
+            worst = min(now - self._due_at, now - start)
+        first = bisect_left(self._beats, (start, 0.0))
+        for came_at, lateness in self._beats[first : first + 2]:
+            worst = max(worst, min(lateness, came_at - start))
+        return worst
+
+    def _set_beat(self, now: float) -> None:
+        self._due_at = now + BEAT_S
+        asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        lateness = max(0.0, now - (self._due_at or now))
+        if not self._num_calls:
+            self._due_at = None
+            return
+        while self._beats and self._beats[-1][1] <= lateness:
+            self._beats.pop()
+        self._beats.append((now, lateness))
+        self._set_beat(now)
+
+
+_OF_LOOP: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLag] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def lag_of(loop: asyncio.AbstractEventLoop) -> LoopLag:
+    """The one of a loop, whichever client asks."""
+    lag = _OF_LOOP.get(loop)
+    if lag is None:
+        lag = _OF_LOOP[loop] = LoopLag()
+    return lag

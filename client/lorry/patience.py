@@ -1,0 +1,162 @@
+"""How long a call waits for each thing, and the error that ends a wait which lasted too long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from lorry.alarm import Alarm
+from lorry.errors import ClientError, DeadlineExceeded, Phase, StreamCancelled
+from lorry.timeout import Timeout
+from lorry.timing import Stopwatch
+
+_T = TypeVar("_T")
+# when a read must have returned, on the loop's clock; what it is called then; its length in seconds
+ReadLimit = tuple[float, Phase, float]
+
+
+class Patience:
+    """The limits of one call. Every wait of it goes through `wait`, which ends it at its limit.
+
+    `abort` closes the call's connection at once, `close` returns when it is closed; both are known
+    from `begin` to `stop`, between which there may be waits.
+    """
+
+    def __init__(self, timeout: Timeout, stopwatch: Stopwatch) -> None:
+        self.cancel_reason: str | None = None
+        self.first_token_came = False
+        self._timeout = timeout
+        self._stopwatch = stopwatch
+        self._limits_reads = timeout.needs_stream
+        self._started_at = 0.0  # on the loop's clock, as all times of waiting
+        self._alarm: Alarm | None = None
+        self._abort: Callable[[], None] | None = None
+        self._close: Callable[[], Awaitable[None]] | None = None
+
+    def begin(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        abort: Callable[[], None],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        """The call's time begins to run."""
+        total = self._timeout.total
+        self._started_at = loop.time()
+        ends_at = None if total is None else self._started_at + total
+        self._alarm = Alarm(loop, ends_at=ends_at, when_over=abort)
+        self._abort = abort
+        self._close = close
+
+    def stop(self) -> None:
+        """The call has ended."""
+        if self._alarm is not None:
+            self._alarm.stop()
+        self._alarm = self._abort = self._close = None
+
+    def cancel(self, reason: str) -> None:
+        """Whoever waits, or waits next, gets StreamCancelled."""
+        self.cancel_reason = reason
+        if self._alarm is not None:
+            self._alarm.interrupt()
+
+    @property
+    def is_waited_in(self) -> bool:
+        return self._alarm is not None and self._alarm.is_waited_for
+
+    def check(self) -> None:
+        """Raise what a wait that began now would raise at once."""
+        if self.cancel_reason is not None or (self._alarm is not None and self._alarm.is_over):
+            raise self._interruption("total", None)
+
+    def remaining_s(self) -> float | None:
+        """What is left of the total; None without one."""
+        total = self._timeout.total
+        if total is None:
+            return None
+        return self._started_at + total - asyncio.get_running_loop().time()
+
+    def read_limit(self) -> ReadLimit | None:
+        """The nearer of the limits on the first token and on silence, for a read that begins now."""
+        if not self._limits_reads:
+            return None
+        limits: list[ReadLimit] = []
+        first_token, idle = self._timeout.first_token, self._timeout.idle
+        if first_token is not None and not self.first_token_came:
+            limits.append((self._started_at + first_token, "first_token", first_token))
+        if idle is not None:
+            limits.append((asyncio.get_running_loop().time() + idle, "idle", idle))
+        return min(limits, default=None)
+
+    async def wait(
+        self, operation: Coroutine[Any, Any, _T], *, phase: Phase, limit: ReadLimit | None = None
+    ) -> _T:
+        """Await one operation; if it fails or is not waited for, the connection is closed first.
+
+        Raises DeadlineExceeded at `limit` or at the end of the call's time, StreamCancelled after
+        `cancel`, and otherwise what the operation raises.
+        """
+        alarm, abort, close = self._alarm, self._abort, self._close
+        if self.cancel_reason is not None or (alarm is not None and alarm.is_over):
+            operation.close()
+            raise self._interruption(phase, None)
+        assert alarm is not None
+        assert abort is not None
+        assert close is not None
+        if limit is not None and alarm.ends_at is not None and alarm.ends_at <= limit[0]:
+            limit = None
+        alarm.begin(None if limit is None else limit[0])
+        try:
+            result = await operation
+        except GeneratorExit:
+            with contextlib.suppress(RuntimeError):  # the loop may have gone, and all with it
+                abort()
+            raise
+        except BaseException as error:
+            was_interrupted = alarm.end()
+            abort()
+            await close()
+            if isinstance(error, asyncio.CancelledError):
+                # a socket that a transport aborted is closed by the loop's next turn
+                await asyncio.sleep(0)
+            if was_interrupted or (
+                self.cancel_reason is not None and isinstance(error, ClientError)
+            ):
+                raise self._interruption(phase, limit) from None
+            raise
+        alarm.end()
+        return result
+
+    def _interruption(self, phase: Phase, limit: ReadLimit | None) -> ClientError:
+        if self.cancel_reason is not None:
+            reason = f": {self.cancel_reason}" if self.cancel_reason else ""
+            return StreamCancelled(f"the stream was cancelled{reason}")
+        if limit is not None:
+            return _too_late(limit[1], limit[2])
+        return _too_late(self._narrowed(phase), self._timeout.total or 0.0)
+
+    def _narrowed(self, phase: Phase) -> Phase:
+        """What was being waited for when the whole call ran out of time."""
+        if phase == "headers" and self._stopwatch.attempts[-1].connected_ns is None:
+            return "connect"
+        if phase == "total" and not self.first_token_came:
+            return "first_token"
+        return phase
+
+
+_WAITING_FOR: dict[Phase, str] = {
+    "queue": "waiting to send the request",
+    "connect": "connecting",
+    "headers": "waiting for the answer to begin",
+    "first_token": "waiting for the first token",
+    "idle": "waiting for the next bytes of the stream",
+    "total": "receiving the answer",
+}
+
+
+def _too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{limit_s:g} s ran out while {_WAITING_FOR[phase]}", phase=phase, limit_s=limit_s
+    )

@@ -1,0 +1,99 @@
+"""The heartbeat: what it sees of a loop that is kept busy, and that it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+
+import lorry
+from lorry.loop_lag import BEAT_S, LoopLag, lag_of
+from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
+
+BLOCK_S = 0.1
+
+
+def block() -> None:
+    time.sleep(BLOCK_S)
+
+
+async def test_a_block_counts_for_the_calls_that_were_in_flight_and_for_no_others() -> None:
+    lag = LoopLag()
+    over = lag.leave(lag.enter())
+    during = lag.enter()
+    await asyncio.sleep(2 * BEAT_S)
+    block()
+    await asyncio.sleep(2 * BEAT_S)
+    after = lag.enter()
+    await asyncio.sleep(3 * BEAT_S)
+
+    assert over < BLOCK_S / 2
+    assert lag.leave(during) >= BLOCK_S - BEAT_S - 0.005
+    assert lag.leave(after) < BLOCK_S / 2
+
+
+async def test_a_block_in_which_a_call_begins_and_ends_is_seen_too() -> None:
+    lag = LoopLag()
+    entered = lag.enter()
+    block()
+
+    assert lag.leave(entered) >= BLOCK_S - BEAT_S - 0.005
+
+
+async def test_what_was_late_before_a_call_began_is_not_its_own() -> None:
+    lag = LoopLag()
+    first = lag.enter()
+    block()
+    second = lag.enter()
+
+    assert lag.leave(second) < BLOCK_S / 2
+    assert lag.leave(first) >= BLOCK_S - BEAT_S - 0.005
+
+
+async def test_of_many_beats_only_those_are_kept_that_no_later_one_exceeded() -> None:
+    lag = LoopLag()
+    entered = lag.enter()
+    for pause_s in (0.03, 0.02, 0.0):
+        time.sleep(pause_s)
+        await asyncio.sleep(2 * BEAT_S)
+    lateness = [late for _, late in lag._beats]
+
+    assert lateness == sorted(lateness, reverse=True)
+    assert lag.leave(entered) >= 0.03 - BEAT_S - 0.005
+
+
+async def test_the_beat_stops_when_no_call_is_in_flight() -> None:
+    lag = LoopLag()
+    lag.leave(lag.enter())
+    await asyncio.sleep(3 * BEAT_S)
+
+    assert lag._due_at is None
+    assert lag._beats == []
+
+
+def test_a_loop_that_is_gone_is_not_kept() -> None:
+    async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.get_running_loop()
+        lag_of(loop).enter()
+        return weakref.ref(loop)
+
+    loop = asyncio.run(main())
+    gc.collect()
+
+    assert loop() is None
+
+
+async def test_a_call_during_which_the_loop_was_blocked_says_so() -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await asyncio.sleep(0.02)
+        block()
+        await reply.json(200, completion("x", finish_reason="stop"))
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        generation = await client.generate("Hi")
+        stats = client.stats()
+
+    assert generation.timing.loop_lag_max is not None
+    assert generation.timing.loop_lag_max >= BLOCK_S - BEAT_S - 0.005
+    assert stats.loop_lag_max == generation.timing.loop_lag_max
