@@ -10,8 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 from lorry._version import __version__
+from lorry.adapter_report import AdapterCards
 from lorry.balancing import EndpointStats
+from lorry.classify import Classification, Entity
 from lorry.client import AsyncClient
+from lorry.embeddings import Embeddings
 from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
@@ -44,7 +47,7 @@ from lorry.limits.base import Limiter, Permit
 from lorry.limits.fixed import Limit
 from lorry.limits.rate import RateLimit
 from lorry.middleware import CallNext, Middleware
-from lorry.options import GenerateOptions
+from lorry.options import ChatOptions, GenerateOptions
 from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
@@ -52,6 +55,7 @@ from lorry.stream import TextStream, TokenStream
 from lorry.sweep import sweep
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
+from lorry.tool_calls import ToolCall
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
 if TYPE_CHECKING:
@@ -61,9 +65,12 @@ if TYPE_CHECKING:
     from lorry.batch.run import BatchRun
     from lorry.batch.settings import BatchOptions
     from lorry.batch.stats import BatchStats
+    from lorry.blocking.client import Client
+    from lorry.server_metrics import ServerMetrics
     from lorry.sweep.compare import Comparison, compare
     from lorry.sweep.point import SweepPoint
     from lorry.sweep.result import SweepResult
+    from lorry.trace_events import chrome_trace
 
 # imported when they are first asked for: whoever makes single calls does not wait for them
 _LATE = {
@@ -72,18 +79,22 @@ _LATE = {
     "BatchRun": "lorry.batch.run",
     "BatchStats": "lorry.batch.stats",
     "Comparison": "lorry.sweep.compare",
+    "Client": "lorry.blocking.client",
     "Constant": "lorry.batch.arrivals",
     "Gamma": "lorry.batch.arrivals",
     "Poisson": "lorry.batch.arrivals",
     "Progress": "lorry.batch.progress",
     "Request": "lorry.batch.request",
+    "ServerMetrics": "lorry.server_metrics",
     "SweepPoint": "lorry.sweep.point",
     "SweepResult": "lorry.sweep.result",
     "Trace": "lorry.batch.arrivals",
+    "chrome_trace": "lorry.trace_events",
     "compare": "lorry.sweep.compare",
 }
 
 __all__ = [
+    "AdapterCards",
     "AdapterExists",
     "AdapterInvalid",
     "AdapterLoading",
@@ -97,6 +108,9 @@ __all__ = [
     "BatchRun",
     "BatchStats",
     "CallNext",
+    "ChatOptions",
+    "Classification",
+    "Client",
     "ClientError",
     "ClientStats",
     "Comparison",
@@ -106,8 +120,10 @@ __all__ = [
     "Constant",
     "ContextTooLong",
     "DeadlineExceeded",
+    "Embeddings",
     "Endpoint",
     "EndpointStats",
+    "Entity",
     "Forbidden",
     "Gamma",
     "GenerateOptions",
@@ -130,6 +146,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "ServerError",
+    "ServerMetrics",
     "ServerStreamError",
     "ServerTiming",
     "StreamCancelled",
@@ -143,6 +160,7 @@ __all__ = [
     "Timing",
     "Token",
     "TokenStream",
+    "ToolCall",
     "Trace",
     "Transport",
     "Unauthorized",
@@ -150,6 +168,7 @@ __all__ = [
     "WireRequest",
     "WireResponse",
     "__version__",
+    "chrome_trace",
     "compare",
     "sweep",
 ]

@@ -1,4 +1,4 @@
-"""Adapter cards as text for a terminal."""
+"""Adapter cards as text for a terminal, and as a table for a notebook."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from lorry.types.adapters import AdapterCard
 NUM_VERSION_CHARS = 12
 
 _COLUMNS = ("NAME", "STATE", "TIER", "RANK", "SIZE", "PINNED", "RUNNING", "VERSION", "SOURCE")
+
+
+class AdapterCards(list[AdapterCard]):
+    """A list of cards that shows itself as a table, in a terminal and in a notebook."""
+
+    def __repr__(self) -> str:
+        return cards_table(self)
+
+    def _repr_html_(self) -> str:
+        from lorry.notebook import table_html  # needed in notebooks only
+
+        return table_html(_COLUMNS, [_row(card) for card in self])
 
 
 def cards_table(cards: Sequence[AdapterCard]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from lorry.adapter_report import AdapterCards
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -20,7 +22,7 @@ from lorry.session import Session
 from lorry.timeout import Timeout
 from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
 
-_PATH = "/v1/adapters"
+ADAPTERS_PATH = "/v1/adapters"
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
@@ -37,14 +39,14 @@ class Adapters:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def list(self) -> list[AdapterCard]:
+    async def list(self) -> AdapterCards:
         """One card for each name."""
-        answer = await self._fetch("GET", _PATH, AdapterList)
-        return answer.data
+        answer = await self._fetch("GET", ADAPTERS_PATH, AdapterList)
+        return AdapterCards(answer.data)
 
     async def get(self, name: str) -> AdapterCard:
         """The card of one name; raises AdapterNotFound."""
-        return await self._fetch("GET", _path_of(name), AdapterCard, adapter=name)
+        return await self._fetch("GET", adapter_path(name), AdapterCard, adapter=name)
 
     # `timeout` is what callers of every client expect this to be called
     async def load(
@@ -85,7 +87,7 @@ class Adapters:
         wanted = PutAdapter(source=source, pinned=pinned, preload=preload)
         return await self._fetch(
             "PUT",
-            _path_of(name),
+            adapter_path(name),
             AdapterCard,
             adapter=name,
             body=msgspec.json.encode(wanted),
@@ -94,7 +96,7 @@ class Adapters:
 
     async def unload(self, name: str) -> None:
         """Take the name away; requests that run on it end. Raises AdapterNotFound."""
-        await self._fetch("DELETE", _path_of(name), DeletedAdapter, adapter=name)
+        await self._fetch("DELETE", adapter_path(name), DeletedAdapter, adapter=name)
 
     async def pin(self, name: str) -> AdapterCard:
         """Keep the adapter in memory from now on, whatever else needs room."""
@@ -137,6 +139,35 @@ class Adapters:
                 limit_s=timeout,
             ) from None
 
+    async def prefetch(
+        self,
+        names: Iterable[str],
+        *,
+        timeout: float = 60.0,  # noqa: ASYNC109
+    ) -> AdapterCards:
+        """Have these adapters loaded now, all at once, so that no request waits for one.
+
+        Returns their cards in order, once each is ready. What is loaded already is left alone. Raises
+        as `get`, `replace` and `wait_ready` do; the first failure ends the waiting for the others,
+        which go on loading.
+        """
+        if isinstance(names, str):
+            raise TypeError("names is one string; give a list of names")
+        try:
+            async with asyncio.TaskGroup() as group:
+                loads = [group.create_task(self._load_known(name, timeout)) for name in names]
+        except BaseExceptionGroup as failures:
+            # a group of one failure and its cancellations would only be in the way
+            raise failures.exceptions[0] from None
+        return AdapterCards(load.result() for load in loads)
+
+    async def _load_known(self, name: str, timeout_s: float) -> AdapterCard:
+        card = await self.get(name)
+        if card.state in ("known", "failed"):
+            # the same source under the same name: nothing changes but that it is loaded
+            card = await self.replace(name, card.source, pinned=card.pinned, timeout=timeout_s)
+        return card if card.state == "ready" else await self.wait_ready(name, timeout_s)
+
     async def _check_is_free(
         self,
         name: str,
@@ -145,14 +176,11 @@ class Adapters:
     ) -> None:
         try:
             card = await self._fetch(
-                "GET", _path_of(name), AdapterCard, adapter=name, timeout=timeout
+                "GET", adapter_path(name), AdapterCard, adapter=name, timeout=timeout
             )
         except AdapterNotFound:
             return
-        raise AdapterExists(
-            f"there is an adapter {name!r} already, from {card.source}; "
-            "replace=True puts another in its place"
-        )
+        raise name_is_taken(card)
 
     async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
         card = await self.get(name)
@@ -173,8 +201,17 @@ class Adapters:
         return await self._session.fetch(method, path, kind, options=options, body=body)
 
 
-def _path_of(name: str) -> str:
+def adapter_path(name: str) -> str:
+    """The route of one adapter; raises ConfigError for what cannot be a name."""
     # HTTP libraries fold such segments, and the request would go to another route
     if not name or any(segment in ("", ".", "..") for segment in name.split("/")):
         raise ConfigError(f"{name!r} is not the name of an adapter")
-    return f"{_PATH}/{quote(name, safe='/@')}"
+    return f"{ADAPTERS_PATH}/{quote(name, safe='/@')}"
+
+
+def name_is_taken(card: AdapterCard) -> AdapterExists:
+    """Return (not raise) the error for a load under a name that stands for `card`."""
+    return AdapterExists(
+        f"there is an adapter {card.id!r} already, from {card.source}; "
+        "replace=True puts another in its place"
+    )

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] == "check":
         return run_subcommand("adapters check", _CHECK, arguments[1:])
-    namespace = _parser().parse_args(arguments)
+    namespace = make_parser().parse_args(arguments)
     try:
         print(asyncio.run(_run(namespace)))
     except ClientError as error:
@@ -114,7 +114,7 @@ def _with_advice(error: ClientError, namespace: argparse.Namespace) -> str:
     return f"{error}{advice}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lorry adapters",
         description="Looks at the adapters of a running server, changes them.",
@@ -149,5 +149,6 @@ def _parser() -> argparse.ArgumentParser:
     pin.add_argument("name", metavar="NAME")
     pin.add_argument("--off", action="store_true", help="let it make room for others again")
     # never parsed here: `main` hands its arguments over
-    commands.add_parser("check", add_help=False, help=_CHECK.summary)
+    check = commands.add_parser("check", add_help=False, help=_CHECK.summary)
+    check.add_argument("path", metavar="PATH")  # for shell completion
     return parser

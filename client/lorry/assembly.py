@@ -7,7 +7,7 @@ chat, come down to one `Delta` per chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from lorry.errors import StreamProtocolError
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.options import CallOptions
 from lorry.timing import Timing
+from lorry.tool_calls import ToolCallBuilder
 from lorry.types import chat, common
 from lorry.types.completions import Completion, CompletionLogprobs
 
@@ -51,6 +52,7 @@ class Delta(msgspec.Struct, frozen=True):
     stop_reason: str | int | None = None
     usage: common.Usage | None = None
     timings: common.Timings | None = None
+    tool_calls: Sequence[chat.MessageToolCall] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class GenerationBuilder:
         self._last = Delta(model="")
         self._usage: common.Usage | None = None
         self._timings: common.Timings | None = None
+        self._tool_calls = ToolCallBuilder()
         self._extra: dict[str, Any] = {}
         self._has_ended = False
 
@@ -116,9 +119,10 @@ class GenerationBuilder:
         ids, prompt_ids = self._token_ids, self._prompt_token_ids
         return Generation(
             text="".join(self._texts),
+            tool_calls=self._tool_calls.build(),
             finish_reason=self._last.finish_reason,
             usage=self.usage,
-            timing=timing,
+            timing=timing if self._timings is None else replace(timing, server=self._timings),
             request_id=options.request_id,
             endpoint=endpoint,
             model=self._last.model,
@@ -152,6 +156,8 @@ class GenerationBuilder:
             self._usage = delta.usage
         if delta.timings is not None:
             self._timings = delta.timings
+        if delta.tool_calls:
+            self._tool_calls.add(delta.tool_calls)
         if delta.prompt_token_ids is not None:
             self._prompt_token_ids = delta.prompt_token_ids
         if delta.finish_reason is not None or self._last.finish_reason is None:
@@ -162,7 +168,7 @@ class GenerationBuilder:
         if delta.token_ids:
             if self._token_ids is not None:
                 self._token_ids.extend(delta.token_ids)
-        elif delta.text:
+        elif delta.text or delta.tool_calls:
             self._token_ids = None  # the ids would have a hole
         self._tokens.extend(tokens)
         return tokens
@@ -171,7 +177,7 @@ class GenerationBuilder:
         """Divide a delta into its tokens; see `Token` for who gets the text."""
         ids, logprobs = delta.token_ids or (), delta.logprobs or ()
         if not logprobs and len(ids) < 2:  # as nearly all are, so this is done at once
-            if not (ids or delta.text):
+            if not (ids or delta.text or delta.tool_calls):
                 return []
             return [Token(delta.text, len(self._tokens), t_ns, ids[0] if ids else None)]
         count = len(ids) or len(logprobs)
@@ -215,9 +221,10 @@ def _chat_answer_delta(data: bytes) -> Delta:
     if not answer.choices:
         return Delta(answer.model, usage=answer.usage, timings=answer.timings)
     choice = answer.choices[0]
+    tool_calls = choice.message.tool_calls
     return Delta(
         model=answer.model,
-        text=choice.message.content,
+        text=choice.message.content or "",
         token_ids=choice.token_ids,
         prompt_token_ids=answer.prompt_token_ids,
         logprobs=_chat_logprobs(choice.logprobs),
@@ -225,6 +232,7 @@ def _chat_answer_delta(data: bytes) -> Delta:
         stop_reason=choice.stop_reason,
         usage=answer.usage,
         timings=answer.timings,
+        tool_calls=None if isinstance(tool_calls, msgspec.UnsetType) else tool_calls,
     )
 
 
@@ -242,6 +250,7 @@ def _chat_chunk_delta(data: bytes) -> Delta:
         stop_reason=choice.stop_reason,
         usage=answer.usage,
         timings=answer.timings,
+        tool_calls=choice.delta.tool_calls,
     )
 
 

@@ -19,17 +19,15 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from lorry.balancing import Balancer, EndpointState, Visit
+from lorry.call_outcome import concluded
 from lorry.error_mapping import status_error
 from lorry.errors import (
     AdapterLoading,
     ClientError,
     ConfigError,
-    ConnectError,
     ConnectionLost,
     DeadlineExceeded,
-    NotRetried,
     Phase,
-    RetriesExhausted,
     StreamProtocolError,
 )
 from lorry.middleware import Middleware, send_through
@@ -45,12 +43,6 @@ IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _SAFE_IN_KEYS = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 
 _T = TypeVar("_T")
-
-_WHY_NOT_AGAIN: dict[NotRetried, str] = {
-    "budget": "not sent again: the retry budget of the server is spent",
-    "deadline": "not sent again: the deadline is too near for another attempt",
-    "retry_after": "not sent again: the server wants to be left alone for too long",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +154,16 @@ class Attempts:
                     answer_takes_s=target.answer_takes_s or 0.0,
                 )
                 if verdict.delay_s is None:
-                    raise _concluded(failures, verdict.reason)
+                    raise concluded(failures, verdict.reason)
                 state, delay_s = target, verdict.delay_s
             if not balancer.pay_out(state, call.retry.budget):
-                raise _concluded(failures, "budget")
+                raise concluded(failures, "budget")
             self._step_aside(failures[-1])
             if delay_s > 0:
                 try:
                     await self._within(asyncio.sleep(delay_s), phase="queue")
                 except DeadlineExceeded:  # by a little: the delay was to end before it
-                    raise _concluded(failures, "deadline") from None
+                    raise concluded(failures, "deadline") from None
 
     def leave(self, error: BaseException | None) -> None:
         """The call is over, at whichever server it was; harmless when repeated."""
@@ -312,38 +304,3 @@ def _answer_took_s(stopwatch: Stopwatch) -> float | None:
     if first_ns is None or not stopwatch.attempts:
         return None
     return (first_ns - stopwatch.attempts[-1].sent_ns) / 1e9
-
-
-def _refusals_of(late: ClientError, failures: list[ClientError]) -> list[ClientError]:
-    """How the server that was being connected to when time ran out had answered before."""
-    if not (isinstance(late, DeadlineExceeded) and late.phase == "connect"):
-        return []
-    return [
-        failure
-        for failure in failures
-        if isinstance(failure, ConnectError) and failure.endpoint == late.endpoint
-    ]
-
-
-def _concluded(failures: list[ClientError], reason: NotRetried | None) -> ClientError:
-    """The one error that stands for all attempts.
-
-    Time that ran out is called that, whatever went wrong before. A connection that was refused is
-    not: the last attempt may have had no time left to be refused in.
-    """
-    last = error = failures[-1]
-    refusals = _refusals_of(last, failures)
-    if refusals:
-        error, reason = refusals[-1], "deadline"
-        error.causes = tuple(failure for failure in failures if failure is not error)
-    elif isinstance(last, DeadlineExceeded) or len({type(failure) for failure in failures}) == 1:
-        last.causes = tuple(failures[:-1])
-    else:
-        error = RetriesExhausted(
-            f"{len(failures)} attempts failed, the last with: {last}", causes=tuple(failures)
-        )
-    error.not_retried = reason
-    note = None if reason is None else _WHY_NOT_AGAIN.get(reason)
-    if note is not None:
-        error.add_note(note)
-    return error

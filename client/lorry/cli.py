@@ -10,8 +10,12 @@ from lorry.subcommand import Subcommand, run_subcommand
 
 _USAGE_ERROR = 2
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "serve": Subcommand("serve a model and its adapters over HTTP", "lorry_server.cli", "server"),
+    "generate": Subcommand(
+        "answer a prompt, by one adapter or several side by side", "lorry.generate_cli"
+    ),
+    "chat": Subcommand("talk with a model and change its adapter on the way", "lorry.chat_cli"),
     "adapters": Subcommand(
         "list, load, replace, unload and check a server's adapters", "lorry.adapters_cli"
     ),
@@ -21,6 +25,7 @@ _SUBCOMMANDS = {
     "loadtest": Subcommand(
         "measure a server under load and write a report", "lorry_loadtest.cli", "loadtest"
     ),
+    "completion": Subcommand("print a script for bash, zsh or fish", "lorry.completion.cli"),
 }
 
 
@@ -34,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("version", "--version", "-V"):
         print(__version__)
         return 0
-    if name not in _SUBCOMMANDS:
+    if name not in SUBCOMMANDS:
         print(f"lorry: there is no command {name!r}\n\n{_help()}", file=sys.stderr)
         return _USAGE_ERROR
-    return run_subcommand(name, _SUBCOMMANDS[name], rest)
+    return run_subcommand(name, SUBCOMMANDS[name], rest)
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {command.summary}" for name, command in _SUBCOMMANDS.items()]
+    lines = [f"  {name:<10} {command.summary}" for name, command in SUBCOMMANDS.items()]
     lines.append(f"  {'version':<10} print the version")
     return "usage: lorry COMMAND ...\n\n" + "\n".join(lines) + "\n\nlorry COMMAND --help says more."

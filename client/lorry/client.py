@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-import msgspec
-
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
+from lorry.classify import Classify
 from lorry.config import KeySource, changed_config, read_config
+from lorry.embeddings import Embed
 from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
@@ -21,7 +21,7 @@ from lorry.limits.base import Limiter
 from lorry.limits.fixed import as_limiter
 from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
-from lorry.options import GenerateOptions, default_options, resolve
+from lorry.options import GenerateOptions, default_options
 from lorry.raw import RawClient
 from lorry.request_body import completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
@@ -29,14 +29,15 @@ from lorry.session import Session
 from lorry.stats import ClientStats
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
+from lorry.tokenizing import detokenize, tokenize
 from lorry.transports.select import TransportLike, as_transport
-from lorry.types.lorax import TokenizeRequest, TokenSpan
 from lorry.warm_up import warm_up
 
 if TYPE_CHECKING:
     from lorry.batch.request import Items, Request
     from lorry.batch.run import BatchRun
     from lorry.batch.settings import BatchOptions, OnError
+    from lorry.server_metrics import ServerMetrics
 
 
 class AsyncClient:
@@ -102,6 +103,8 @@ class AsyncClient:
         self.models = Models(session)
         self.adapters = Adapters(session)
         self.raw = RawClient(session)
+        self.embeddings = Embed(session)
+        self.classify = Classify(session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -264,15 +267,17 @@ class AsyncClient:
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""
-        spans = await self._session.fetch(
-            "POST",
-            "/tokenize",
-            list[TokenSpan],
-            options=resolve({}, timeout=self._session.config.timeout),
-            body=msgspec.json.encode(TokenizeRequest(inputs=text)),
-            any_server=True,
-        )
-        return [span.id for span in spans]
+        return await tokenize(self._session, text)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, on servers that have vLLM's route for it."""
+        return await detokenize(self._session, token_ids)
+
+    async def metrics(self) -> ServerMetrics:
+        """The server's own figures: `(await client.metrics())["vllm:num_requests_running"].total`."""
+        from lorry.server_metrics import fetch_metrics  # most programs never ask for them
+
+        return await fetch_metrics(self._session)
 
     async def health(self) -> Health:
         """Whether the server is ready; raises ConnectError if it is not there.

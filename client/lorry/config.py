@@ -1,8 +1,8 @@
 """The client's settings: arguments first, then the environment, then defaults.
 
 The one place that reads the client's environment: LORRY_BASE_URL (several with
-commas between them), LORRY_API_KEY, LORRY_TIMEOUT (seconds for a whole call). It is read when a
-client is made.
+commas between them), LORRY_API_KEY, LORRY_TIMEOUT (seconds for a whole call), which are read when a
+client is made, and TERM.
 """
 
 from __future__ import annotations
@@ -115,3 +115,8 @@ def _checked_key(api_key: str) -> str:
     if not (api_key.isascii() and api_key.isprintable()):
         raise ConfigError("api_key holds characters that a header cannot carry")
     return api_key
+
+
+def terminal_is_plain() -> bool:
+    """Whether the terminal says of itself that it can only add text at its end."""
+    return os.environ.get("TERM", "dumb") == "dumb"

@@ -6,7 +6,6 @@ LoRAX's and TGI's `{"error": "text", "error_type": "name"}`.
 
 from __future__ import annotations
 
-import email.utils
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,6 +105,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     seconds = _number(value)
     if seconds is not None or value is None:
         return seconds
+    import email.utils  # a large package for a rare form
+
     try:
         date = email.utils.parsedate_to_datetime(value)
     except ValueError:

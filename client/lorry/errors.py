@@ -62,6 +62,16 @@ class ClientError(Exception):
     partial: Generation | None = None
     body: str | None = None
 
+    def __repr__(self) -> str:
+        facts = [repr(str(self))]
+        if self.request_id is not None:
+            facts.append(f"request_id={self.request_id!r}")
+        if self.adapter is not None:
+            facts.append(f"adapter={self.adapter!r}")
+        if self.attempts > 1:
+            facts.append(f"attempts={self.attempts}")
+        return f"{type(self).__name__}({', '.join(facts)})"
+
 
 class ConfigError(ClientError):
     """A wrong argument, environment variable or address."""

@@ -11,7 +11,7 @@ from lorry.assembly import Dialect, GenerationBuilder
 from lorry.errors import ClientError
 from lorry.exchange import Exchange
 from lorry.generation import Generation
-from lorry.options import CallOptions
+from lorry.options import CallOptions, GenerateOptions
 from lorry.session import Session
 from lorry.stream import TokenStream
 
@@ -34,11 +34,13 @@ class GenerateRoute(Generic[_Prompt]):
         *,
         encode_body: BodyEncoder[_Prompt],
         dialect: Dialect,
+        known: type[GenerateOptions] = GenerateOptions,
     ) -> None:
         self._session = session
         self._path = path
         self._encode_body = encode_body
         self._dialect = dialect
+        self._known = known
 
     async def generate(
         self, prompt: _Prompt, options: Mapping[str, Any], *, intended_ns: int | None = None
@@ -47,7 +49,7 @@ class GenerateRoute(Generic[_Prompt]):
 
         `intended_ns` is when it should have been sent, if a schedule said so.
         """
-        resolved = self._session.resolve(options)
+        resolved = self._session.resolve(options, known=self._known)
         if resolved.token_times or resolved.timeout.needs_stream:
             return await self._stream(prompt, resolved, intended_ns=intended_ns).final()
         exchange = self._session.exchange(
@@ -75,7 +77,7 @@ class GenerateRoute(Generic[_Prompt]):
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
         """A stream whose request has not been sent."""
-        return self._stream(prompt, self._session.resolve(options))
+        return self._stream(prompt, self._session.resolve(options, known=self._known))
 
     async def _whole(self, exchange: Exchange, options: CallOptions) -> Generation:
         await exchange.open()

@@ -8,7 +8,11 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from lorry.timing import Timing
+from lorry.tool_calls import ToolCall
 from lorry.types.common import Timings
+from lorry.waterfall import duration
+
+SHOWN_CHARS = 60
 
 ServerTiming: TypeAlias = Timings
 
@@ -28,6 +32,14 @@ class Token(msgspec.Struct, frozen=True):
     logprob: float | None = None
     top_logprobs: tuple[tuple[str, float], ...] | None = None
 
+    def __repr__(self) -> str:
+        facts = [repr(self.text), f"index={self.index}"]
+        if self.id is not None:
+            facts.append(f"id={self.id}")
+        if self.logprob is not None:
+            facts.append(f"logprob={self.logprob:.3f}")
+        return f"Token({', '.join(facts)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -42,14 +54,14 @@ class Usage:
     source: Literal["server", "counted"] = "server"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Generation:
     """One completion, or the part of it that came (`TokenStream.partial`, `ClientError.partial`).
 
     `tokens` is there for streamed answers and when logprobs were asked for; `token_ids` and
-    `prompt_token_ids` when the server sends ids. `finish_reason` is None only in a part. `server` is the server's own account
-    of the time, `extra` every field of its answer that has no place here, `tag` what the caller
-    gave.
+    `prompt_token_ids` when the server sends ids. `tool_calls` are the functions that the model asks
+    to have called. `finish_reason` is None only in a part. `server` is the server's own account of
+    the time, `extra` every field of its answer that has no place here, `tag` what the caller gave.
     """
 
     text: str
@@ -69,3 +81,42 @@ class Generation:
     server: ServerTiming | None = None
     tag: Any = None
     extra: dict[str, Any] = field(default_factory=dict)
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message as OpenAI has it, to be put behind the others of a conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            message["content"] = self.text or None
+            message["tool_calls"] = [call.to_message() for call in self.tool_calls]
+        return message
+
+    def facts(self) -> list[str]:
+        """What there is to say of it beside its text, in a few words each."""
+        facts = [self.adapter or self.model or "base", self.finish_reason or "not finished"]
+        if self.usage.completion_tokens is not None:
+            facts.append(f"{self.usage.completion_tokens} tokens")
+        if self.timing.ttft is not None:
+            facts.append(f"first after {duration(self.timing.ttft * 1e9)}")
+        if self.timing.e2e is not None:
+            facts.append(f"{duration(self.timing.e2e * 1e9)} in all")
+        if self.attempts > 1:
+            facts.append(f"{self.attempts} attempts")
+        return facts
+
+    def __repr__(self) -> str:
+        shown = [repr(shortened(self.text))]
+        if self.tool_calls:
+            shown.append(f"calls {', '.join(call.name for call in self.tool_calls)}")
+        return f"Generation({', '.join(shown + self.facts())})"
+
+    def _repr_html_(self) -> str:
+        from lorry.notebook import generation_html  # needed in notebooks only
+
+        return generation_html(self)
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text that may be long, for one line."""
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"

@@ -6,10 +6,9 @@ One definition serves every method that generates; `resolve` turns what a caller
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -38,6 +37,8 @@ class GenerateOptions(TypedDict, total=False):
     min_tokens: int | None
     ignore_eos: bool | None
     echo: bool | None  # the prompt comes back in front of the text
+    response_format: Mapping[str, Any] | None  # as OpenAI has it, {"type": "json_object"}
+    priority: int | None  # smaller goes first, on servers that schedule by it
     deadline: float | None  # seconds for everything; the smaller of it and the timeout's total
     timeout: Timeout | float | None  # instead of the client's; a number is the total
     token_times: bool | None  # stream underneath and keep one stamp per token
@@ -46,8 +47,17 @@ class GenerateOptions(TypedDict, total=False):
     extra_body: Mapping[str, Any] | None  # put into the body last; a None removes the field
 
 
+class ChatOptions(GenerateOptions, total=False):
+    """What a conversation may be given beyond that; tools are dicts as OpenAI has them."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+
+
 _ALIASES = {"max_new_tokens": "max_tokens", "adapter_id": "adapter"}
 _LOCAL = frozenset({"deadline", "timeout", "token_times", "request_id", "tag", "extra_body"})
+_ONE_CHOICE = "a call has one choice; for several answers, call several times, each with a seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ def resolve(
     *,
     timeout: Timeout,
     defaults: Mapping[str, Any] | None = None,
+    known: type[GenerateOptions] = GenerateOptions,
 ) -> CallOptions:
     """Check the names, settle aliases and limits; `timeout` is the client's own.
 
@@ -76,13 +87,13 @@ def resolve(
     Raises TypeError for an unknown option or for both names of one, ValueError for a wrong limit
     or request id. What the values mean is the server's to judge.
     """
-    given = canonical(options)
+    given = canonical(options, known=known)
     if defaults:
         given = {**defaults, **given}
     adapter = given.pop("adapter", None)
     return CallOptions(
         sampling={name: value for name, value in given.items() if name not in _LOCAL},
-        extra_body=given.get("extra_body") or {},
+        extra_body=_single_choice(given.get("extra_body") or {}),
         adapter=adapter or None,
         timeout=_limits(given.get("timeout"), given.get("deadline"), timeout),
         token_times=bool(given.get("token_times")),
@@ -100,15 +111,15 @@ def default_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
+def canonical(
+    options: Mapping[str, Any], *, known: type[GenerateOptions] = GenerateOptions
+) -> dict[str, Any]:
     """The options that are given, each under its first name; raises TypeError as `resolve` does."""
     given: dict[str, Any] = {}
-    known = GenerateOptions.__annotations__
+    names = known.__annotations__
     for name, value in options.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+        if name not in names:
+            raise TypeError(_not_an_option(name, names))
         if value is None:
             continue
         canonical = _ALIASES.get(name, name)
@@ -117,6 +128,25 @@ def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{canonical!r} and {other!r} are two names of one option; give one")
         given[canonical] = value
     return given
+
+
+def _not_an_option(name: str, names: Collection[str]) -> str:
+    if name in ChatOptions.__annotations__:
+        return f"{name!r} is an option of conversations only: client.chat takes it"
+    if name in ("n", "best_of"):
+        return f"{name!r} is not an option: {_ONE_CHOICE}"
+    import difflib  # a wrong name is worth the time
+
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unexpected keyword argument {name!r}{hint}"
+
+
+def _single_choice(extra_body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse what would be answered with several texts, of which a `Generation` holds one."""
+    if extra_body.get("n") not in (None, 1):
+        raise TypeError(f"extra_body has n={extra_body['n']!r}: {_ONE_CHOICE}")
+    return extra_body
 
 
 def as_timeout(value: Timeout | float | None, *, default: Timeout) -> Timeout:

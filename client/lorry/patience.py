@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from lorry.alarm import Alarm
-from lorry.errors import ClientError, DeadlineExceeded, Phase, StreamCancelled
+from lorry.call_outcome import cancelled, too_late
+from lorry.errors import ClientError, Phase
 from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
 
@@ -131,11 +132,10 @@ class Patience:
 
     def _interruption(self, phase: Phase, limit: ReadLimit | None) -> ClientError:
         if self.cancel_reason is not None:
-            reason = f": {self.cancel_reason}" if self.cancel_reason else ""
-            return StreamCancelled(f"the stream was cancelled{reason}")
+            return cancelled(self.cancel_reason)
         if limit is not None:
-            return _too_late(limit[1], limit[2])
-        return _too_late(self._narrowed(phase), self._timeout.total or 0.0)
+            return too_late(limit[1], limit[2])
+        return too_late(self._narrowed(phase), self._timeout.total or 0.0)
 
     def _narrowed(self, phase: Phase) -> Phase:
         """What was being waited for when the whole call ran out of time."""
@@ -144,19 +144,3 @@ class Patience:
         if phase == "total" and not self.first_token_came:
             return "first_token"
         return phase
-
-
-_WAITING_FOR: dict[Phase, str] = {
-    "queue": "waiting to send the request",
-    "connect": "connecting",
-    "headers": "waiting for the answer to begin",
-    "first_token": "waiting for the first token",
-    "idle": "waiting for the next bytes of the stream",
-    "total": "receiving the answer",
-}
-
-
-def _too_late(phase: Phase, limit_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"{limit_s:g} s ran out while {_WAITING_FOR[phase]}", phase=phase, limit_s=limit_s
-    )

@@ -24,7 +24,7 @@ def completion_body(prompt: str | Sequence[int], options: CallOptions, *, stream
     body = _common(options, stream=stream)
     body["prompt"] = prompt if isinstance(prompt, str) else _token_ids(prompt)
     body.update(options.sampling)
-    return _encode(body, options.extra_body)
+    return encode_body(body, options.extra_body)
 
 
 def chat_body(
@@ -41,7 +41,7 @@ def chat_body(
         sampling["logprobs"] = True
         sampling["top_logprobs"] = num_alternatives
     body.update(sampling)
-    return _encode(body, options.extra_body)
+    return encode_body(body, options.extra_body)
 
 
 def _common(options: CallOptions, *, stream: bool) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def _token_ids(prompt: Sequence[int]) -> list[int]:
         ) from error
 
 
-def _encode(body: dict[str, Any], extra_body: Mapping[str, Any]) -> bytes:
+def encode_body(body: dict[str, Any], extra_body: Mapping[str, Any]) -> bytes:
+    """The JSON of a body, with what the caller adds; None in `extra_body` removes a field."""
     body.update(extra_body)
     for name in [name for name, value in extra_body.items() if value is None]:
         del body[name]

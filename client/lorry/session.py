@@ -16,7 +16,7 @@ from lorry.errors import ConfigError, StreamProtocolError
 from lorry.exchange import Exchange
 from lorry.limits.base import Limiter
 from lorry.middleware import Middleware
-from lorry.options import CallOptions, resolve
+from lorry.options import CallOptions, GenerateOptions, resolve
 from lorry.retry import RetryPolicy
 from lorry.stats import CallCounters, ClientStats
 from lorry.telemetry import Telemetry
@@ -89,9 +89,11 @@ class Session:
         """The same transport and counters, for a client with other settings to be set on it."""
         return copy.copy(self)
 
-    def resolve(self, options: Mapping[str, Any]) -> CallOptions:
+    def resolve(
+        self, options: Mapping[str, Any], *, known: type[GenerateOptions] = GenerateOptions
+    ) -> CallOptions:
         """The options of one generation, over the defaults; raises as `lorry.options.resolve`."""
-        return resolve(options, timeout=self.config.timeout, defaults=self.defaults)
+        return resolve(options, timeout=self.config.timeout, defaults=self.defaults, known=known)
 
     def exchange(
         self,

@@ -60,6 +60,18 @@ class TokenStream:
         self._failure: ClientError | None = None
         self._is_reading = False
 
+    def __repr__(self) -> str:
+        usage = self._builder.usage
+        facts = [self.adapter or "base", self._state, f"{usage.completion_tokens or 0} tokens"]
+        if self._failure is not None:
+            facts.append(type(self._failure).__name__)
+        return f"TokenStream({', '.join(facts)}, request_id={self.request_id!r})"
+
+    def _repr_html_(self) -> str:
+        from lorry.notebook import generation_html  # needed in notebooks only
+
+        return generation_html(self.partial)
+
     async def __aenter__(self) -> Self:
         if self._state == "new":
             await self._advance()

@@ -10,6 +10,12 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from lorry.waterfall import draw
+
+if TYPE_CHECKING:
+    from lorry.types.common import Timings
 
 
 @dataclass(slots=True)
@@ -40,7 +46,8 @@ class Timing:
     event and a keep-alive comment are not tokens. `num_buffered_tokens` are those that shared a
     read with an earlier one, so that their gap is zero whatever the server did. `loop_lag_max` is by
     how much, at worst, the event loop was late while the call was in flight: stamps may be that
-    much too late. A loop that nothing disturbs is up to a millisecond late, as its timers are.
+    much too late. A loop that nothing disturbs is up to a millisecond late, as its timers are. `server`
+    is the server's own account, where it gave one; `print(timing)` draws the two as one waterfall.
     """
 
     created_ns: int
@@ -56,6 +63,22 @@ class Timing:
     num_buffered_tokens: int = 0
     admitted_ns: int | None = None
     loop_lag_max: float | None = None
+    server: Timings | None = None
+
+    def __str__(self) -> str:
+        """The waterfall of the call, a line for each part of it; see `lorry.waterfall`."""
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        from lorry.notebook import timing_html  # needed in notebooks only
+
+        return timing_html(self)
+
+    def to_chrome_trace(self) -> dict[str, Any]:
+        """This call as Chrome trace events; `lorry.chrome_trace` takes many calls."""
+        from lorry.trace_events import chrome_trace  # which needs this module
+
+        return chrome_trace([self])
 
     @property
     def sent_ns(self) -> int | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -15,18 +13,17 @@ import pytest
 from lorry import cli
 from lorry.adapter_report import size
 from tests.support.fake_adapter_routes import BROKEN, MISSING, FakeAdapterRoutes, card
-from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply
+from tests.support.fake_llm_server import ReceivedRequest, Reply
+from tests.support.server_in_thread import ServerInThread
 
 
-class ServerThread:
-    """A fake server on a loop of its own: the command has another one."""
+class ServerThread(ServerInThread):
+    """A server with two adapters, which may want a key."""
 
     def __init__(self) -> None:
+        super().__init__(self._answer)
         self.routes = FakeAdapterRoutes(sql="/adapters/sql", pirate="/adapters/pirate")
-        self.server = FakeLLMServer(self._answer)
         self.key: str | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
 
     async def _answer(self, request: ReceivedRequest, reply: Reply) -> None:
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
@@ -34,26 +31,13 @@ class ServerThread:
             return
         await self.routes(request, reply)
 
-    def start(self) -> None:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.server.__aenter__(), self._loop).result(10)
-
-    def stop(self) -> None:
-        stopping = self.server.__aexit__(None, None, None)
-        asyncio.run_coroutine_threadsafe(stopping, self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerThread]:
-    fake = ServerThread()
-    fake.start()
-    monkeypatch.setenv("LORRY_BASE_URL", fake.server.url)
-    monkeypatch.delenv("LORRY_API_KEY", raising=False)
-    yield fake
-    fake.stop()
+    with ServerThread() as fake:
+        monkeypatch.setenv("LORRY_BASE_URL", fake.url)
+        monkeypatch.delenv("LORRY_API_KEY", raising=False)
+        yield fake
 
 
 def run(*arguments: str) -> int:

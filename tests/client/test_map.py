@@ -102,6 +102,17 @@ async def test_conversations_and_prompts_share_a_batch() -> None:
     assert [result.tag for result in results] == [None, "chat"]
 
 
+async def test_tools_are_options_of_conversations_in_a_batch_too() -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    item = lorry.Request(messages=[{"role": "user", "content": "b"}], tools=tools)
+    async with FakeLLMServer(repeat) as server, lorry.AsyncClient(server.url) as client:
+        await client.map([item])
+
+    assert server.requests[0].json["tools"] == tools
+    with pytest.raises(TypeError, match="'tools' is an option of conversations only"):
+        lorry.Request("prompt", tools=tools)
+
+
 async def test_prompts_are_taken_as_they_are_needed() -> None:
     taken = 0
     server_has_two = asyncio.Event()

@@ -13,6 +13,7 @@ import lorry
 from lorry import cli
 from lorry.options import GenerateOptions
 from lorry.types.completions import CompletionRequest
+from lorry_server.http.unsupported_fields import COMPLETION_FIELDS
 
 
 def run_python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +69,7 @@ def test_options_are_the_names_of_the_wire() -> None:
     }
     sent = set(typing.get_type_hints(GenerateOptions)) - local
 
-    assert sent <= set(CompletionRequest.__struct_fields__)
+    assert sent <= set(CompletionRequest.__struct_fields__) | set(COMPLETION_FIELDS)
 
 
 LOOPS_IN_TURN = """
@@ -118,7 +119,9 @@ def test_command_lists_its_subcommands(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["--help"]) == 0
 
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("serve", "loadtest", "version"))
+    assert all(
+        name in shown for name in ("serve", "generate", "chat", "loadtest", "completion", "version")
+    )
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
 from lorry.chat import Messages
-from lorry.options import GenerateOptions, canonical
+from lorry.options import ChatOptions, GenerateOptions, canonical
 
 Prompt: TypeAlias = str | Sequence[int]
 
@@ -27,13 +27,15 @@ class Request:
         prompt: Prompt | None = None,
         *,
         messages: Messages | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[ChatOptions],
     ) -> None:
         if (prompt is None) == (messages is None):
             raise TypeError("a Request is made of a prompt or of messages: give one of them")
         self.prompt = prompt
         self.messages = messages
-        self.options: Mapping[str, Any] = canonical(options)
+        self.options: Mapping[str, Any] = canonical(
+            options, known=GenerateOptions if messages is None else ChatOptions
+        )
 
     def __repr__(self) -> str:
         if self.prompt is None:

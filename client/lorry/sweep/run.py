@@ -50,7 +50,7 @@ async def run_sweep(
     for name in sorted(_SET_BY_THE_SWEEP & options.keys()):
         raise TypeError(f"{name} is set by the sweep itself")
     # those of the client hold for every request too
-    spoken = {**client._session.defaults, **options}
+    spoken = {**_defaults(client), **options}
     pool = PromptPool(prompts, seed=seed)
     setting = StudySetting(
         requests_per_point=plan.requests_per_point,
@@ -89,3 +89,9 @@ async def run_sweep(
 def _as_json(value: Any) -> Any:
     """Options as they are read back from a file; what JSON does not know as it prints."""
     return value if isinstance(value, (str, int, float, bool)) else repr(value)
+
+
+def _defaults(client: AsyncClient) -> dict[str, Any]:
+    """What the client adds to every request, and the sweep does not set."""
+    defaults = client._session.defaults
+    return {name: value for name, value in defaults.items() if name not in _SET_BY_THE_SWEEP}

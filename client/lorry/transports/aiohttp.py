@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import io
-import ssl
 import time
 import weakref
 from collections.abc import AsyncGenerator, Mapping
@@ -19,6 +17,7 @@ import aiohttp
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.timing import AttemptTiming
 from lorry.transports.base import ConnectionCounts, WireRequest
+from lorry.transports.connect_error import connect_error
 
 if TYPE_CHECKING:
     from aiohttp.client import ClientTimeout
@@ -259,22 +258,10 @@ async def _send(
 
 
 def _connect_error(url: str, error: Exception) -> ConnectError:
-    cause = getattr(error, "os_error", error)
-    code = getattr(cause, "errno", None)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        reason = "its host name is not known"
-    elif isinstance(cause, ssl.SSLError):
-        reason = "the TLS handshake failed"
-    elif code == errno.ECONNREFUSED:
-        reason = "it refuses connections; is the server running?"
-    elif code in (errno.EMFILE, errno.ENFILE):
-        reason = "no file descriptor is left; raise `ulimit -n` or make fewer calls at once"
-    elif code == errno.EADDRNOTAVAIL:
-        reason = "no local port is left; make fewer calls at once"
-    else:
-        reason = "no connection was made"
-    return ConnectError(
-        f"cannot connect to {url}: {reason} ({cause})", refused=code == errno.ECONNREFUSED
+    return connect_error(
+        url,
+        getattr(error, "os_error", error),
+        is_name_unknown=isinstance(error, aiohttp.ClientConnectorDNSError),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lorry.types.common import MAX_LOGPROBS, PositiveInt, Timings, Usage
 from lorry.types.generation import GenerationRequest
@@ -53,10 +53,29 @@ class ChatLogprobs(Struct, frozen=True):
     refusal: None = None
 
 
+class CalledFunction(Struct, frozen=True):
+    """`arguments` is JSON text, as the model wrote it; of a streamed call, the next piece of it."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class MessageToolCall(Struct, frozen=True):
+    """A call that the model asks for, or a piece of one; only pieces have an `index`."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: str | None = "function"
+    index: int | None = None
+
+
 class AssistantMessage(Struct, frozen=True):
-    content: str
+    """`content` is null where the model calls tools instead of speaking."""
+
+    content: str | None
     role: str = "assistant"
     refusal: str | None = None
+    tool_calls: list[MessageToolCall] | UnsetType | None = UNSET
 
 
 class ChatChoice(Struct, frozen=True):
@@ -83,6 +102,7 @@ class ChatCompletion(Struct, frozen=True):
 class ChatDelta(Struct, frozen=True, omit_defaults=True):
     role: str | None = None
     content: str | None = None
+    tool_calls: list[MessageToolCall] | None = None
 
 
 class ChatChunkChoice(Struct, frozen=True):

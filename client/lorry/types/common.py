@@ -67,3 +67,7 @@ class Timings(Struct, frozen=True):
     steps: int
     max_batch: int
     preemptions: int
+    adapter_load_ms: float | None = None
+    prepare_ms: float | None = None
+    finish_ms: float | None = None
+    total_ms: float | None = None

@@ -1,0 +1,316 @@
+"""One call on the wire, blocking: its attempts, its deadline, its stopwatch, its bytes."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from lorry.attempts import MAX_ERROR_BODY_BYTES
+from lorry.blocking.connection import Connection, ConnectionPool
+from lorry.blocking.retry_account import RetryAccount
+from lorry.call_outcome import cancelled, concluded, too_late
+from lorry.error_mapping import status_error
+from lorry.errors import (
+    ClientError,
+    ConnectionLost,
+    DeadlineExceeded,
+    Phase,
+    StreamProtocolError,
+)
+from lorry.exchange import END_GRACE_S
+from lorry.retry import RetryPolicy
+from lorry.timeout import Timeout
+from lorry.timing import Stopwatch
+
+READ_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingCall:
+    """What is to be sent, where, and in what time. `api_key` only serves to blot it out."""
+
+    method: str
+    base_url: str
+    path: str
+    request_id: str
+    timeout: Timeout
+    retry: RetryPolicy
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    adapter: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+
+class BlockingExchange:
+    """Sends a call, again where that is safe, and reads the answer within the call's limits.
+
+    One thread uses it; `cancel` may come from another.
+    """
+
+    def __init__(self, call: BlockingCall, pool: ConnectionPool, retries: RetryAccount) -> None:
+        now = time.perf_counter_ns()
+        self.call = call
+        self.stopwatch = Stopwatch(created_ns=now, intended_ns=now)
+        self._pool = pool
+        self._retries = retries
+        self._connection: Connection | None = None
+        self._response: http.client.HTTPResponse | None = None
+        self._body_ended = False
+        self._started_at = time.monotonic()
+        self._phase: Phase = "queue"
+        self._limits: list[tuple[float, Phase, float]] = []  # when, which, its seconds
+        self._first_token_came = False
+        self._cancel_reason: str | None = None
+        self._was_cancelled = threading.Event()
+
+    def open(self) -> Mapping[str, str]:
+        """Send until an answer with status 2xx begins; return its headers.
+
+        Raises a described ClientError.
+        """
+        self._started_at = time.monotonic()
+        failures: list[ClientError] = []
+        self._retries.pay_in()
+        try:
+            while True:
+                try:
+                    return self._attempt()
+                except ClientError as failure:
+                    failure.endpoint = self.call.base_url
+                    failures.append(failure)
+                verdict = self.call.retry.judge(
+                    failures[-1],
+                    num_attempts=len(failures),
+                    remaining_s=self._remaining_s(),
+                    random=random.random,
+                )
+                if verdict.delay_s is None:
+                    raise concluded(failures, verdict.reason)
+                if not self._retries.pay_out():
+                    raise concluded(failures, "budget")
+                self._was_cancelled.wait(verdict.delay_s)
+        except ClientError as error:
+            self.describe(error)
+            raise
+
+    def read(self) -> bytes:
+        """The next bytes of the body, b"" at its end; stamps the stopwatch."""
+        self._set_phase("total", self._read_limits())
+        try:
+            data = self._read_some()
+        except ClientError as error:
+            self.describe(error)
+            raise
+        if data and self._connection is not None:
+            self.stopwatch.received(self._connection.socket.read_ns)
+        return data
+
+    def read_all(self) -> bytes:
+        """The whole body, and the end of the call."""
+        self._first_token_came = True  # it cannot be seen in a body that is not a stream
+        pieces = []
+        while piece := self.read():
+            pieces.append(piece)
+        self.stopwatch.done_ns = time.perf_counter_ns()
+        self.close()
+        return b"".join(pieces)
+
+    def finish(self) -> None:
+        """Wait shortly for the end of a body whose content is complete, then close."""
+        self.stopwatch.done_ns = time.perf_counter_ns()
+        self._set_phase("total", [(time.monotonic() + END_GRACE_S, "total", END_GRACE_S)])
+        try:
+            while self._read_some():
+                pass
+        except ClientError:
+            pass  # the connection cannot be used again; nothing else is lost
+        self.close()
+
+    def close(self) -> None:
+        """Keep the connection if the body was read to its end, else close it now."""
+        connection, self._connection = self._connection, None
+        response, self._response = self._response, None
+        if connection is None:
+            return
+        if response is not None and self._body_ended and not response.will_close:
+            response.close()
+            self._pool.give_back(connection)
+            return
+        connection.abort()
+        if response is not None:
+            response.close()
+
+    def cancel(self, reason: str) -> None:
+        """End the call, from any thread: whoever waits in it gets StreamCancelled."""
+        self._cancel_reason = reason
+        self._was_cancelled.set()
+        connection = self._connection
+        if connection is not None:
+            connection.socket.abort()
+
+    def first_token_came(self) -> None:
+        """From now on the limit on the first token does not hold."""
+        self._first_token_came = True
+
+    def describe(self, error: ClientError) -> None:
+        """Write on an error which call it ended, and when."""
+        error.request_id = self.call.request_id
+        error.endpoint = self.call.base_url
+        error.adapter = self.call.adapter
+        error.attempts = len(self.stopwatch.attempts)
+        if self.stopwatch.done_ns is None:
+            self.stopwatch.done_ns = time.perf_counter_ns()
+        error.timing = self.stopwatch.snapshot()
+
+    def _attempt(self) -> Mapping[str, str]:
+        call = self.call
+        attempt = self.stopwatch.start_attempt(time.perf_counter_ns())
+        try:
+            self._begin_connecting()
+            connection = self._pool.take()
+            attempt.reused_connection = connection is not None
+            if connection is None:
+                connection = self._pool.connect(self._patience)
+            attempt.connected_ns = time.perf_counter_ns()
+            connection.socket.patience = self._patience
+            self._connection = connection
+            self._set_phase("headers")
+            connection.http.request(
+                call.method, _target(call), body=call.body, headers=self._headers()
+            )
+            response = self._response = connection.http.getresponse()
+            attempt.headers_ns = time.perf_counter_ns()
+        except BaseException as error:
+            self._fail(error)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        if not 200 <= response.status < 300:
+            body = self._read_error_body()
+            self.close()
+            raise status_error(response.status, headers, body, secret=call.api_key)
+        encoding = headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            self.close()
+            raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
+        return headers
+
+    def _begin_connecting(self) -> None:
+        limit_s = self.call.timeout.connect
+        limits: list[tuple[float, Phase, float]] = []
+        if limit_s is not None:
+            limits = [(time.monotonic() + limit_s, "connect", limit_s)]
+        self._set_phase("connect", limits)
+        self._patience()  # there may be none left
+
+    def _headers(self) -> dict[str, str]:
+        call = self.call
+        headers = {**call.headers, "host": urlsplit(call.base_url).netloc}
+        headers["x-request-id"] = call.request_id
+        if call.method == "POST":
+            headers["idempotency-key"] = call.request_id
+        if len(self.stopwatch.attempts) > 1:
+            headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
+        remaining_s = self._remaining_s()
+        if remaining_s is not None:
+            headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
+        return headers
+
+    def _read_error_body(self) -> bytes:
+        body = b""
+        try:
+            while len(body) < MAX_ERROR_BODY_BYTES:
+                piece = self._read_some()
+                if not piece:
+                    break
+                body += piece
+        except ConnectionLost:
+            pass  # the status says enough
+        return body
+
+    def _read_some(self) -> bytes:
+        """At least one byte, b"" at the end of the body."""
+        response = self._response
+        if response is None:
+            return b""
+        try:
+            data = response.read1(READ_BYTES)
+            if not data:
+                if not response.chunked and response.length:
+                    raise http.client.IncompleteRead(b"", response.length)
+                self._body_ended = True
+        except BaseException as error:
+            self._fail(error)
+        return data
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Close the connection and raise what an error of it means."""
+        self._body_ended = False
+        self.close()
+        if self._cancel_reason is not None and isinstance(error, Exception):
+            raise cancelled(self._cancel_reason) from None
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise self._too_late() from None
+        if isinstance(error, (OSError, http.client.HTTPException)):
+            raise ConnectionLost(
+                f"the connection ended before the answer did ({error or type(error).__name__})"
+            ) from error
+        raise error
+
+    def _set_phase(
+        self, phase: Phase, limits: list[tuple[float, Phase, float]] | None = None
+    ) -> None:
+        """What is waited for from now on, within `limits` and the limit on the whole call."""
+        self._phase = phase
+        self._limits = list(limits or ())
+        total = self.call.timeout.total
+        if total is not None:
+            self._limits.append((self._started_at + total, "total", total))
+
+    def _patience(self) -> float | None:
+        """How long the next wait may take; raises TimeoutError when time is up, or cancelled."""
+        if self._cancel_reason is not None:
+            raise TimeoutError
+        if not self._limits:
+            return None
+        remaining_s = min(self._limits)[0] - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError
+        return remaining_s
+
+    def _too_late(self) -> DeadlineExceeded:
+        _, phase, limit_s = min(self._limits)
+        if phase == "connect":
+            return DeadlineExceeded(
+                f"no connection to {self.call.base_url} within {limit_s:g} s",
+                phase=phase,
+                limit_s=limit_s,
+            )
+        if phase != "total":
+            return too_late(phase, limit_s)
+        if self._phase == "total" and not self._first_token_came:
+            return too_late("first_token", limit_s)
+        return too_late(self._phase, limit_s)
+
+    def _read_limits(self) -> list[tuple[float, Phase, float]]:
+        """The limits on the first token and on silence."""
+        limits: list[tuple[float, Phase, float]] = []
+        first_token, idle = self.call.timeout.first_token, self.call.timeout.idle
+        if first_token is not None and not self._first_token_came:
+            limits.append((self._started_at + first_token, "first_token", first_token))
+        if idle is not None:
+            limits.append((time.monotonic() + idle, "idle", idle))
+        return limits
+
+    def _remaining_s(self) -> float | None:
+        total = self.call.timeout.total
+        return None if total is None else self._started_at + total - time.monotonic()
+
+
+def _target(call: BlockingCall) -> str:
+    """The path on the server: that of the address, where it has one, and the route's."""
+    return urlsplit(call.base_url).path + call.path

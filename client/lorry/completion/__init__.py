@@ -1,0 +1,1 @@
+"""Shell completion: what there is to complete, and the scripts that do it."""
