@@ -275,6 +275,8 @@ async def test_the_table_has_a_row_for_each_point_and_says_what_is_doubtful() ->
     assert [line.split()[0] for line in lines[2:4]] == ["base", "base"]
     assert sum("too few requests for a median: 5 of the 20" in line for line in lines) == 2
     assert repr(result) == str(result)
+    num_drain = sum(point.num_drain for point in result.points)
+    assert f"left out: 4 requests of warm-up, {num_drain} that kept the load up" in lines[4]
     html = result._repr_html_()
     assert html.startswith("<svg")
     assert html.count("<tr>") == 3

@@ -30,6 +30,7 @@ _HEAD = (
     "trust",
 )
 _NOTE = "ttft and e2e from when a request was due; ± is a 95 % interval"
+_LEFT_OUT = "left out: {warmup} requests of warm-up, {drain} that kept the load up to the end"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -91,7 +92,7 @@ class SweepResult:
         target.write_text(self._repr_svg_(), encoding="utf-8")
 
     def __str__(self) -> str:
-        lines = [text_table(_HEAD, self._rows(), num_left=2), _NOTE]
+        lines = [text_table(_HEAD, self._rows(), num_left=2), self._note()]
         for point in self.points:
             lines += [f"{point.setting}: {said}" for said in (*point.cautions, *point.remarks)]
         return "\n".join(lines)
@@ -108,7 +109,16 @@ class SweepResult:
             for sentence in (*point.cautions, *point.remarks)
         )
         table = html_table(_HEAD, self._rows(), num_left=2)
-        return f"{self._repr_svg_()}{table}<p>{_NOTE}</p>" + (f"<ul>{said}</ul>" if said else "")
+        return f"{self._repr_svg_()}{table}<p>{self._note()}</p>" + (
+            f"<ul>{said}</ul>" if said else ""
+        )
+
+    def _note(self) -> str:
+        left_out = _LEFT_OUT.format(
+            warmup=sum(point.num_warmup for point in self.points),
+            drain=sum(point.num_drain for point in self.points),
+        )
+        return f"{_NOTE}; {left_out}"
 
     def _rows(self) -> list[list[str]]:
         return [_table_row(point) for point in self.points]
