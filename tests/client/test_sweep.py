@@ -167,7 +167,7 @@ async def test_failures_are_counted_and_put_the_figures_in_doubt() -> None:
     (point,) = result.points
     assert point.num_failed == 10
     assert not result.is_trustworthy
-    assert "10 of 20 requests failed (10 AdapterNotFound)" in point.cautions[0]
+    assert "10 of 20 requests failed (10 AdapterNotFound; the first: no such" in point.cautions[0]
     assert {r.error for r in point.records if r.adapter == "gone"} == {"AdapterNotFound"}
 
 

@@ -287,8 +287,12 @@ def test_a_clean_point_has_no_caution() -> None:
 @pytest.mark.parametrize(
     ("changes", "given", "caution"),
     [
-        ({"error": "Overloaded"}, {}, r"40 of 40 requests failed \(40 Overloaded\)"),
-        ({}, {"loop_lag": Distribution(n=9, max=0.08)}, "event loop was up to 80 ms late"),
+        (
+            {"error": "Overloaded"},
+            {},
+            r"40 of 40 requests failed \(40 Overloaded; the first: no message\)",
+        ),
+        ({}, {"loop_lag": Distribution(n=9, max=0.08)}, "event loop was late at times, by 80 ms"),
         ({}, {"client_cpu_share": 0.97}, "used 97% of a core"),
         ({"queue_s": 0.05}, {}, "waited 50 ms in this client"),
         ({"lateness_s": 0.05}, {}, "went out 50 ms after their time"),

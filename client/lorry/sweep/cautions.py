@@ -15,6 +15,7 @@ _BUSY_CORE = 0.9
 _FEWEST_PER_HALF = 10
 _FEWEST_RECORDS = samples_needed(0.5)
 _DRIFT_ERRORS = 3.0
+_MESSAGE_CHARS = 120
 
 
 def cautions(
@@ -71,13 +72,19 @@ def drift(name: str, values: Sequence[float | None]) -> str | None:
 
 
 def _failures(attempted: Sequence[RequestRecord]) -> str | None:
-    errors = [record.error for record in attempted if record.error is not None]
-    if not errors:
+    failed = [record for record in attempted if record.error is not None]
+    if not failed:
         return None
+    errors = [str(record.error) for record in failed]
     kinds = ", ".join(f"{errors.count(kind)} {kind}" for kind in sorted(set(errors)))
     return (
-        f"{len(errors)} of {len(attempted)} requests failed ({kinds}); latencies are of the others"
+        f"{len(failed)} of {len(attempted)} requests failed ({kinds}; the first: "
+        f"{_shortened(failed[0].error_message or 'no message')}); latencies are of the others"
     )
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= _MESSAGE_CHARS else f"{message[: _MESSAGE_CHARS - 1]}…"
 
 
 def _few(measured: Sequence[RequestRecord]) -> str | None:
@@ -87,13 +94,14 @@ def _few(measured: Sequence[RequestRecord]) -> str | None:
 
 
 def _client_lag(loop_lag: Distribution, ttft_s: float | None) -> str | None:
-    # the 99th percentile where there are enough samples for one
-    worst = loop_lag.p99 if loop_lag.p99 is not None else loop_lag.max
+    # one late moment among hundreds moves no percentile that is shown
+    known = (loop_lag.p99, loop_lag.p95, loop_lag.max)
+    worst = next((lag_s for lag_s in known if lag_s is not None), None)
     if worst is None or ttft_s is None or worst <= _NOTICEABLE * ttft_s:
         return None
     return (
-        f"this client's event loop was up to {format_seconds(worst)} late, beside a time to first "
-        f"token of {format_seconds(ttft_s)}: it measured itself"
+        f"this client's event loop was late at times, by {format_seconds(worst)} beside a time to "
+        f"first token of {format_seconds(ttft_s)}: it measured itself"
     )
 
 

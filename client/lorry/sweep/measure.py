@@ -21,6 +21,7 @@ from lorry.errors import (
     ConfigError,
     ConnectError,
     Forbidden,
+    StreamProtocolError,
     Unauthorized,
 )
 from lorry.generation import Generation
@@ -42,6 +43,7 @@ _HOPELESS = (
     ConfigError,
     ConnectError,
     Forbidden,
+    StreamProtocolError,
     Unauthorized,
 )
 
