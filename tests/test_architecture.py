@@ -68,7 +68,8 @@ SERVER_RULES: dict[str, set[str]] = {
 # What those parts of the client may import of it that must not know about calls.
 CLIENT_RULES: dict[str, set[str]] = {
     "limits": {"errors", "timing", "per_loop"},
-    "timing": set(),
+    "timing": {"waterfall", "notebook", "trace_events", "types.common"},  # to show itself
+    "waterfall": {"timing", "types.common"},
     "alarm": set(),
     "loop_lag": set(),
     "per_loop": set(),
@@ -272,8 +273,25 @@ def test_the_clients_telemetry_library_is_touched_by_its_module_alone_and_nothin
     assert (users, importers) == ({"otel"}, set())
 
 
+def test_the_blocking_client_has_neither_a_loop_nor_an_http_library_of_others() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        if is_within(module, {"blocking"})
+        for name in imports(file)
+        if name.split(".")[0] in {"asyncio", "aiohttp", "httpx", "httpx2", "gevent", "concurrent"}
+    ]
+
+    assert offences == []
+
+
 @pytest.mark.parametrize(
-    "module", ["balancing", "ejection", "endpoints", "error_mapping", "errors", "retry", "sse"]
+    "module",
+    [
+        *("assembly", "balancing", "call_outcome", "ejection", "endpoints", "error_mapping"),
+        *("errors", "generation", "options", "request_body", "retry", "side_by_side", "sse"),
+        *("timing", "tool_calls", "trace_events", "waterfall"),
+    ],
 )
 def test_what_decides_in_the_client_does_no_io(module: str) -> None:
     (file,) = (file for name, file in modules("lorry") if name == module)

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 from lorry._version import __version__
 from lorry.adapter_report import AdapterCards
 from lorry.balancing import EndpointStats
-from lorry.classify import Classification, Entity
 from lorry.client import AsyncClient
-from lorry.embeddings import Embeddings
 from lorry.endpoints import Endpoint
 from lorry.errors import (
     AdapterExists,
@@ -66,6 +64,8 @@ if TYPE_CHECKING:
     from lorry.batch.settings import BatchOptions
     from lorry.batch.stats import BatchStats
     from lorry.blocking.client import Client
+    from lorry.classify import Classification, Entity
+    from lorry.embeddings import Embeddings
     from lorry.server_metrics import ServerMetrics
     from lorry.sweep.compare import Comparison, compare
     from lorry.sweep.point import SweepPoint
@@ -79,8 +79,11 @@ _LATE = {
     "BatchRun": "lorry.batch.run",
     "BatchStats": "lorry.batch.stats",
     "Comparison": "lorry.sweep.compare",
+    "Classification": "lorry.classify",
     "Client": "lorry.blocking.client",
     "Constant": "lorry.batch.arrivals",
+    "Embeddings": "lorry.embeddings",
+    "Entity": "lorry.classify",
     "Gamma": "lorry.batch.arrivals",
     "Poisson": "lorry.batch.arrivals",
     "Progress": "lorry.batch.progress",

@@ -57,7 +57,9 @@ class Alarm:
         self._task = task
         self._cancelling = task.cancelling()
         self._limit_at = limit_at
-        self._aim()
+        # a timer that is set goes off at the end of the call's time at the latest
+        if limit_at is not None or self._timer is None:
+            self._aim()
 
     def end(self) -> bool:
         """The wait is over; True if it was cancelled by this alarm and by nobody else."""

@@ -28,7 +28,7 @@ _Answer = TypeVar("_Answer", Completion, chat.ChatCompletion, chat.ChatCompletio
 TopLogprobs = tuple[tuple[str, float], ...]
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """The text, logprob and best alternatives of one token, whichever dialect said it."""
 
     text: str
@@ -36,7 +36,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top: TopLogprobs | None
 
 
-class Delta(msgspec.Struct, frozen=True):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """What one chunk (or a whole answer) adds.
 
     A struct rather than a dataclass, as `Token` is: one is made for every event of a stream, and
@@ -53,6 +53,11 @@ class Delta(msgspec.Struct, frozen=True):
     usage: common.Usage | None = None
     timings: common.Timings | None = None
     tool_calls: Sequence[chat.MessageToolCall] | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """It ends the text or follows its end; such chunks carry what servers add of their own."""
+        return self.finish_reason is not None or self.usage is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +105,7 @@ class GenerationBuilder:
             self._has_ended = True
             return []
         delta = self._dialect.read_chunk(data)
-        if delta.finish_reason is not None or delta.usage is not None:
-            # such chunks carry what servers add of their own
+        if delta.is_final:
             self._extra.update(_unknown_fields(data))
         return self._add(delta, t_ns=t_ns)
 
@@ -176,11 +180,11 @@ class GenerationBuilder:
     def _split(self, delta: Delta, t_ns: int) -> list[Token]:
         """Divide a delta into its tokens; see `Token` for who gets the text."""
         ids, logprobs = delta.token_ids or (), delta.logprobs or ()
-        if not logprobs and len(ids) < 2:  # as nearly all are, so this is done at once
-            if not (ids or delta.text or delta.tool_calls):
-                return []
+        count = len(ids) or len(logprobs) or (1 if delta.text or delta.tool_calls else 0)
+        if count == 0:
+            return []
+        if count == 1 and not logprobs:  # as nearly all are
             return [Token(delta.text, len(self._tokens), t_ns, ids[0] if ids else None)]
-        count = len(ids) or len(logprobs)
         texts = [""] * (count - 1) + [delta.text]
         if len(logprobs) == count and "".join(item.text for item in logprobs) == delta.text:
             texts = [item.text for item in logprobs]

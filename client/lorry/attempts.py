@@ -85,30 +85,26 @@ class Within(Protocol):
     async def __call__(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T: ...
 
 
-class Attempts:
-    """Sends one call until it is answered with success or must not be sent again.
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the attempts of a call may do with its time and its place among others.
 
     `admit` is awaited before every attempt, `step_aside` called before the wait for the next one.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        outlet: Outlet,
-        *,
-        stopwatch: Stopwatch,
-        within: Within,
-        remaining_s: Callable[[], float | None],
-        admit: Callable[[], Awaitable[None]],
-        step_aside: Callable[[ClientError], None],
-    ) -> None:
+    within: Within
+    remaining_s: Callable[[], float | None]
+    admit: Callable[[], Awaitable[None]]
+    step_aside: Callable[[ClientError], None]
+
+
+class Attempts:
+    """Sends one call until it is answered with success or must not be sent again."""
+
+    def __init__(self, call: Call, outlet: Outlet, *, stopwatch: Stopwatch) -> None:
         self._call = call
         self._outlet = outlet
         self._stopwatch = stopwatch
-        self._within = within
-        self._remaining_s = remaining_s
-        self._admit = admit
-        self._step_aside = step_aside
         self._visit: Visit | None = None
         # servers may refuse a key with the characters of which quoted strings are made
         id_ = call.request_id
@@ -121,21 +117,21 @@ class Attempts:
         """The address of the server that has the call; "" while none of several was chosen."""
         return "" if self._state is None else self._state.url
 
-    async def run(self) -> WireResponse:
+    async def run(self, turn: Turn) -> WireResponse:
         """Return an answer with status 2xx, its body unread. Raises ClientError."""
         call, balancer = self._call, self._outlet.balancer
         failures: list[ClientError] = []
         tried: list[EndpointState] = []
         was_stale = False
-        await self._admit()
+        await turn.admit()
         state = call.pinned or balancer.choose(call.adapter)
         balancer.pay_in(state, call.retry.budget)
         while True:
             self._state = state
             try:
                 if failures:
-                    await self._admit()
-                return await self._attempt(state)
+                    await turn.admit()
+                return await self._attempt(state, turn)
             except ClientError as failure:
                 self._note(failure)
                 failures.append(failure)
@@ -148,7 +144,7 @@ class Attempts:
                 verdict = call.retry.judge(
                     failures[-1],
                     num_attempts=len(failures) - was_stale,
-                    remaining_s=self._remaining_s(),
+                    remaining_s=turn.remaining_s(),
                     random=random.random,
                     goes_elsewhere=target not in tried,
                     answer_takes_s=target.answer_takes_s or 0.0,
@@ -158,10 +154,10 @@ class Attempts:
                 state, delay_s = target, verdict.delay_s
             if not balancer.pay_out(state, call.retry.budget):
                 raise concluded(failures, "budget")
-            self._step_aside(failures[-1])
+            turn.step_aside(failures[-1])
             if delay_s > 0:
                 try:
-                    await self._within(asyncio.sleep(delay_s), phase="queue")
+                    await turn.within(asyncio.sleep(delay_s), phase="queue")
                 except DeadlineExceeded:  # by a little: the delay was to end before it
                     raise concluded(failures, "deadline") from None
 
@@ -171,25 +167,28 @@ class Attempts:
         if visit is not None:
             visit.end(error, answer_took_s=_answer_took_s(self._stopwatch))
 
-    async def _attempt(self, state: EndpointState) -> WireResponse:
+    async def _attempt(self, state: EndpointState, turn: Turn) -> WireResponse:
         call = self._call
         key = call.api_key
         if call.make_key is not None:
-            key = await self._within(_made_key(call.make_key), phase="queue")
+            key = await turn.within(_made_key(call.make_key), phase="queue")
         attempt = self._stopwatch.start_attempt(time.perf_counter_ns())
         self._visit = self._outlet.balancer.begin(state)
         try:
-            response = await self._within(
-                self._send(self._request(state, key), state, attempt), phase="headers"
+            response = await turn.within(
+                self._send(self._request(state, key, turn.remaining_s()), state, attempt),
+                phase="headers",
             )
             if not call.takes_any_status:
-                await self._check(response, key)
+                await self._check(response, key, turn)
         except BaseException as error:
             self.leave(error)
             raise
         return response
 
-    def _request(self, state: EndpointState, key: str | None) -> WireRequest:
+    def _request(
+        self, state: EndpointState, key: str | None, remaining_s: float | None
+    ) -> WireRequest:
         call = self._call
         headers = {**call.headers, "x-request-id": call.request_id}
         if call.make_key is not None:
@@ -199,7 +198,6 @@ class Attempts:
         num_attempts = len(self._stopwatch.attempts)
         if num_attempts > 1:
             headers["x-request-attempt"] = str(num_attempts)
-        remaining_s = self._remaining_s()
         if remaining_s is not None:
             headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
         if self._outlet.telemetry is not None:
@@ -231,13 +229,13 @@ class Attempts:
             state.heeds_keys = True
         return response
 
-    async def _check(self, response: WireResponse, key: str | None) -> None:
+    async def _check(self, response: WireResponse, key: str | None, turn: Turn) -> None:
         """Let a success pass, make an error of anything else; its connection is closed by then."""
         encoding = response.headers.get("content-encoding", "identity")
         problem: ClientError
         if not 200 <= response.status < 300:
             try:
-                body = await self._read_error_body(response)
+                body = await _read_error_body(response, turn)
             except BaseException:
                 response.abort()
                 await response.aclose()
@@ -251,18 +249,6 @@ class Attempts:
             return
         await response.aclose()
         raise problem
-
-    async def _read_error_body(self, response: WireResponse) -> bytes:
-        body = b""
-        try:
-            while len(body) < MAX_ERROR_BODY_BYTES:
-                piece = await self._within(response.read_some(), phase="headers")
-                if not piece:
-                    break
-                body += piece
-        except ConnectionLost:
-            pass  # the status says enough
-        return body
 
     def _next(self, failure: ClientError, tried: list[EndpointState]) -> EndpointState:
         """Where the next attempt would go. An adapter that is being loaded is waited for."""
@@ -285,6 +271,19 @@ class Attempts:
         failure.endpoint = self.endpoint
         failure.adapter = self._call.adapter
         failure.attempts = len(self._stopwatch.attempts)
+
+
+async def _read_error_body(response: WireResponse, turn: Turn) -> bytes:
+    body = b""
+    try:
+        while len(body) < MAX_ERROR_BODY_BYTES:
+            piece = await turn.within(response.read_some(), phase="headers")
+            if not piece:
+                break
+            body += piece
+    except ConnectionLost:
+        pass  # the status says enough
+    return body
 
 
 async def _made_key(make_key: Callable[[], Awaitable[str]]) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
-from lorry.classify import Classify
 from lorry.config import KeySource, changed_config, read_config
-from lorry.embeddings import Embed
 from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from lorry.batch.request import Items, Request
     from lorry.batch.run import BatchRun
     from lorry.batch.settings import BatchOptions, OnError
+    from lorry.classify import Classify
+    from lorry.embeddings import Embed
     from lorry.server_metrics import ServerMetrics
 
 
@@ -103,8 +104,6 @@ class AsyncClient:
         self.models = Models(session)
         self.adapters = Adapters(session)
         self.raw = RawClient(session)
-        self.embeddings = Embed(session)
-        self.classify = Classify(session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -119,7 +118,7 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({', '.join(map(repr, self.endpoints))})"
+        return f"AsyncClient({', '.join([*map(repr, self.endpoints), *self._session.facts()])})"
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -264,6 +263,20 @@ class AsyncClient:
             return await route.generate(request.messages, options, intended_ns=intended_ns)
         assert request.prompt is not None
         return await self._completions.generate(request.prompt, options, intended_ns=intended_ns)
+
+    @cached_property
+    def embeddings(self) -> Embed:
+        """`await client.embeddings(texts)`; see `lorry.embeddings.Embed`."""
+        from lorry.embeddings import Embed  # few programs want vectors
+
+        return Embed(self._session)
+
+    @cached_property
+    def classify(self) -> Classify:
+        """`await client.classify(texts)`; see `lorry.classify.Classify`."""
+        from lorry.classify import Classify  # few programs want labels
+
+        return Classify(self._session)
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lorry.attempts import Attempts, Call, Outlet
+from lorry.attempts import Attempts, Call, Outlet, Turn
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -51,15 +51,7 @@ class Exchange:
         self._permit: Permit | None = None
         self._counters = counters or CallCounters()
         self._patience = Patience(call.timeout, self.stopwatch)
-        self._attempts = Attempts(
-            call,
-            outlet,
-            stopwatch=self.stopwatch,
-            within=self._within,
-            remaining_s=self._patience.remaining_s,
-            admit=self._be_admitted,
-            step_aside=self._step_aside_to_retry,
-        )
+        self._attempts = Attempts(call, outlet, stopwatch=self.stopwatch)
         self._response: WireResponse | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
         self._lag: LoopLag | None = None  # likewise
@@ -76,7 +68,7 @@ class Exchange:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
         self._begin()
         try:
-            self._response = await self._attempts.run()
+            self._response = await self._attempts.run(self._turn())
             return self._response
         except ClientError as error:
             self.describe(error)
@@ -85,19 +77,13 @@ class Exchange:
             self._leave()
             raise
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """The next bytes of the body, b"" at its end; stamps the stopwatch.
 
         What it raises is not described: the reader knows whether it ends the call badly.
         """
         assert self._response is not None
-        patience = self._patience
-        data = await patience.wait(
-            self._response.read_some(), phase="total", limit=patience.read_limit()
-        )
-        if data:
-            self.stopwatch.received(time.perf_counter_ns())
-        return data
+        return self._patience.read(self._response)
 
     def read_nowait(self) -> bytes:
         """What has come already, b"" if nothing or if the call is not open; raises as `read`."""
@@ -246,6 +232,15 @@ class Exchange:
             if isinstance(outcome, RetriesExhausted):
                 outcome = outcome.causes[-1]
             permit.release(outcome=outcome, timing=self.stopwatch.snapshot())
+
+    def _turn(self) -> Turn:
+        # made for the attempts alone: kept, it would be a cycle that only the collector breaks
+        return Turn(
+            within=self._patience.wait,
+            remaining_s=self._patience.remaining_s,
+            admit=self._be_admitted,
+            step_aside=self._step_aside_to_retry,
+        )
 
     def _step_aside_to_retry(self, failure: ClientError) -> None:
         self._step_aside(failure)

@@ -17,7 +17,7 @@ SHOWN_CHARS = 60
 ServerTiming: TypeAlias = Timings
 
 
-class Token(msgspec.Struct, frozen=True):
+class Token(msgspec.Struct, frozen=True, gc=False):
     """One generated token as it arrived.
 
     `text` may be empty: where an event brings several tokens, the last of them carries the text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -12,14 +13,15 @@ from lorry.call_outcome import cancelled, too_late
 from lorry.errors import ClientError, Phase
 from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
+from lorry.transports.base import WireResponse
 
 _T = TypeVar("_T")
 # when a read must have returned, on the loop's clock; what it is called then; its length in seconds
-ReadLimit = tuple[float, Phase, float]
+_ReadLimit = tuple[float, Phase, float]
 
 
 class Patience:
-    """The limits of one call. Every wait of it goes through `wait`, which ends it at its limit.
+    """The limits of one call. All its waits are made here, and ended at their limits.
 
     `abort` closes the call's connection at once, `close` returns when it is closed; both are known
     from `begin` to `stop`, between which there may be waits.
@@ -79,58 +81,86 @@ class Patience:
             return None
         return self._started_at + total - asyncio.get_running_loop().time()
 
-    def read_limit(self) -> ReadLimit | None:
-        """The nearer of the limits on the first token and on silence, for a read that begins now."""
-        if not self._limits_reads:
-            return None
-        limits: list[ReadLimit] = []
+    async def wait(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T:
+        """Await one operation; if it fails or is not waited for, the connection is closed first.
+
+        Raises DeadlineExceeded at the end of the call's time, StreamCancelled after `cancel`, and
+        otherwise what the operation raises.
+        """
+        try:
+            alarm = self._begin_wait(phase, None)
+        except ClientError:
+            operation.close()
+            raise
+        try:
+            result = await operation
+        except BaseException as error:
+            await self._leave_wait(alarm, error, phase, None)
+            raise
+        alarm.end()
+        return result
+
+    async def read(self, response: WireResponse) -> bytes:
+        """Await the next bytes of a body, b"" at its end, and stamp them; fails as `wait` does.
+
+        The limits on the first token and on silence hold too. A stream comes here for every event,
+        which is why this is not written with `wait`.
+        """
+        limit = self._read_limit() if self._limits_reads else None
+        alarm = self._begin_wait("total", limit)
+        try:
+            data = await response.read_some()
+        except BaseException as error:
+            await self._leave_wait(alarm, error, "total", limit)
+            raise
+        alarm.end()
+        if data:
+            self._stopwatch.received(time.perf_counter_ns())
+        return data
+
+    def _read_limit(self) -> _ReadLimit | None:
+        """The nearest of the limits that hold for a read that begins now; None if it is the total."""
+        limits: list[_ReadLimit] = []
         first_token, idle = self._timeout.first_token, self._timeout.idle
         if first_token is not None and not self.first_token_came:
             limits.append((self._started_at + first_token, "first_token", first_token))
         if idle is not None:
             limits.append((asyncio.get_running_loop().time() + idle, "idle", idle))
-        return min(limits, default=None)
+        nearest = min(limits, default=None)
+        total = self._timeout.total
+        if nearest is not None and total is not None and self._started_at + total <= nearest[0]:
+            return None
+        return nearest
 
-    async def wait(
-        self, operation: Coroutine[Any, Any, _T], *, phase: Phase, limit: ReadLimit | None = None
-    ) -> _T:
-        """Await one operation; if it fails or is not waited for, the connection is closed first.
-
-        Raises DeadlineExceeded at `limit` or at the end of the call's time, StreamCancelled after
-        `cancel`, and otherwise what the operation raises.
-        """
-        alarm, abort, close = self._alarm, self._abort, self._close
+    def _begin_wait(self, phase: Phase, limit: _ReadLimit | None) -> Alarm:
+        alarm = self._alarm
         if self.cancel_reason is not None or (alarm is not None and alarm.is_over):
-            operation.close()
             raise self._interruption(phase, None)
         assert alarm is not None
+        alarm.begin(None if limit is None else limit[0])
+        return alarm
+
+    async def _leave_wait(
+        self, alarm: Alarm, error: BaseException, phase: Phase, limit: _ReadLimit | None
+    ) -> None:
+        """Close the connection; raises what stands for `error`, if something else does."""
+        was_interrupted = alarm.end()
+        abort, close = self._abort, self._close
         assert abort is not None
         assert close is not None
-        if limit is not None and alarm.ends_at is not None and alarm.ends_at <= limit[0]:
-            limit = None
-        alarm.begin(None if limit is None else limit[0])
-        try:
-            result = await operation
-        except GeneratorExit:
+        if isinstance(error, GeneratorExit):
             with contextlib.suppress(RuntimeError):  # the loop may have gone, and all with it
                 abort()
-            raise
-        except BaseException as error:
-            was_interrupted = alarm.end()
-            abort()
-            await close()
-            if isinstance(error, asyncio.CancelledError):
-                # a socket that a transport aborted is closed by the loop's next turn
-                await asyncio.sleep(0)
-            if was_interrupted or (
-                self.cancel_reason is not None and isinstance(error, ClientError)
-            ):
-                raise self._interruption(phase, limit) from None
-            raise
-        alarm.end()
-        return result
+            return
+        abort()
+        await close()
+        if isinstance(error, asyncio.CancelledError):
+            # a socket that a transport aborted is closed by the loop's next turn
+            await asyncio.sleep(0)
+        if was_interrupted or (self.cancel_reason is not None and isinstance(error, ClientError)):
+            raise self._interruption(phase, limit) from None
 
-    def _interruption(self, phase: Phase, limit: ReadLimit | None) -> ClientError:
+    def _interruption(self, phase: Phase, limit: _ReadLimit | None) -> ClientError:
         if self.cancel_reason is not None:
             return cancelled(self.cancel_reason)
         if limit is not None:

@@ -197,6 +197,16 @@ class Session:
             endpoints=tuple(self.balancer.stats()),
         )
 
+    def facts(self) -> list[str]:
+        """What a repr says beside the addresses: the limit, and what is going on."""
+        counters = self._shared.counters
+        facts = [] if self.limiter is None else [f"limit={self.limiter!r}"]
+        if counters.num_in_flight:
+            facts.append(f"{counters.num_in_flight} in flight")
+        if counters.num_queued:
+            facts.append(f"{counters.num_queued} queued")
+        return facts
+
     async def aclose(self) -> None:
         if self._shared.transport is not None:
             await self._shared.transport.aclose()

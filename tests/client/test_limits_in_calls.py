@@ -9,6 +9,7 @@ import warnings
 import pytest
 
 import lorry
+from lorry.transports.base import WireRequest, WireResponse
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
 
 DONE = completion("ok", finish_reason="stop")
@@ -21,12 +22,15 @@ class Holding:
 
     def __init__(self) -> None:
         self.let_go = asyncio.Event()
+        self._came = asyncio.Condition()
         self.num_open = 0
         self.most_open = 0
 
     async def __call__(self, request: ReceivedRequest, reply: Reply) -> None:
         self.num_open += 1
         self.most_open = max(self.most_open, self.num_open)
+        async with self._came:
+            self._came.notify_all()
         await self.let_go.wait()
         self.num_open -= 1
         if request.json.get("stream"):
@@ -35,8 +39,8 @@ class Holding:
             await reply.json(200, DONE)
 
     async def has_open(self, number: int) -> None:
-        while self.num_open < number:
-            await asyncio.sleep(0.001)
+        async with self._came:
+            await self._came.wait_for(lambda: self.num_open >= number)
 
 
 async def test_without_a_limit_all_calls_of_a_gather_are_open_at_once() -> None:
@@ -51,6 +55,36 @@ async def test_without_a_limit_all_calls_of_a_gather_are_open_at_once() -> None:
     assert in_flight == NUM_AT_ONCE
     assert texts == {"ok"}
     assert client.stats().num_finished == NUM_AT_ONCE
+
+
+class Counting:
+    """A transport on which any number of requests can be open, until `let_go`."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+        self.num_open = 0
+
+    async def send(self, request: WireRequest, *, attempt: lorry.AttemptTiming) -> WireResponse:
+        self.num_open += 1
+        await self.let_go.wait()
+        raise lorry.ConnectionLost("enough")
+
+    async def aclose(self) -> None: ...
+
+
+async def test_nothing_of_the_client_s_own_limits_calls() -> None:
+    transport = Counting()
+    client = lorry.AsyncClient("http://x", transport=transport)
+    calls = asyncio.gather(*(client.generate("Hi") for _ in range(10_000)), return_exceptions=True)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    num_open = transport.num_open
+    transport.let_go.set()
+    outcomes = {type(outcome) for outcome in await calls}
+
+    assert num_open == 10_000
+    assert outcomes == {lorry.ConnectionLost}
+    assert client.stats().num_failed == {"ConnectionLost": 10_000}
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

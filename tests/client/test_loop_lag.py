@@ -14,8 +14,8 @@ from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply,
 BLOCK_S = 0.1
 
 
-def block() -> None:
-    time.sleep(BLOCK_S)
+def block(duration_s: float = BLOCK_S) -> None:
+    time.sleep(duration_s)
 
 
 async def test_a_block_counts_for_the_calls_that_were_in_flight_and_for_no_others() -> None:
@@ -55,7 +55,7 @@ async def test_of_many_beats_only_those_are_kept_that_no_later_one_exceeded() ->
     lag = LoopLag()
     entered = lag.enter()
     for pause_s in (0.03, 0.02, 0.0):
-        time.sleep(pause_s)
+        block(pause_s)
         await asyncio.sleep(2 * BEAT_S)
     lateness = [late for _, late in lag._beats]
 

@@ -88,6 +88,19 @@ def test_html_escapes_what_came_from_outside() -> None:
         assert "&lt;script&gt;" in shown
 
 
+async def test_a_client_shows_its_limit_and_what_is_going_on() -> None:
+    async with (
+        FakeLLMServer(Talking()) as server,
+        lorry.AsyncClient(server.url, limit=2) as client,
+    ):
+        idle = repr(client)
+        async with client.stream("Hi"):
+            busy = repr(client)
+
+    assert idle == f"AsyncClient({server.url!r}, limit=Limit(2))"
+    assert busy == f"AsyncClient({server.url!r}, limit=Limit(2), 1 in flight)"
+
+
 def test_a_client_shows_no_key() -> None:
     for client in (
         lorry.AsyncClient("http://x", api_key="secret"),

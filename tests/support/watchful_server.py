@@ -26,6 +26,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 BUSY = b"HTTP/1.1 503 Busy\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n"
 TOKEN_PAUSE_S = 0.002
 NUM_TOKENS = 12
+POLL_S = 0.01
 
 
 class WatchfulServer:
@@ -56,10 +57,11 @@ class WatchfulServer:
 
     async def is_idle(self, *, within_s: float) -> bool:
         """Wait until no request and no connection is open."""
-        ends_at = time.monotonic() + within_s
-        while (self.open_requests or self.num_connections) and time.monotonic() < ends_at:
-            await asyncio.sleep(0.01)
-        return not self.open_requests and not self.num_connections
+        for _ in range(int(within_s / POLL_S)):
+            if not self.open_requests and not self.num_connections:
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
 
     def began(self, request_id: str) -> None:
         self.num_requests += 1

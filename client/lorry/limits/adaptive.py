@@ -174,7 +174,7 @@ def _time_to_first_token(outcome: ClientError | None, timing: Timing) -> float |
     """Of a stream that ran out of time before it, the time that it was waited for."""
     if timing.ttft is not None:
         return timing.ttft
-    if isinstance(outcome, DeadlineExceeded) and outcome.phase in ("headers", "first_token"):
-        if timing.sent_ns is not None and timing.done_ns is not None:
-            return (timing.done_ns - timing.sent_ns) / 1e9
-    return None
+    ran_out = isinstance(outcome, DeadlineExceeded) and outcome.phase in ("headers", "first_token")
+    if not ran_out or timing.sent_ns is None or timing.done_ns is None:
+        return None
+    return (timing.done_ns - timing.sent_ns) / 1e9

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import io
 import time
-import weakref
 from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import lru_cache
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 import aiohttp
 
@@ -18,13 +18,6 @@ from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.timing import AttemptTiming
 from lorry.transports.base import ConnectionCounts, WireRequest
 from lorry.transports.connect_error import connect_error
-
-if TYPE_CHECKING:
-    from aiohttp.client import ClientTimeout
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ClientRequest
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
 
 READ_BUFFER_BYTES = 2**20
 # below uvicorn's 5 s, so that the client drops an idle connection before the server does
@@ -34,13 +27,30 @@ DNS_CACHE_S = 10
 MAX_PLAIN_BODY_BYTES = 2**20
 
 
+class _Sending:
+    """An attempt on its way, and the socket that it was given."""
+
+    __slots__ = ("attempt", "socket")
+
+    def __init__(self, attempt: AttemptTiming) -> None:
+        self.attempt = attempt
+        self.socket: asyncio.Transport | None = None
+
+
+# what a task is sending, for the connector, to which aiohttp passes no word of ours
+_SENDING: ContextVar[_Sending | None] = ContextVar("sending", default=None)
+
+
 class AiohttpTransport:
     """One session per event loop, made at the first request and closed with its loop.
 
-    Nothing is limited here: as many connections are opened as requests are in flight.
+    Nothing is limited here: as many connections are opened as requests are in flight. The proxies
+    of the environment and the keys of `~/.netrc` are used only with `trust_env`. Sessions share one
+    TLS context, which aiohttp makes when it is imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust_env: bool = False) -> None:
+        self._trust_env = trust_env
         self._sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession]] = {}
         self._current: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
@@ -53,10 +63,10 @@ class AiohttpTransport:
     def count_connections(self) -> ConnectionCounts:
         try:
             session = self._current.get(asyncio.get_running_loop())
-        except RuntimeError:
+        except RuntimeError:  # no loop is running
             session = None
         connector = None if session is None else session.connector
-        if isinstance(connector, _Connector):
+        if isinstance(connector, _StampingConnector):
             return connector.count()
         return ConnectionCounts(0, 0)
 
@@ -82,7 +92,7 @@ class AiohttpTransport:
         That shutdown, which `asyncio.run` performs, is the one moment at which a library is told
         that a loop ends; so a client that nobody closed leaves no open session behind.
         """
-        session = _new_session()
+        session = _new_session(trust_env=self._trust_env)
         self._current[loop] = session
         try:
             yield session
@@ -145,88 +155,65 @@ class AiohttpResponse:
             await asyncio.sleep(0)
 
 
-class _Sending:
-    """One request on its way: where its times go, and the connection that it got."""
+class _StampingConnector(aiohttp.TCPConnector):
+    """Notes on the attempt that is being made when it had its connection, and whether a new one.
 
-    __slots__ = ("attempt", "is_on_new_connection", "transport")
-
-    def __init__(self, attempt: AttemptTiming) -> None:
-        self.attempt = attempt
-        self.is_on_new_connection = False
-        self.transport: asyncio.Transport | None = None
-
-
-_SENDING: ContextVar[_Sending | None] = ContextVar("lorry_sending", default=None)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Says when a request got its connection, and counts connections.
-
-    aiohttp's tracing says the same, at a third of the cost of a whole request.
+    aiohttp's own tracing tells the same for five times the cost, paid by every request. Connections
+    are counted, too.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._made: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+    def __init__(self) -> None:
+        super().__init__(
+            limit=0, limit_per_host=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_CACHE_S
+        )
+        self._used: WeakSet[Any] = WeakSet()
         self._num_in_use = 0
 
-    async def connect(
-        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        self._num_in_use += 1
-        connection.add_callback(self._released)
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
         sending = _SENDING.get()
         if sending is not None:
-            sending.transport = connection.transport
+            sending.socket = connection.transport
             sending.attempt.connected_ns = time.perf_counter_ns()
-            sending.attempt.reused_connection = not sending.is_on_new_connection
+            sending.attempt.reused_connection = connection.protocol in self._used
+        self._used.add(connection.protocol)
+        self._num_in_use += 1
+        connection.add_callback(self._released)
         return connection
 
     def count(self) -> ConnectionCounts:
-        num_open = sum(protocol.is_connected() for protocol in self._made)
+        num_open = sum(protocol.is_connected() for protocol in self._used)
         return ConnectionCounts(num_open, max(0, num_open - self._num_in_use))
-
-    async def _create_connection(
-        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
-    ) -> ResponseHandler:
-        protocol = await super()._create_connection(req, traces, timeout)
-        self._made.add(protocol)
-        sending = _SENDING.get()
-        if sending is not None:
-            sending.is_on_new_connection = True
-        return protocol
 
     def _released(self) -> None:
         self._num_in_use -= 1
 
 
-def _new_session() -> aiohttp.ClientSession:
+def _new_session(*, trust_env: bool) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=_Connector(
-            limit=0,
-            limit_per_host=0,
-            keepalive_timeout=KEEPALIVE_S,
-            ttl_dns_cache=DNS_CACHE_S,
-        ),
+        connector=_StampingConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER_BYTES,
         auto_decompress=False,
+        trust_env=trust_env,
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _time_limits(connect_s: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=connect_s)
+@lru_cache(maxsize=64)
+def _client_timeout(connect_timeout_s: float | None) -> aiohttp.ClientTimeout:
+    """All other limits are the caller's to keep."""
+    return aiohttp.ClientTimeout(
+        total=None, connect=connect_timeout_s, sock_connect=None, sock_read=None
+    )
 
 
 async def _send(
     session: aiohttp.ClientSession, request: WireRequest, attempt: AttemptTiming
 ) -> AiohttpResponse:
-    body = request.body
-    is_large = body is not None and len(body) > MAX_PLAIN_BODY_BYTES
     sending = _Sending(attempt)
     _SENDING.set(sending)
+    body = request.body
+    is_large = body is not None and len(body) > MAX_PLAIN_BODY_BYTES
     try:
         response = await session.request(
             request.method,
@@ -235,7 +222,7 @@ async def _send(
             headers=request.headers,
             allow_redirects=False,
             raise_for_status=False,
-            timeout=_time_limits(request.connect_timeout_s),
+            timeout=_client_timeout(request.connect_timeout_s),
         )
     except aiohttp.ServerTimeoutError as error:
         limit_s = request.connect_timeout_s or 0.0
@@ -247,10 +234,10 @@ async def _send(
     except (aiohttp.ClientError, OSError) as error:
         _raise_lost(error)
     except BaseException:
-        # aiohttp closes the connection once what is still to be sent of the body was sent
-        if sending.transport is not None:
+        # aiohttp closes a connection only when what is still to be sent of the body has been sent
+        if sending.socket is not None:
             with contextlib.suppress(RuntimeError):  # the loop has gone, and its sockets with it
-                sending.transport.abort()
+                sending.socket.abort()
         raise
     finally:
         _SENDING.set(None)
