@@ -14,10 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 
-# thousands of clients that connect at once are not sent away to try again a second later
-BACKLOG = 4096
-
-
 @dataclass(frozen=True)
 class ReceivedRequest:
     method: str
@@ -97,8 +93,9 @@ class FakeLLMServer:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        # a connection that finds the backlog full is tried again seconds later
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self._port, backlog=BACKLOG
+            self._serve, "127.0.0.1", self._port, backlog=4096
         )
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
