@@ -14,10 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 
-# thousands of clients that connect at once are not sent away to try again a second later
-BACKLOG = 4096
-
-
 @dataclass(frozen=True)
 class ReceivedRequest:
     method: str
