@@ -330,3 +330,22 @@ def test_what_decides_in_the_client_does_no_io(module: str) -> None:
     (file,) = (file for name, file in modules("lorry") if name == module)
 
     assert not {name.split(".")[0] for name in imports(file)} & {"asyncio", "socket", "aiohttp"}
+
+
+def test_batches_are_built_on_calls_and_studies_on_batches() -> None:
+    importers = {"lorry.batch": {"", "client", "batch", "sweep"}, "lorry.sweep": {"", "sweep"}}
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        for package, allowed in importers.items()
+        if is_within(name, {package}) and module.split(".")[0] not in allowed
+    ]
+    offences += [
+        f"{module}: {name}"
+        for module, file in modules("lorry")
+        for name in imports(file)
+        if name == "lorry.client" and module.startswith("batch")
+    ]
+
+    assert offences == []

@@ -47,13 +47,47 @@ async def test_both_ways_of_sending_a_batch_agree(tmp_path: Path) -> None:
     ]
 
 
-async def test_example_without_a_server_says_how_to_start_one() -> None:
+async def test_an_interrupted_batch_goes_on_where_it_was(tmp_path: Path) -> None:
+    journal = str(tmp_path / "notes.jsonl")
+    async with tiny_server(tmp_path) as url:
+        first = await run_example(
+            "resumable_batch.py", journal, "--base-url", url, "--stop-after", "10"
+        )
+        second = await run_example("resumable_batch.py", journal, "--base-url", url)
+
+    assert first[0] == second[0] == 0, first[1] + second[1]
+    assert "Stopped early; run me again." in first[1]
+    counts = re.search(r"(\d+) from the journal, (\d+) from the server, 0 failed", second[1])
+    assert counts is not None, second[1]
+    assert int(counts[1]) >= 10
+    assert int(counts[1]) + int(counts[2]) == 40
+    assert len(re.findall(r"^The \w+ .*\.", second[1], flags=re.MULTILINE)) == 40
+
+
+async def test_a_study_of_concurrency_ends_in_a_table_and_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "study.svg"
+    async with tiny_server(tmp_path) as url:
+        status, output = await run_example(
+            "concurrency_study.py",
+            *("--base-url", url, "--concurrency", "1", "4", "--max-tokens", "8"),
+            *("--requests", "20", "--picture", str(picture)),
+        )
+
+    assert status == 0, output
+    rows = re.findall(r"^base model, 8 tokens +(\d+) +20 +0 ", output, flags=re.MULTILINE)
+    assert rows == ["1", "4"]
+    assert "<polyline" in picture.read_text(encoding="utf-8")
+
+
+async def test_example_without_a_server_says_how_to_start_one(tmp_path: Path) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         ended = await asyncio.gather(
             run_example("gather_max_tokens.py", "--base-url", url),
             run_example("topic_batch.py", "--base-url", url),
+            run_example("concurrency_study.py", "--base-url", url),
+            run_example("resumable_batch.py", str(tmp_path / "journal"), "--base-url", url),
         )
 
-    assert ended == [(1, f"No server answers at {url}. Start one with: lorry serve\n")] * 2
+    assert ended == [(1, f"No server answers at {url}. Start one with: lorry serve\n")] * 4

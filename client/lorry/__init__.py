@@ -45,28 +45,65 @@ from lorry.limits.adaptive import AdaptiveLimit, LimitChange
 from lorry.limits.base import Limiter, Permit
 from lorry.limits.fixed import Limit
 from lorry.limits.rate import RateLimit
-from lorry.many import Request
 from lorry.middleware import CallNext, Middleware
 from lorry.options import ChatOptions, GenerateOptions
 from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
 from lorry.stream import TextStream, TokenStream
+from lorry.sweep import sweep
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
 from lorry.tool_calls import ToolCall
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
 if TYPE_CHECKING:
+    from lorry.batch.arrivals import Arrivals, Constant, Gamma, Poisson, Trace
+    from lorry.batch.progress import Progress
+    from lorry.batch.request import Request
+    from lorry.batch.run import BatchRun
+    from lorry.batch.settings import BatchOptions
+    from lorry.batch.stats import BatchStats
     from lorry.blocking.client import Client
     from lorry.classify import Classification, Entity
     from lorry.embeddings import Embeddings
     from lorry.server_metrics import ServerMetrics
+    from lorry.sweep.compare import Comparison, compare
+    from lorry.sweep.point import SweepPoint
+    from lorry.sweep.result import SweepResult
     from lorry.trace_events import chrome_trace
     from lorry.transports.asgi import ASGITransport
     from lorry.transports.faults import FaultTransport
     from lorry.transports.record import RecordingTransport
     from lorry.transports.replay import ReplayTransport
+
+# imported when they are first asked for: whoever makes single calls does not wait for them
+_LATE = {
+    "ASGITransport": "lorry.transports.asgi",
+    "FaultTransport": "lorry.transports.faults",
+    "RecordingTransport": "lorry.transports.record",
+    "ReplayTransport": "lorry.transports.replay",
+    "Arrivals": "lorry.batch.arrivals",
+    "BatchOptions": "lorry.batch.settings",
+    "BatchRun": "lorry.batch.run",
+    "BatchStats": "lorry.batch.stats",
+    "Comparison": "lorry.sweep.compare",
+    "Classification": "lorry.classify",
+    "Client": "lorry.blocking.client",
+    "Constant": "lorry.batch.arrivals",
+    "Embeddings": "lorry.embeddings",
+    "Entity": "lorry.classify",
+    "Gamma": "lorry.batch.arrivals",
+    "Poisson": "lorry.batch.arrivals",
+    "Progress": "lorry.batch.progress",
+    "Request": "lorry.batch.request",
+    "ServerMetrics": "lorry.server_metrics",
+    "SweepPoint": "lorry.sweep.point",
+    "SweepResult": "lorry.sweep.result",
+    "Trace": "lorry.batch.arrivals",
+    "chrome_trace": "lorry.trace_events",
+    "compare": "lorry.sweep.compare",
+}
 
 __all__ = [
     "ASGITransport",
@@ -76,18 +113,24 @@ __all__ = [
     "AdapterLoading",
     "AdapterNotFound",
     "AdaptiveLimit",
+    "Arrivals",
     "AsyncClient",
     "AttemptTiming",
     "BadRequest",
+    "BatchOptions",
+    "BatchRun",
+    "BatchStats",
     "CallNext",
     "ChatOptions",
     "Classification",
     "Client",
     "ClientError",
     "ClientStats",
+    "Comparison",
     "ConfigError",
     "ConnectError",
     "ConnectionLost",
+    "Constant",
     "ContextTooLong",
     "DeadlineExceeded",
     "Embeddings",
@@ -96,6 +139,7 @@ __all__ = [
     "Entity",
     "FaultTransport",
     "Forbidden",
+    "Gamma",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
@@ -106,6 +150,8 @@ __all__ = [
     "Middleware",
     "Overloaded",
     "Permit",
+    "Poisson",
+    "Progress",
     "RateLimit",
     "RawResponse",
     "RawStream",
@@ -124,12 +170,15 @@ __all__ = [
     "StreamError",
     "StreamProtocolError",
     "StreamTruncated",
+    "SweepPoint",
+    "SweepResult",
     "TextStream",
     "Timeout",
     "Timing",
     "Token",
     "TokenStream",
     "ToolCall",
+    "Trace",
     "Transport",
     "Unauthorized",
     "Usage",
@@ -137,25 +186,19 @@ __all__ = [
     "WireResponse",
     "__version__",
     "chrome_trace",
+    "compare",
+    "sweep",
 ]
 
-# not part of most programs, so not of every import
-_LATE = {
-    "ASGITransport": "lorry.transports.asgi",
-    "FaultTransport": "lorry.transports.faults",
-    "RecordingTransport": "lorry.transports.record",
-    "ReplayTransport": "lorry.transports.replay",
-    "Classification": "lorry.classify",
-    "Client": "lorry.blocking.client",
-    "Embeddings": "lorry.embeddings",
-    "Entity": "lorry.classify",
-    "ServerMetrics": "lorry.server_metrics",
-    "chrome_trace": "lorry.trace_events",
-}
 
-if not TYPE_CHECKING:  # else every name would seem to exist
+if not TYPE_CHECKING:  # else every name that does not exist would be taken for one that does
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         if name not in _LATE:
-            raise AttributeError(f"module 'lorry' has no attribute {name!r}")
-        return getattr(importlib.import_module(_LATE[name]), name)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_LATE[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATE})

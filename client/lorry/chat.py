@@ -26,7 +26,7 @@ class Chat:
     """
 
     def __init__(self, session: Session) -> None:
-        self._route = GenerateRoute(
+        self.route = GenerateRoute(
             session,
             "/v1/chat/completions",
             encode_body=chat_body,
@@ -36,8 +36,8 @@ class Chat:
 
     async def __call__(self, messages: Messages, **options: Unpack[ChatOptions]) -> Generation:
         """The assistant's next message."""
-        return await self._route.generate(messages, options)
+        return await self.route.generate(messages, options)
 
     def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> TokenStream:
         """The assistant's next message, token by token."""
-        return self._route.stream(messages, options)
+        return self.route.stream(messages, options)

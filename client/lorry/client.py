@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
@@ -18,7 +18,6 @@ from lorry.generation import Generation
 from lorry.health import Health, check_health, wait_until_ready
 from lorry.limits.base import Limiter
 from lorry.limits.fixed import as_limiter
-from lorry.many import Request, run_many
 from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
 from lorry.options import GenerateOptions, default_options
@@ -37,6 +36,9 @@ from lorry.warm_up import warm_up
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from lorry.batch.request import Items, Request
+    from lorry.batch.run import BatchRun
+    from lorry.batch.settings import BatchOptions, OnError
     from lorry.classify import Classify
     from lorry.embeddings import Embed
     from lorry.server_metrics import ServerMetrics
@@ -200,50 +202,70 @@ class AsyncClient:
         return self._completions.stream(prompt, options)
 
     @overload
-    async def generate_many(
+    def map(
         self,
-        prompts: Iterable[str | Sequence[int] | Request],
+        prompts: Items,
         *,
-        concurrency: int | None = None,
-        order: Literal["input", "completion"] = "input",
-        on_error: Literal["raise"] = "raise",
-        **shared: Unpack[GenerateOptions],
-    ) -> list[Generation]: ...
+        on_error: Literal["raise", "skip"] = "raise",
+        **options: Unpack[BatchOptions],
+    ) -> BatchRun[Generation]: ...
+
+    @overload
+    def map(
+        self, prompts: Items, *, on_error: Literal["return"], **options: Unpack[BatchOptions]
+    ) -> BatchRun[Generation | ClientError]: ...
+
+    def map(
+        self, prompts: Items, *, on_error: OnError = "raise", **options: Unpack[BatchOptions]
+    ) -> BatchRun[Any]:
+        """Return a run of a generation for every prompt, to iterate over or to await.
+
+        `prompts` is an iterable or asynchronous iterable, read as it is needed; items with options
+        of their own and conversations are `Request`s. `BatchOptions` lists the options: how many at
+        once, order, schedule, progress, journal, and those of a generation. With
+        `on_error="raise"` the first failure cancels the rest and is raised; with `"return"` it
+        stands in the results at its place; with `"skip"` it is only in `BatchRun.errors`.
+        """
+        return self._batch(prompts, on_error, options)
 
     @overload
     async def generate_many(
         self,
-        prompts: Iterable[str | Sequence[int] | Request],
+        prompts: Items,
         *,
-        concurrency: int | None = None,
-        order: Literal["input", "completion"] = "input",
-        on_error: Literal["return"],
-        **shared: Unpack[GenerateOptions],
+        on_error: Literal["raise", "skip"] = "raise",
+        **options: Unpack[BatchOptions],
+    ) -> list[Generation]: ...
+
+    @overload
+    async def generate_many(
+        self, prompts: Items, *, on_error: Literal["return"], **options: Unpack[BatchOptions]
     ) -> list[Generation | ClientError]: ...
 
     async def generate_many(
-        self,
-        prompts: Iterable[str | Sequence[int] | Request],
-        *,
-        concurrency: int | None = None,
-        order: Literal["input", "completion"] = "input",
-        on_error: Literal["raise", "return"] = "raise",
-        **shared: Unpack[GenerateOptions],
-    ) -> list[Generation] | list[Generation | ClientError]:
-        """Generate for every prompt, `concurrency` at a time (64 if not said).
+        self, prompts: Items, *, on_error: OnError = "raise", **options: Unpack[BatchOptions]
+    ) -> list[Any]:
+        """Generate for every prompt and return a list: `await client.map(...)`."""
+        return await self._batch(prompts, on_error, options)
 
-        `prompts` is read lazily, one item per generation that starts. Items with options of their
-        own are `Request`s. `order` is that of the result. With `on_error="raise"` the first failure
-        cancels the rest and is raised; with `"return"` it stands in the result at its place.
-        """
-        return await run_many(
-            self._completions.generate,
-            prompts,
-            concurrency=concurrency,
-            order=order,
-            on_error=on_error,
-            shared=shared,
-        )
+    def _batch(
+        self, prompts: Items, on_error: OnError, options: Mapping[str, Any]
+    ) -> BatchRun[Any]:
+        # only here, so that single calls need not wait for the import
+        from lorry.batch.run import BatchRun
+        from lorry.batch.settings import BatchSettings
+
+        settings = BatchSettings.read(options, on_error=on_error, defaults=self._session.defaults)
+        return BatchRun(prompts, generate=self._generate_item, settings=settings)
+
+    async def _generate_item(
+        self, request: Request, options: Mapping[str, Any], /, *, intended_ns: int | None
+    ) -> Generation:
+        if request.messages is not None:
+            route = self.chat.route
+            return await route.generate(request.messages, options, intended_ns=intended_ns)
+        assert request.prompt is not None
+        return await self._completions.generate(request.prompt, options, intended_ns=intended_ns)
 
     def openai(self, **options: Any) -> AsyncOpenAI:
         """Return an `openai.AsyncOpenAI` whose requests are calls of this client.

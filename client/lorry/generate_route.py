@@ -42,11 +42,16 @@ class GenerateRoute(Generic[_Prompt]):
         self._dialect = dialect
         self._known = known
 
-    async def generate(self, prompt: _Prompt, options: Mapping[str, Any]) -> Generation:
-        """One generation; streams underneath if the options need it."""
+    async def generate(
+        self, prompt: _Prompt, options: Mapping[str, Any], *, intended_ns: int | None = None
+    ) -> Generation:
+        """One generation; streams underneath if the options need it.
+
+        `intended_ns` is when it should have been sent, if a schedule said so.
+        """
         resolved = self._session.resolve(options, known=self._known)
         if resolved.token_times or resolved.timeout.needs_stream:
-            return await self._stream(prompt, resolved).final()
+            return await self._stream(prompt, resolved, intended_ns=intended_ns).final()
         exchange = self._session.exchange(
             "POST",
             self._path,
@@ -55,6 +60,8 @@ class GenerateRoute(Generic[_Prompt]):
             takes_turn=True,
             any_server=True,
         )
+        if intended_ns is not None:
+            exchange.stopwatch.intended_ns = intended_ns
         telemetry = self._session.telemetry
         if telemetry is None:
             return await self._whole(exchange, resolved)
@@ -88,7 +95,9 @@ class GenerateRoute(Generic[_Prompt]):
             keeps_tokens="logprobs" in options.sampling,
         )
 
-    def _stream(self, prompt: _Prompt, options: CallOptions) -> TokenStream:
+    def _stream(
+        self, prompt: _Prompt, options: CallOptions, *, intended_ns: int | None = None
+    ) -> TokenStream:
         exchange = self._session.exchange(
             "POST",
             self._path,
@@ -98,6 +107,8 @@ class GenerateRoute(Generic[_Prompt]):
             takes_turn=True,
             any_server=True,
         )
+        if intended_ns is not None:
+            exchange.stopwatch.intended_ns = intended_ns
         telemetry = self._session.telemetry
         observe = None
         if telemetry is not None:

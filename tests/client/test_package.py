@@ -39,10 +39,23 @@ def test_every_public_class_is_listed() -> None:
     assert classes <= set(lorry.__all__)
 
 
+def test_names_that_are_imported_late_are_there_from_the_start() -> None:
+    code = "import lorry; print('BatchRun' in dir(lorry), lorry.Poisson(2), callable(lorry.sweep))"
+
+    assert run_python(code).stdout.split() == [
+        "True",
+        "Poisson(requests_per_s=2,",
+        "seed=0)",
+        "True",
+    ]
+    with pytest.raises(AttributeError, match="no attribute 'Posson'"):
+        lorry.Posson  # type: ignore[attr-defined]  # noqa: B018  # the point of the test
+
+
 def test_import_and_construction_pull_in_no_http_library() -> None:
     code = (
         "import lorry, sys; lorry.AsyncClient('http://x', api_key='k'); "
-        "heavy = {'aiohttp', 'httpx', 'httpx2', 'pydantic', 'torch', 'starlette', 'numpy', "
+        "heavy = {'lorry.batch', 'lorry.sweep.run', 'aiohttp', 'httpx', 'httpx2', 'pydantic', 'torch', 'starlette', 'numpy', "
         "'openai', 'lorry.openai', 'lorry.testing', 'lorry.transports.replay'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

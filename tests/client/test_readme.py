@@ -32,6 +32,9 @@ async def answer(request: ReceivedRequest, reply: Reply) -> None:
     if request.path.startswith(PATH):
         await adapter_routes(request, reply)
         return
+    if request.method == "GET":
+        await reply.json(404, {"error": {"message": "no such route"}})
+        return
     is_chat = request.path.endswith("/chat/completions")
     if request.json.get("stream"):
         chunk = chat_chunk({"content": "Arr"}) if is_chat else completion("Arr")

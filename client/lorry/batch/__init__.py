@@ -1,0 +1,1 @@
+"""Many generations as one run: bounded or paced, in order, resumable, with statistics."""
