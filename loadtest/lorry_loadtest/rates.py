@@ -44,10 +44,10 @@ class Rates:
 
     def __post_init__(self) -> None:
         for stretch in self.stretches:
-            if stretch.start < 0 or stretch.end < 0 or not stretch.start + stretch.end > 0:
-                raise ValueError(f"a rate from {stretch.start:g} to {stretch.end:g} is not > 0")
             if not stretch.duration_s > 0:
                 raise ValueError(f"a rate for {stretch.duration_s:g} s")
+        if not any(stretch.total > 0 for stretch in self.stretches):
+            raise ValueError("a rate of 0 brings nobody")
 
     @property
     def duration_s(self) -> float:

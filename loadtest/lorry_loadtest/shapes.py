@@ -6,8 +6,6 @@ In a closed loop a shape gives the number of users. A shape of a locustfile whos
 
 from __future__ import annotations
 
-import math
-
 from locust import LoadTestShape
 
 from lorry_loadtest.rates import Rates, Stretch, parse_rates
@@ -40,10 +38,7 @@ def rates_of_shape(shape: LoadTestShape) -> Rates:
         while (asked := shape.tick()) is not None:
             if clock[0] >= _LONGEST_S:
                 raise ValueError(f"the shape {type(shape).__name__} does not end within a day")
-            if asked[0] > 0:
-                stretches.append(Stretch(float(asked[0]), float(asked[0]), _TICK_S))
-            elif math.isclose(clock[0], 0.0):
-                raise ValueError(f"the shape {type(shape).__name__} begins with no users")
+            stretches.append(Stretch(float(asked[0]), float(asked[0]), _TICK_S))
             clock[0] += _TICK_S
     finally:
         del shape.get_run_time
