@@ -1,4 +1,4 @@
-"""Exact percentiles from raw samples, shown only where there are enough of them."""
+"""A sample in a few numbers: exact percentiles with their intervals, where the sample allows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,17 @@ from collections.abc import Sequence
 
 import msgspec
 
+from lorry_loadtest.statistics.intervals import Interval, quantile_interval
+from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 
-def quantile(sorted_values: Sequence[float], q: float) -> float:
-    """The q-quantile with linear interpolation: type 7 of Hyndman and Fan (1996).
-
-    `sorted_values` is ascending and not empty; q lies in 0..1.
-    """
-    assert sorted_values
-    position = (len(sorted_values) - 1) * q
-    below = math.floor(position)
-    above = min(below + 1, len(sorted_values) - 1)
-    return sorted_values[below] + (sorted_values[above] - sorted_values[below]) * (position - below)
-
-
-def samples_needed(q: float) -> int:
-    """The fewest samples with which the q-quantile is shown: ten of them lie beyond it."""
-    return math.ceil(round(10 / (1 - q), 6))
+SHOWN = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample in a few numbers. A percentile is None when `n` is under its floor."""
+    """A percentile is None when `n` is under its floor.
+
+    `intervals` holds a 95 % order-statistic interval for each percentile that is shown.
+    """
 
     n: int
     mean: float | None = None
@@ -36,6 +27,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     p90: float | None = None
     p95: float | None = None
     p99: float | None = None
+    intervals: dict[str, Interval] = {}
 
 
 def describe(values: Sequence[float]) -> Distribution:
@@ -43,17 +35,16 @@ def describe(values: Sequence[float]) -> Distribution:
     if not values:
         return Distribution(n=0)
     ordered = sorted(values)
-
-    def shown(q: float) -> float | None:
-        return quantile(ordered, q) if len(ordered) >= samples_needed(q) else None
-
+    shown = {name: q for name, q in SHOWN.items() if len(ordered) >= samples_needed(q)}
     return Distribution(
         n=len(ordered),
         mean=math.fsum(ordered) / len(ordered),
         min=ordered[0],
         max=ordered[-1],
-        p50=shown(0.50),
-        p90=shown(0.90),
-        p95=shown(0.95),
-        p99=shown(0.99),
+        **{name: quantile(ordered, q) for name, q in shown.items()},
+        intervals={
+            name: interval
+            for name, q in shown.items()
+            if (interval := quantile_interval(ordered, q)) is not None
+        },
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorry_loadtest.percentiles import quantile, samples_needed
+from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
     Plot,
