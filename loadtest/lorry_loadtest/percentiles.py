@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from lorry_loadtest.statistics.censored import censored_quantile
 from lorry_loadtest.statistics.intervals import Interval, quantile_interval
 from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 
@@ -16,7 +17,9 @@ SHOWN = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     """A percentile is None when `n` is under its floor.
 
-    `intervals` holds a 95 % order-statistic interval for each percentile that is shown.
+    `intervals` holds a 95 % order-statistic interval of each percentile that is shown. Of `n`
+    values `num_censored` are only known to be larger than what was seen when they were given up;
+    a percentile that lies among those is in `above` instead, with the largest value seen.
     """
 
     n: int
@@ -27,20 +30,35 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     p90: float | None = None
     p95: float | None = None
     p99: float | None = None
+    num_censored: int = 0
     intervals: dict[str, Interval] = {}
+    above: dict[str, float] = {}
 
 
-def describe(values: Sequence[float]) -> Distribution:
-    """The distribution of `values`, in any order and of any number."""
-    if not values:
+def describe(values: Sequence[float], censored: Sequence[float] = ()) -> Distribution:
+    """The distribution of `values`, in any order and of any number.
+
+    With censored values percentiles are Kaplan and Meier's; mean, min and max stay those of
+    `values`, so a mean is then too low.
+    """
+    if not values and not censored:
         return Distribution(n=0)
+    n = len(values) + len(censored)
+    shown = {name: q for name, q in SHOWN.items() if n >= samples_needed(q)}
+    extremes = {
+        "mean": math.fsum(values) / len(values) if values else None,
+        "min": min(values, default=None),
+        "max": max(values, default=None),
+    }
+    if censored:
+        found = {name: censored_quantile(values, censored, q) for name, q in shown.items()}
+        seen = max(*values, *censored) if values else max(censored)
+        above = {name: seen for name, value in found.items() if value is None}
+        return Distribution(n=n, num_censored=len(censored), **extremes, **found, above=above)
     ordered = sorted(values)
-    shown = {name: q for name, q in SHOWN.items() if len(ordered) >= samples_needed(q)}
     return Distribution(
-        n=len(ordered),
-        mean=math.fsum(ordered) / len(ordered),
-        min=ordered[0],
-        max=ordered[-1],
+        n=n,
+        **extremes,
         **{name: quantile(ordered, q) for name, q in shown.items()},
         intervals={
             name: interval

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorry_loadtest.result import RunResult
-from lorry_loadtest.summary import LevelRun, LevelSummary
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.verdict import format_streams
 
 _BUSY_CLIENT = 0.7

@@ -18,7 +18,8 @@ from lorry_loadtest.report.axes import (
     svg,
     text,
 )
-from lorry_loadtest.summary import LevelRun, LevelSummary
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.verdict import format_ms, format_streams
 
 _PLOT = Plot(left=50, top=34, right=372, bottom=224)
