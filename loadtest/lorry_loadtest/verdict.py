@@ -75,6 +75,6 @@ def format_ms(value: float) -> str:
 
 def format_ms_value(value: float) -> str:
     """Three figures, or whole milliseconds."""
-    if value >= 100:
+    if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
