@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lorry_loadtest import metrics
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.server_steps import ServerStep
-from lorry_loadtest.stalls import find_stalls
+from lorry_loadtest.stalls import stall_limit_ms, stalls_of
 from lorry_loadtest.verdict import format_ms
 from lorry_loadtest.waterfall import MEANING, PARTS, Waterfall, waterfalls
 
@@ -32,12 +32,15 @@ def explain(
     ]
     if record.error:
         lines.append(f"  {record.error}")
-    fall = next((fall for fall in waterfalls(records) if fall.index == record.index), None)
+    place = (record.index, record.t_sched_ns)
+    falls = {(fall.index, fall.start_ns): fall for fall in waterfalls(records)}
+    fall = falls.get(place)
     if fall is None:
         lines.extend(_client_side(record))
     else:
         lines.extend(_bars(fall))
-    stalls = [stall for stall in find_stalls(records, steps) if stall.index == record.index]
+    limit_ms = stall_limit_ms(records)
+    stalls = stalls_of(record, steps, limit_ms=limit_ms)
     for stall in stalls:
         after_ms = (stall.start_ns - record.t_sched_ns) / 1e6
         lines.append(

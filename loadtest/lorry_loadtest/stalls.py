@@ -42,28 +42,38 @@ def stall_limit_ms(records: Sequence[RequestRecord]) -> float:
 def find_stalls(records: Sequence[RequestRecord], steps: tuple[ServerStep, ...]) -> list[Stall]:
     """The longest first. Without a step log the cause says so."""
     limit_ms = stall_limit_ms(records)
-    stalls = []
-    for record in records:
-        if record.phase != "run":
-            continue
-        for event, gap_ms in enumerate(metrics.chunk_gaps_ms(record)):
-            if gap_ms <= limit_ms:
-                continue
-            start_ns = record.event_ns[event]
-            step, cause = blame(start_ns, record.event_ns[event + 1], steps)
-            stalls.append(
-                Stall(
-                    request_id=record.request_id,
-                    index=record.index,
-                    adapter=record.adapter,
-                    event=event,
-                    start_ns=start_ns,
-                    gap_ms=gap_ms,
-                    cause=cause,
-                    step=None if step is None else step.index,
-                )
-            )
+    stalls = [
+        stall
+        for record in records
+        if record.phase == "run"
+        for stall in stalls_of(record, steps, limit_ms=limit_ms)
+    ]
     return sorted(stalls, key=lambda stall: -stall.gap_ms)
+
+
+def stalls_of(
+    record: RequestRecord, steps: tuple[ServerStep, ...], *, limit_ms: float
+) -> list[Stall]:
+    """The gaps of one answer above `limit_ms`, in the order of time."""
+    stalls = []
+    for event, gap_ms in enumerate(metrics.chunk_gaps_ms(record)):
+        if gap_ms <= limit_ms:
+            continue
+        start_ns = record.event_ns[event]
+        step, cause = blame(start_ns, record.event_ns[event + 1], steps)
+        stalls.append(
+            Stall(
+                request_id=record.request_id,
+                index=record.index,
+                adapter=record.adapter,
+                event=event,
+                start_ns=start_ns,
+                gap_ms=gap_ms,
+                cause=cause,
+                step=None if step is None else step.index,
+            )
+        )
+    return stalls
 
 
 def blame(

@@ -52,10 +52,8 @@ def closed_loop(evidence: Evidence) -> Finding:
         return unknown("too few requests", limit=limit)
     kind = "closed loop" if evidence.facts.declared.arrival == "closed" else "open loop"
     text = f"{kind}: {law.mean_in_flight:.2f} in flight, rate x time {law.product:.2f}"
-    # each request at the window's edges may count on one side and not on the other
-    allowed = 0.05 + 1.0 / math.sqrt(evidence.summary.ok) * law.mean_in_flight**0.5 / max(
-        1.0, math.sqrt(evidence.summary.ok)
-    )
+    # a request that crosses an edge of the window counts whole on one side and in part on the other
+    allowed = 0.05 + law.mean_in_flight / evidence.summary.ok
     return judged(law.relative_error, warn=allowed, fail=0.15 + allowed, text=text, limit=limit)
 
 
