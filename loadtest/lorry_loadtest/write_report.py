@@ -12,7 +12,7 @@ from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.slo import Objective
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import summarize
-from lorry_loadtest.verdict import headline, remarks
+from lorry_loadtest.headline import headline, remarks
 
 
 def write_report(

@@ -20,7 +20,7 @@ from lorry_loadtest.report.axes import (
 )
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms, format_streams
+from lorry_loadtest.headline import format_ms, format_streams
 
 _PLOT = Plot(left=50, top=34, right=372, bottom=224)
 _WIDTH, _HEIGHT = 390, 264

@@ -19,7 +19,7 @@ from lorry_loadtest.report.timeline_chart import MAX_BARS, MAX_LANES, timeline_c
 from lorry_loadtest.result import RunResult
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_streams
+from lorry_loadtest.headline import format_streams
 
 
 def render_page(result: RunResult, runs: Sequence[LevelRun]) -> str:

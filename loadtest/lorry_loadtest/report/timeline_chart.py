@@ -19,7 +19,7 @@ from lorry_loadtest.report.axes import (
     text,
 )
 from lorry_loadtest.level_run import LevelRun
-from lorry_loadtest.verdict import format_ms
+from lorry_loadtest.headline import format_ms
 
 MAX_LANES = 48
 MAX_BARS = 3000

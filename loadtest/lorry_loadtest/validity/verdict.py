@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from lorry_loadtest.headline import load_label
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.validity.checks import CHECKS
@@ -61,12 +62,3 @@ def _worst(check: Check, evidences: Sequence[Evidence]) -> CheckResult:
         finding=finding,
         level=load_label(evidence.summary) if several else "",
     )
-
-
-def load_label(level: LevelSummary) -> str:
-    """`16 streams` or `7.4 req/s`, with `again` on the way down."""
-    if level.rate_per_s is not None:
-        label = f"{level.rate_per_s:g} req/s"
-    else:
-        label = "1 stream" if level.concurrency == 1 else f"{level.concurrency} streams"
-    return f"{label}, again" if level.descending else label
