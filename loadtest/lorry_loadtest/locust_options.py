@@ -15,7 +15,7 @@ from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
 from lorry_loadtest.run_info import RunInfo, describe_run
 from lorry_loadtest.run_state import RunState
-from lorry_loadtest.summary import LevelRun
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.write_report import write_report
 
 logger = logging.getLogger(__name__)

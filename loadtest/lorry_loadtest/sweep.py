@@ -13,7 +13,7 @@ from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.options import WorkloadOptions
 from lorry_loadtest.run_state import RunState
-from lorry_loadtest.summary import LevelRun
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.users import CommandLineUser
 
 _PROGRESS_INTERVAL_S = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorry_loadtest.outcomes import Outcome
 from lorry_loadtest.records import RequestRecord
-from lorry_loadtest.summary import LevelRun
+from lorry_loadtest.level_run import LevelRun
 
 
 def make_record(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorry_loadtest.result import RunResult
-from lorry_loadtest.summary import LevelRun, LevelSummary
-from lorry_loadtest.verdict import format_streams
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.headline import format_streams
 
 _BUSY_CLIENT = 0.7
 _CACHED_SHARE = 0.05

@@ -17,8 +17,9 @@ from lorry_loadtest.report.throughput_chart import stream_speed_chart, throughpu
 from lorry_loadtest.report.tiles import tiles
 from lorry_loadtest.report.timeline_chart import MAX_BARS, MAX_LANES, timeline_chart
 from lorry_loadtest.result import RunResult
-from lorry_loadtest.summary import LevelRun, LevelSummary
-from lorry_loadtest.verdict import format_streams
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.headline import format_streams
 
 
 def render_page(result: RunResult, runs: Sequence[LevelRun]) -> str:

@@ -9,7 +9,7 @@ from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms_value
+from lorry_loadtest.headline import format_ms_value
 
 
 def level_rows(levels: Sequence[LevelSummary]) -> str:

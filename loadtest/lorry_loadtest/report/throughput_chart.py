@@ -16,7 +16,7 @@ from lorry_loadtest.report.axes import (
     text,
 )
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_streams
+from lorry_loadtest.headline import format_streams
 
 _PLOT = Plot(left=50, top=34, right=572, bottom=214)
 _WIDTH, _HEIGHT = 590, 254

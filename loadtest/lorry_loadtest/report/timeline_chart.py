@@ -18,8 +18,8 @@ from lorry_loadtest.report.axes import (
     svg,
     text,
 )
-from lorry_loadtest.summary import LevelRun
-from lorry_loadtest.verdict import format_ms
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.headline import format_ms
 
 MAX_LANES = 48
 MAX_BARS = 3000

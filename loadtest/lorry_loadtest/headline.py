@@ -1,23 +1,58 @@
-"""The first lines of a report: what the run found, in plain words."""
+"""The first lines of a report: what the run found, in plain words, and how figures are written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorry_loadtest.find_max import FoundMax
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.summary import LevelSummary
 
 
-def headline(levels: Sequence[LevelSummary]) -> str:
-    """One sentence: the highest throughput, where it was, and how long a first token took there."""
+def headline(levels: Sequence[LevelSummary], found: FoundMax | None = None) -> str:
+    """One sentence: how much load the objectives allow, where there are some and a load met them.
+
+    Otherwise the highest throughput, where it was, and how long a first token took there.
+    """
     measured = [level for level in levels if level.ok]
     if not measured:
         return "No request finished inside a measuring window: there is nothing to report."
+    if found is not None:
+        return _capacity(levels, found)
     best = max(measured, key=lambda level: level.output_tokens_per_s)
     return (
         f"Up to {best.output_tokens_per_s:,.0f} output tokens/s, at "
-        f"{format_streams(best.concurrency)}; "
+        f"{load_label(best)}; "
         f"{_highest_shown('TTFT', best.latencies.ttft_ms)} there."
+    )
+
+
+def load_label(level: LevelSummary) -> str:
+    """`16 streams` or `7.4 req/s`, with `again` on the way down."""
+    if level.rate_per_s is None:
+        label = format_streams(level.concurrency)
+    else:
+        label = f"{level.rate_per_s:.3g} req/s"
+    return f"{label}, again" if level.descending else label
+
+
+def _capacity(levels: Sequence[LevelSummary], found: FoundMax) -> str:
+    """With the bracket of the search: the largest rate that held, the smallest that did not."""
+    wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
+    if found.rate_per_s <= 0:
+        return f"Not shown to meet {wanted} at any rate: {found.limited_by}."
+    up_to = (
+        f"Meets {wanted} up to {found.rate_per_s:.3g} req/s = {found.tokens_per_s:,.0f} output tokens/s"
+    )
+    if found.missed_per_s is None:
+        return f"{up_to}, the highest rate that was tried."
+    confirmed = (
+        f"confirmed at {found.confirmed_at_per_s:.3g}"
+        if found.is_confirmed
+        else f"NOT confirmed at {found.confirmed_at_per_s:.3g}"
+    )
+    return (
+        f"{up_to} (missed at {found.missed_per_s:.3g}, {confirmed}); the limit is {found.limited_by}."
     )
 
 
@@ -38,19 +73,23 @@ def _highest_shown(name: str, distribution: Distribution) -> str:
 
 
 def _objectives(levels: Sequence[LevelSummary]) -> list[str]:
-    """Up to which level every objective was met, and what ended it."""
+    """Up to which level every objective was met, and what ended it; on the way up only."""
     if not levels[0].objectives:
         return []
     wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
+    upwards = sorted(
+        (level for level in levels if not level.descending),
+        key=lambda level: (level.rate_per_s or 0.0, level.concurrency),
+    )
     last_met: LevelSummary | None = None
-    for level in levels:
+    for level in upwards:
         if not all(result.met for result in level.objectives):
-            reason = f"{_why_not(level)} at {format_streams(level.concurrency)}"
+            reason = f"{_why_not(level)} at {load_label(level)}"
             if last_met is None:
                 return [f"Not shown to meet {wanted}: {reason}."]
-            return [f"Meets {wanted} up to {format_streams(last_met.concurrency)}: {reason}."]
+            return [f"Meets {wanted} up to {load_label(last_met)}: {reason}."]
         last_met = level
-    return [f"Meets {wanted} at every level, up to {format_streams(levels[-1].concurrency)}."]
+    return [f"Meets {wanted} at every level, up to {load_label(upwards[-1])}."]
 
 
 def _why_not(level: LevelSummary) -> str:
@@ -75,6 +114,6 @@ def format_ms(value: float) -> str:
 
 def format_ms_value(value: float) -> str:
     """Three figures, or whole milliseconds."""
-    if value >= 100:
+    if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
