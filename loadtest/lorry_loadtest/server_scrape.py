@@ -15,9 +15,10 @@ from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.http_get import GetFailed, http_get
 from lorry_loadtest.observations import ServerSample
+from lorry_loadtest.wall_clock import offset_now_ns
 
 INTERVAL_S = 0.5
-STEPS_PER_READ = 2000
+STEPS_PER_READ = 1000
 _TIMEOUT_S = 5.0
 # Buckets of histograms are most of the text and of no use as a time series.
 _SKIPPED = ("_bucket", "_created")
@@ -26,8 +27,9 @@ _SKIPPED = ("_bucket", "_created")
 class ServerScrape:
     """A greenlet between `start` and `stop`; `samples` and `steps` may be read at any time.
 
-    Times count from `origin_ns`. A step keeps the fields that the server gave it, whatever they are,
-    and `t_read_ns`, when it was read.
+    Times count from `origin_ns`. A step keeps the fields that the server gave it. Added are `t_ns`,
+    its end by the server's wall clock, which on one machine is ours, and the names that other parts
+    know its blocks by.
     """
 
     def __init__(
@@ -88,12 +90,18 @@ class ServerScrape:
                 self._wants_steps = self._goes_on("steps", exc, has_some=bool(self.steps))
                 return
             is_first = self._next_step is None
-            self._next_step = page.next_index
+            self._next_step = page.next
             if not is_first:
-                now_ns = time.perf_counter_ns() - self._origin_ns
-                self.steps.extend({**step, "t_read_ns": now_ns} for step in page.steps)
+                self.steps.extend(self._on_our_clock(step, page) for step in page.steps)
             if len(page.steps) < STEPS_PER_READ:
                 return
+
+    def _on_our_clock(self, step: dict[str, Any], page: _StepPage) -> dict[str, Any]:
+        placed = {**step, "kv_used": step.get("kv_blocks_used"), "kv_total": page.kv_blocks_total}
+        if "start_ms" in step and "step_ms" in step:
+            end_ns = round((step["start_ms"] + step["step_ms"]) * 1e6)
+            placed["t_ns"] = end_ns - offset_now_ns() - self._origin_ns
+        return placed
 
     def _get(self, path: str) -> bytes:
         return http_get(
@@ -116,10 +124,11 @@ class ServerScrape:
 
 
 class _StepPage(msgspec.Struct, frozen=True):
-    """`next_index` is what to ask for next."""
+    """`next` is what to ask for next."""
 
     steps: list[dict[str, Any]]
-    next_index: int
+    next: int
+    kv_blocks_total: int | None = None
 
 
 def parse_metrics(text: str) -> dict[str, float]:

@@ -38,6 +38,13 @@ class LoadSettings:
     patience_s: float | None
     length_scale: float
 
+    @property
+    def arrival_name(self) -> str:
+        """`closed`, or the open loop's process."""
+        if self.arrival is None:
+            return "closed"
+        return "trace" if isinstance(self.arrival, TraceArrivals) else self.arrival.process
+
     def workload(self, catalog: Catalog, *, level: int = 0) -> Workload:
         """With the adapters that the server has; ValueError names what does not fit."""
         mix = self._mix(catalog)
