@@ -37,10 +37,6 @@ class _LoraxDetails(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
 
 
-class _Chunk| None = None
-    timings: msgspec.Raw = msgspec.Raw(b"")
-
-
 class _Chunk(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     usage: Usage | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from lorry_loadtest.rates import Rates, parse_rates
+from lorry_loadtest.rates import Rates, constant_rate, parse_rates
 from lorry_loadtest.traces import Trace, read_trace
 
 Process = Literal["constant", "poisson", "gamma"]
@@ -113,3 +113,10 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def at_rate(arrival: Arrivals | TraceArrivals | None, rate: float) -> Arrivals:
+    """The same process at one constant rate; Poisson's where there is no process."""
+    if isinstance(arrival, Arrivals):
+        return replace(arrival, rates=constant_rate(rate))
+    return Arrivals("poisson", constant_rate(rate))

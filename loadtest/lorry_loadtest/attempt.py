@@ -56,13 +56,14 @@ def attempt(
     connection: Connection,
     limits: Limits,
     origin_ns: int,
+    start_ns: int = 0,
     sender: Sender | None = None,
     verify: Verify | None = None,
 ) -> Attempted:
     """Tries once and never raises for what the network or the server does.
 
-    `origin_ns` is the `perf_counter_ns` that the record's times count from. A request without a
-    planned time is due now.
+    `origin_ns` is the `perf_counter_ns` that the record's times count from, and a planned time counts
+    from `start_ns` after it. A request without a planned time is due now.
     """
     now_ns = time.perf_counter_ns() - origin_ns
     exchange = _Exchange(connection, limits=limits, patience_s=planned.patience_s)
@@ -103,7 +104,7 @@ def attempt(
         max_tokens=planned.max_tokens,
         prompt_hash=planned.prompt_hash,
         canary=planned.canary,
-        t_sched_ns=now_ns if planned.at_ns is None else planned.at_ns,
+        t_sched_ns=now_ns if planned.at_ns is None else start_ns + planned.at_ns,
         t_conn_ns=since_origin(exchange.t_conn_ns),
         t_send_ns=since_origin(exchange.t_send_ns),
         event_kernel_ns=tuple(stamp - origin_ns for stamp in exchange.event_kernel_ns)

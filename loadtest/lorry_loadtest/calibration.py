@@ -67,17 +67,13 @@ def calibrate(engine: Engine, *, num_streams: int) -> tuple[Calibration | None, 
         return None, (f"not calibrated: {exc}",)
 
 
-def calibrate_against(
-    endpoint: Endpoint, times_ns: array[int], *, num_tokens: int
-) -> Calibration:
+def calibrate_against(endpoint: Endpoint, times_ns: array[int], *, num_tokens: int) -> Calibration:
     """Sends a request at each of the times and compares. Raises GetFailed when the server cannot
     tell its times, RuntimeError when no request came through."""
     records, cpu_s, wall_s, origin_ns = _send(endpoint, times_ns, num_tokens)
     served = {
         one.request_id: one
-        for one in msgspec.json.decode(
-            http_get(endpoint, "/mock/served"), type=list[ServedTimes]
-        )
+        for one in msgspec.json.decode(http_get(endpoint, "/mock/served"), type=list[ServedTimes])
     }
     pairs = [(r, served[r.request_id]) for r in records if r.request_id in served]
     if not pairs:
@@ -176,9 +172,7 @@ def _compare(
         sent_ns = [stamp - origin_ns for stamp in served.sent_ns]
         errors["kernel"].add(record.event_ns, sent_ns)
         errors["user"].add(record.event_user_ns, sent_ns)
-    lags = [
-        abs(r.t_send_ns - r.t_sched_ns) / 1e6 for r, _ in pairs if r.t_send_ns is not None
-    ]
+    lags = [abs(r.t_send_ns - r.t_sched_ns) / 1e6 for r, _ in pairs if r.t_send_ns is not None]
     num_events = sum(len(record.event_tokens) for record, _ in pairs)
     return Calibration(
         num_requests=len(pairs),

@@ -11,6 +11,7 @@ from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.limits import Limits
+from lorry_loadtest.options import WorkloadOptions
 from lorry_loadtest.outcomes import AttemptFailed
 from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.records import RequestRecord
@@ -36,7 +37,7 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.run = run
-        self.workload = settings.workload(catalog, level=run.level)
+        self.workload = settings.workload(catalog, stream=run.stream)
         self.wire = wire
         self.limits = limits
         self._environment = environment
@@ -93,6 +94,7 @@ class Engine:
             connection=connection,
             limits=self.limits,
             origin_ns=run.origin_ns,
+            start_ns=run.start_ns,
             sender=Sender(self.settings.scenario, "run", run.level, run.worker, user),
             verify=lambda planned, text: self._complaint(planned, text, verify),
         )
@@ -100,9 +102,7 @@ class Engine:
         fire_request(self._environment, attempted.record, context=context)
         return attempted
 
-    def _complaint(
-        self, planned: PlannedRequest, text: str, verify: Verify | None
-    ) -> str | None:
+    def _complaint(self, planned: PlannedRequest, text: str, verify: Verify | None) -> str | None:
         known = self.run.answers.get(planned.canary or "")
         if known is not None and hash_of(text) != known:
             return f"canary {planned.canary} answered {hash_of(text)}, not the known {known}"
@@ -137,26 +137,37 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
     """
     engine: Engine | None = run.engines.get(user_class)
     if engine is None:
-        options = run.options
         endpoint = _endpoint(user_class, environment)
-        api_key = (options.api_key if options else None) or user_class.api_key
-        settings = settings_of(user_class, options)
+        settings = settings_of(user_class, run.options)
+        api_key = api_key_of(user_class, run.options)
         catalog = _catalog(user_class, settings, run, endpoint, api_key=api_key)
         engine = run.engines[user_class] = Engine(
             settings,
             run=run,
             catalog=catalog,
-            wire=Wire(
-                endpoint=endpoint,
-                base_model=user_class.base_model or catalog.base_model,
-                api_key=api_key,
-                ignore_eos=user_class.ignore_eos or bool(options and options.ignore_eos),
-                states_tokens=user_class.states_tokens,
-            ),
+            wire=wire_of(user_class, run.options, endpoint=endpoint, base_model=catalog.base_model),
             limits=user_class.limits,
             environment=environment,
         )
     return engine
+
+
+def wire_of(
+    user_class: Any, options: WorkloadOptions | None, *, endpoint: Endpoint, base_model: str
+) -> Wire:
+    """`base_model` is the server's, for a class that names none."""
+    return Wire(
+        endpoint=endpoint,
+        base_model=user_class.base_model or base_model,
+        api_key=api_key_of(user_class, options),
+        ignore_eos=user_class.ignore_eos or bool(options and options.ignore_eos),
+        states_tokens=user_class.states_tokens,
+    )
+
+
+def api_key_of(user_class: Any, options: WorkloadOptions | None) -> str | None:
+    key: str | None = (options.api_key if options else None) or user_class.api_key
+    return key
 
 
 def _endpoint(user_class: Any, environment: Any) -> Endpoint:

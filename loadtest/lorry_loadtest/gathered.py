@@ -14,7 +14,8 @@ from lorry_loadtest.server_scrape import ServerScrape
 class Gathered:
     """Filled at the end of a run by whoever led it."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, *, start_ns: int = 0) -> None:
+        self._start_ns = start_ns
         self.prepared = prepared
         self.records: list[RequestRecord] = list(prepared.records)
         self.reports: list[WorkerReport] = []
@@ -48,7 +49,9 @@ class Gathered:
             scenario=prepared.scenario,
             arrival=prepared.arrival,
             stream_hash=prepared.stream_hash,
-            sent_hash=sent_hash(self.sent, is_open_loop=prepared.arrival != "closed"),
+            sent_hash=sent_hash(
+                self.sent, is_open_loop=prepared.arrival != "closed", start_ns=self._start_ns
+            ),
             num_planned=prepared.num_planned,
             workers=tuple(sorted(self.reports, key=lambda report: report.worker)),
             calibration=prepared.calibration,
@@ -59,14 +62,14 @@ class Gathered:
         )
 
 
-def sent_hash(records: Iterable[RequestRecord], *, is_open_loop: bool) -> str:
+def sent_hash(records: Iterable[RequestRecord], *, is_open_loop: bool, start_ns: int = 0) -> str:
     """The stream's hash over what was sent; that of an open loop is the planned one when every
     arrival was issued. `records` are in the order of their indices."""
     stream = StreamHash()
     for record in records:
         stream.add(
             record,
-            at_ns=record.t_sched_ns if is_open_loop else None,
+            at_ns=record.t_sched_ns - start_ns if is_open_loop else None,
             num_prompt_words=record.prompt_tokens_planned,
         )
     return stream.hexdigest()

@@ -44,5 +44,5 @@ class LogHistogram:
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= wanted:
-                return _BASE ** (bucket + 0.5)
+                return math.exp((bucket + 0.5) * _LOG_BASE)
         return None

@@ -89,7 +89,7 @@ def parse_lengths(text: str) -> Lengths:
     try:
         match parts:
             case ["normal" | "lognormal" as spread, mean, sigma, low, high]:
-                return Lengths(int(low), int(high), spread, float(mean), float(sigma))  # type: ignore[arg-type]  # one of the two words
+                return Lengths(int(low), int(high), spread, float(mean), float(sigma))
             case [low, high]:
                 return Lengths(int(low), int(high))
             case [length]:

@@ -104,9 +104,7 @@ def compose(
             return Score([*pieces, *_broken(asked, due_ns, sent, timings, fault)], fault != "cut")
         is_last = sent + count == num_tokens
         if asked.is_lorax and is_last:
-            data = last_lorax_event(
-                asked, sent, model=model, num_tokens=told, timings=timings
-            )
+            data = last_lorax_event(asked, sent, model=model, num_tokens=told, timings=timings)
         else:
             data = token_event(asked, sent, count, model=model, is_last=is_last)
         pieces.append(Piece(due_ns, data, 1, count))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from lorry_loadtest.adapter_mix import mix_of, parse_adapters, parse_mix
-from lorry_loadtest.arrivals import parse_arrival
+from lorry_loadtest.arrivals import Arrivals, TraceArrivals, parse_arrival
 from lorry_loadtest.lengths import Lengths, parse_lengths
 from lorry_loadtest.prompts import RandomWords
 from lorry_loadtest.routes import Route
@@ -25,7 +25,7 @@ class WorkloadOptions:
     max_tokens: Lengths | None = None
     seed: int | None = None
     route: Route | None = None
-    arrival: str = ""
+    arrival: str | Arrivals | TraceArrivals = ""
     canary_share: float | None = None
     patience_s: float | None = None
     ignore_eos: bool = False

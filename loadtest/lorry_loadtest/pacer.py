@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import gevent
@@ -39,7 +38,7 @@ class Pacer:
         for index in self._indices:
             while len(ready) < _READY_AHEAD and (ahead := next(coming, None)) is not None:
                 ready.append(self._schedule.request_at(ahead))
-            due_ns = self._schedule.times_ns[index]
+            due_ns = self._run.start_ns + self._schedule.times_ns[index]
             if not self._wait_until(due_ns):
                 break
             self._visitors.spawn(self._visit, ready.pop(0))
@@ -60,6 +59,6 @@ class Pacer:
         return not self._run.stopping.is_set()
 
     def _count_dropped(self) -> None:
-        now_ns = time.perf_counter_ns() - self._run.origin_ns
+        now_ns = self._run.now_ns - self._run.start_ns
         unsent = self._indices[self._num_sent :]
         self._run.num_dropped += sum(1 for i in unsent if self._schedule.times_ns[i] <= now_ns)

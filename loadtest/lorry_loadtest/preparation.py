@@ -54,7 +54,8 @@ def prepare(
     """
     if not engines:
         return Prepared()
-    calibration, notes = None, ()
+    calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
     if calibrates:
         calibration, notes = calibrate(engines[0], num_streams=num_streams)
     book, records = _learn(engines)

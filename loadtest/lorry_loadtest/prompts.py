@@ -45,6 +45,9 @@ class RandomWords:
 
     num_words: Lengths = field(default_factory=lambda: Lengths(64, 64))
 
+    def __str__(self) -> str:
+        return str(self.num_words)
+
     def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
         return Drawn(words(rng, self.num_words.draw(rng)))
 
@@ -59,6 +62,10 @@ class FixedPrompts:
         if not self.texts:
             raise ValueError("the list of prompts is empty")
 
+    def __str__(self) -> str:
+        lengths = [len(text.split()) for text in self.texts]
+        return f"{len(self.texts)} given texts of {Lengths(max(1, min(lengths)), max(1, *lengths))}"
+
     def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
         return Drawn(rng.choice(self.texts))
 
@@ -67,8 +74,7 @@ class FixedPrompts:
 class SharedPrefix:
     """`groups` prefixes of `prefix` words; each request has one of them and `unique` words after.
 
-    This is what system prompts and documents look like to a prefix cache. The declared share of
-    words that may be found in it is `shared_share`.
+    This is what system prompts and documents look like to a prefix cache.
     """
 
     prefix: int
@@ -78,6 +84,9 @@ class SharedPrefix:
     def __post_init__(self) -> None:
         if self.prefix < 1 or self.groups < 1:
             raise ValueError(f"a shared prefix of {self.prefix} words in {self.groups} groups")
+
+    def __str__(self) -> str:
+        return f"one of {self.groups} prefixes of {self.prefix} and {self.unique} of its own"
 
     def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
         group = rng.randrange(self.groups)
@@ -102,6 +111,9 @@ class MultiTurn:
     def __post_init__(self) -> None:
         if self.turns < 1 or self.sessions < 1 or self.words_per_answer < 1:
             raise ValueError(f"{self.turns} turns of {self.sessions} sessions at a time")
+
+    def __str__(self) -> str:
+        return f"{self.turns} turns of {self.words_per_turn} and {self.words_per_answer}"
 
     def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
         block, place = divmod(index, self.sessions * self.turns)
@@ -129,9 +141,7 @@ class Prompts:
         return FixedPrompts(texts)
 
     @staticmethod
-    def shared_prefix(
-        *, prefix: int, unique: int | str | Lengths, groups: int = 1
-    ) -> SharedPrefix:
+    def shared_prefix(*, prefix: int, unique: int | str | Lengths, groups: int = 1) -> SharedPrefix:
         return SharedPrefix(prefix, lengths_of(unique), groups)
 
     @staticmethod

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from locust.runners import MasterRunner, WorkerRunner
 
-from lorry_loadtest.arrivals import Arrivals
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
 from lorry_loadtest.engine import Engine, engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
-from lorry_loadtest.options import WorkloadOptions
+from lorry_loadtest.options import WorkloadOptions, workload_options
 from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.preparation import prepare
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
-from lorry_loadtest.spool import Spool
+from lorry_loadtest.stamping_thread import clock_samples
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_PLAN_S = 3600.0
 # -t counts from when locust starts its users; the plan begins and ends a little inside of it.
 _MARGIN_S = 1.0
+# Beyond the drain limit, for workers to hand over what they have.
+_HAND_OVER_S = 30.0
 
 
 def attach_run(environment: Any) -> None:
@@ -41,19 +43,20 @@ def attach_run(environment: Any) -> None:
 
 
 class RunEvents:
-    """Owns what lives for one test: its state, its pacers, its scraper."""
+    """Owns what lives for one test: its pacers, its scraper, what is gathered at its end."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
         runner = environment.runner
-        self._master = MasterSide(runner) if _kind(runner) == "MasterRunner" else None
-        self._worker = WorkerSide(runner) if _kind(runner) == "WorkerRunner" else None
+        self._master = MasterSide(runner) if isinstance(runner, MasterRunner) else None
+        self._worker = WorkerSide(runner) if isinstance(runner, WorkerRunner) else None
         self._pacers: list[Pacer] = []
-        self._pacing: list[gevent.Greenlet] = []
+        self._pacing: list[Any] = []
         self._health: Health | None = None
         self._scrape: ServerScrape | None = None
-        self._gathered: Gathered | None = None
-        self._spools: tempfile.TemporaryDirectory[str] | None = None
+        # The records and observations of the last test; None in a worker.
+        self.gathered: Gathered | None = None
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None
         events = environment.events
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
@@ -62,13 +65,6 @@ class RunEvents:
             events.report_to_master.add_listener(self._on_report)
         if self._master is not None:
             events.worker_report.add_listener(self._on_worker_report)
-            # -t without a web page ends in `quit`, which does not wait for workers as `stop` does
-            events.quitting.add_listener(self._on_quitting)
-
-    @property
-    def gathered(self) -> Gathered | None:
-        """What the last test that ended here has left, where workers' records come together."""
-        return self._gathered
 
     @property
     def _run(self) -> RunState:
@@ -77,22 +73,20 @@ class RunEvents:
 
     @property
     def _user_classes(self) -> list[Any]:
+        """The LLM users among those of the locustfile."""
         return [c for c in self._environment.user_classes if hasattr(c, "canary_share")]
 
     def _on_start(self, **_: Any) -> None:
-        options = _options_of(self._environment)
         order = self._worker.order if self._worker else RunOrder()
-        self._gathered = None
-        spool = self._new_spool() if self._worker else None
-        run = RunState(
+        self.gathered = None
+        run = self._environment.lorry_run = RunState(
             worker=order.worker,
             num_workers=order.num_workers,
             origin_ns=order.origin_ns,
-            options=options,
-            spool=spool,
+            options=options_of(self._environment),
+            spool=self._worker.new_spool(self._folder()) if self._worker else None,
             answers=order.answers,
         )
-        self._environment.lorry_run = run
         try:
             if self._worker is None:
                 self._prepare(run)
@@ -103,22 +97,27 @@ class RunEvents:
             logger.error("%s", exc)
 
     def _prepare(self, run: RunState) -> None:
-        """Where there is no master above: canaries, calibration, hashes, the server's metrics."""
+        """Where there is no master above: hashes, canaries, calibration, the server's metrics."""
         engines = [engine_of(c, self._environment, run) for c in self._user_classes]
-        until_s = self._until_s()
+        parsed: Any = getattr(self._environment, "parsed_options", None)
+        wants_report = bool(getattr(parsed, "llm_report", ""))
         prepared = prepare(
             engines,
-            until_s=until_s,
-            options=getattr(self._environment, "parsed_options", None),
+            until_s=self._until_s(),
+            calibrates=wants_report and not parsed.no_calibration,
+            num_streams=getattr(parsed, "num_users", None) or 1,
         )
-        run.answers.update(prepared.answers)
         for line in prepared.lines:
             logger.info("%s", line)
-        order = self._master.give_orders(run.answers) if self._master else None
-        run.origin_ns = order.origin_ns if order else RunState().origin_ns
-        self._gathered = Gathered(prepared)
-        if engines:
-            self._scrape = ServerScrape(engines[0].wire, origin_ns=run.origin_ns)
+        run.answers.update(prepared.answers)
+        order = self._master.give_orders(run.answers) if self._master else RunOrder()
+        run.origin_ns = order.origin_ns
+        self.gathered = Gathered(prepared)
+        if engines and wants_report:
+            wire = engines[0].wire
+            self._scrape = ServerScrape(
+                wire.endpoint, origin_ns=run.origin_ns, api_key=wire.api_key
+            )
             self._scrape.start()
 
     def _begin(self, run: RunState) -> None:
@@ -142,18 +141,24 @@ class RunEvents:
 
     def _until_s(self) -> float:
         """How long the plan of an open loop is."""
-        options = getattr(self._environment, "parsed_options", None)
-        given = getattr(options, "run_time", None)
+        parsed = getattr(self._environment, "parsed_options", None)
+        given = getattr(parsed, "run_time", None)
         if given:
             return max(float(given) - _MARGIN_S, float(given) / 2)
         own = [c.duration_s for c in self._user_classes if c.duration_s]
         return float(max(own, default=_LONGEST_PLAN_S))
 
     def _on_stopping(self, **_: Any) -> None:
-        if self._master is not None:
-            self._master.stop_workers(timeout_s=(self._environment.stop_timeout or 0) + 30)
-        elif hasattr(self._environment, "lorry_run"):
+        if not hasattr(self._environment, "lorry_run"):
+            return
+        if self._master is None:
             self._run.stopping.set()
+            return
+        # Here rather than at `test_stop`: -t without a web page ends in `quit`, which fires that
+        # before the workers have been told to stop.
+        self._master.stop_workers(
+            timeout_s=float(self._environment.stop_timeout or 0) + _HAND_OVER_S
+        )
 
     def _on_stop(self, **_: Any) -> None:
         if not hasattr(self._environment, "lorry_run"):
@@ -165,9 +170,8 @@ class RunEvents:
 
     def _end_sending(self) -> None:
         gevent.joinall(self._pacing, timeout=5)
-        timeout_s = float(self._environment.stop_timeout or 0)
         for pacer in self._pacers:
-            pacer.drain(timeout_s=timeout_s)
+            pacer.drain(timeout_s=float(self._environment.stop_timeout or 0))
         run = self._run
         for engine in run.engines.values():
             engine.close()
@@ -179,31 +183,31 @@ class RunEvents:
             num_planned=run.num_planned,
             num_dropped=run.num_dropped,
             max_in_flight=run.max_in_flight,
-            clock=stamp_clock(),
+            clock=clock_samples(run.origin_ns),
         )
         self._health = None
         if self._worker is not None and run.spool is not None:
             run.spool.close()
             self._worker.hand_over(run.spool, report)
-        elif self._gathered is not None:
-            self._gathered.add(run.records, report)
+        elif self.gathered is not None:
+            self.gathered.add(run.records, report)
 
     def _gather(self) -> None:
+        if self.gathered is None:
+            return
         if self._scrape is not None:
             self._scrape.stop()
-        if self._gathered is None:
-            return
+            self.gathered.scraped(self._scrape)
+            self._scrape = None
         if self._master is not None:
             for records, report in self._master.collect():
-                self._gathered.add(records, report)
-        if self._scrape is not None:
-            self._gathered.scraped(self._scrape)
-            self._scrape = None
+                self.gathered.add(records, report)
 
-    def _new_spool(self) -> Spool:
-        self._spools = self._spools or tempfile.TemporaryDirectory(prefix="lorry-loadtest-")
-        run_number = len(list(Path(self._spools.name).iterdir()))
-        return Spool(Path(self._spools.name) / f"records-{run_number}.jsonl")
+    def _folder(self) -> Path:
+        """For the spools of a worker that does not see its master's."""
+        if self._own_folder is None:
+            self._own_folder = tempfile.TemporaryDirectory(prefix="lorry-loadtest-")
+        return Path(self._own_folder.name)
 
     def _on_report(self, client_id: str, data: dict[str, Any]) -> None:
         if hasattr(self._environment, "lorry_run"):
@@ -213,26 +217,8 @@ class RunEvents:
         if "lorry" in data and hasattr(self._environment, "lorry_run"):
             self._run.live.merge(data["lorry"])
 
-    def _on_quitting(self, **_: Any) -> None:
-        self._environment.runner.stop()
 
-
-def stamp_clock() -> tuple[Any, ...]:
-    """The offsets of the wall clock that the stamping thread has seen; none without a thread."""
-    from lorry_loadtest import stamping_thread  # here: without a connection there is no thread
-
-    thread = stamping_thread._thread
-    return () if thread is None else tuple(thread.clock.samples)
-
-
-def _kind(runner: Any) -> str:
-    """By name: importing locust's runners here would patch a process that only reads reports."""
-    return type(runner).__name__
-
-
-def _options_of(environment: Any) -> WorkloadOptions | None:
-    """Those of a locustfile that has them on its command line; the web form may change them."""
-    from lorry_loadtest.options import workload_options
-
-    parsed = getattr(environment, "parsed_options", None)
+def options_of(environment: Any) -> WorkloadOptions | None:
+    """Those of a locustfile that has ours on its command line; the web form may change them."""
+    parsed: Any = getattr(environment, "parsed_options", None)
     return workload_options(parsed) if hasattr(parsed, "adapter_mix") else None

@@ -20,25 +20,30 @@ from lorry_loadtest.spool import Spool
 class RunState:
     """One test in one process. Whoever sends counts itself in and records what it did.
 
-    `level` is the number of streams in a sweep, 0 elsewhere. This process is `worker` of
-    `num_workers`. `options` is what a command line asked for, None where the user class says it all.
-    With a `spool` the records go to its file instead of into memory. `answers` are those of the
-    canaries, by name, as hashes.
+    `level` is the number of streams in a sweep, 0 elsewhere, and `stream` tells the seeded streams of
+    a sweep's levels apart. Times count from `origin_ns`; the plan of an open loop begins `start_ns`
+    after it. This process is `worker` of `num_workers`. `options` is what a command line asked for,
+    None where the user class says it all. With a `spool` the records go to its file instead of into
+    memory. `answers` are those of the canaries, by name, as hashes.
     """
 
     def __init__(
         self,
         *,
         level: int = 0,
+        stream: int = 0,
         worker: int = 0,
         num_workers: int = 1,
         origin_ns: int | None = None,
+        start_ns: int = 0,
         options: WorkloadOptions | None = None,
         catalog: Catalog | None = None,
         spool: Spool | None = None,
         answers: Mapping[str, str] | None = None,
     ) -> None:
         self.level = level
+        self.stream = stream
+        self.start_ns = start_ns
         self.worker = worker
         self.num_workers = num_workers
         self.origin_ns = time.perf_counter_ns() if origin_ns is None else origin_ns

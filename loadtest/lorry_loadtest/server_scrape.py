@@ -32,9 +32,7 @@ class ServerScrape:
     know its blocks by.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, *, origin_ns: int, api_key: str | None = None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, *, origin_ns: int, api_key: str | None = None) -> None:
         self.samples: list[ServerSample] = []
         self.steps: list[dict[str, Any]] = []
         self.notes: list[str] = []

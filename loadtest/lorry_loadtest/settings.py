@@ -14,7 +14,7 @@ from lorry_loadtest.lengths import Lengths, lengths_of
 from lorry_loadtest.options import WorkloadOptions
 from lorry_loadtest.prompts import PromptSource, prompts_of
 from lorry_loadtest.routes import Route
-from lorry_loadtest.workload import Workload
+from lorry_loadtest.workload import Variant, Workload
 
 # Learning each canary takes two requests; with hundreds of adapters a sample must do.
 _MOST_CANARY_ADAPTERS = 32
@@ -36,6 +36,7 @@ class LoadSettings:
     seed: int
     canary_share: float
     patience_s: float | None
+    variants: tuple[Variant, ...]
     length_scale: float
 
     @property
@@ -45,7 +46,7 @@ class LoadSettings:
             return "closed"
         return "trace" if isinstance(self.arrival, TraceArrivals) else self.arrival.process
 
-    def workload(self, catalog: Catalog, *, level: int = 0) -> Workload:
+    def workload(self, catalog: Catalog, *, stream: int = 0) -> Workload:
         """With the adapters that the server has; ValueError names what does not fit."""
         mix = self._mix(catalog)
         unknown = [name for name in mix.all_names if name and name not in catalog.adapters]
@@ -61,7 +62,7 @@ class LoadSettings:
         )
         return Workload(
             seed=self.seed,
-            level=level,
+            stream=stream,
             adapters=mix,
             prompts=self.prompts,
             max_tokens=self.lengths,
@@ -70,6 +71,7 @@ class LoadSettings:
             canary_share=self.canary_share,
             patience_s=self.patience_s,
             trace=self.arrival.trace if isinstance(self.arrival, TraceArrivals) else None,
+            variants=self.variants,
             length_scale=self.length_scale,
         )
 
@@ -103,6 +105,7 @@ def settings_of(user_class: Any, options: WorkloadOptions | None) -> LoadSetting
         seed=user_class.seed,
         canary_share=user_class.canary_share,
         patience_s=user_class.patience_s,
+        variants=tuple(user_class.variants),
         length_scale=user_class.length_scale,
     )
     return settings if options is None else _with_options(settings, options)
@@ -127,8 +130,11 @@ def _with_options(settings: LoadSettings, options: WorkloadOptions) -> LoadSetti
     if options.adapters is not None:
         changes.setdefault("base_share", 0.0)
         changes["adapter_mix"] = ""
+    if options.prompts is not None or options.max_tokens is not None:
+        changes["variants"] = ()
     if options.adapter_mix:
         changes["adapter_mix"] = options.adapter_mix
     if options.arrival:
-        changes["arrival"] = parse_arrival(options.arrival)
+        given = options.arrival
+        changes["arrival"] = parse_arrival(given) if isinstance(given, str) else given
     return replace(settings, **changes)

@@ -23,6 +23,7 @@ from gevent import get_hub
 from gevent.event import Event
 from gevent.monkey import get_original
 
+from lorry_loadtest.observations import ClockSample
 from lorry_loadtest.stream_reads import Read
 from lorry_loadtest.wall_clock import WallClock
 
@@ -201,3 +202,15 @@ def stamping_thread() -> StampingThread:
     if _thread is None:
         _thread = StampingThread()
     return _thread
+
+
+def clock_samples(origin_ns: int) -> tuple[ClockSample, ...]:
+    """The wall clock's offsets as they were seen, with times from `origin_ns`; none without a
+    thread."""
+    if _thread is None:
+        return ()
+    return tuple(
+        ClockSample(sample.t_ns - origin_ns, sample.realtime_offset_ns)
+        for sample in _thread.clock.samples
+        if sample.t_ns >= origin_ns
+    )

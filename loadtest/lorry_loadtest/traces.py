@@ -56,9 +56,7 @@ def read_trace(path: str | Path) -> Trace:
         raise ValueError(f"the trace {path} has no request")
     found.sort(key=lambda request: request.at_s)
     start_s = found[0].at_s
-    return Trace(
-        path.name, tuple(_shifted(request, start_s) for request in found)
-    )
+    return Trace(path.name, tuple(_shifted(request, start_s) for request in found))
 
 
 def _shifted(request: TraceRequest, start_s: float) -> TraceRequest:

@@ -24,6 +24,7 @@ from lorry_loadtest.prompts import PromptSource, RandomWords
 from lorry_loadtest.routes import Route
 from lorry_loadtest.run_events import attach_run
 from lorry_loadtest.run_state import RunState
+from lorry_loadtest.workload import Variant
 
 # A server that refuses at once must not be hammered, nor the records filled, by users that have
 # nothing to wait for.
@@ -42,7 +43,7 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
     `arrival`, such as `poisson:6`, requests are sent when they are due, each by a copy of the user
     that runs one task, and locust's number of users means nothing.
 
-    `slo` is what the report judges the run by, `canary_share` of the requests have known answers,
+    With `variants` each request is one of these kinds. `slo` is what the report judges the run by, `canary_share` of the requests have known answers,
     `patience_s` is after how long users leave, on the mean, and `length_scale` stretches a trace.
     """
 
@@ -56,6 +57,7 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
     base_model: str | None = None
     prompts: PromptSource | Sequence[str] = RandomWords()
     lengths: Lengths | str | int = Lengths(16, 96)
+    variants: Sequence[Variant] = ()
     slo: str = ""
     seed: int = 7
     route: Route = "completions"
@@ -143,7 +145,9 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
         try:
             chosen = random.Random(planned.index).choice(self.tasks)
             if isinstance(chosen, type):
-                raise TypeError(f"in an open loop tasks are functions, and {chosen.__name__} is not")
+                raise TypeError(
+                    f"in an open loop tasks are functions, and {chosen.__name__} is not"
+                )
             chosen(visitor)
         finally:
             engine.give_back(visitor._connection)

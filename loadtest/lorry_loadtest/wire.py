@@ -50,7 +50,9 @@ class Wire:
             body=msgspec.json.encode(self._request(planned)),
         )
 
-    def _request(self, planned: PlannedRequest) -> CompletionRequest | ChatRequest | GenerateRequest:
+    def _request(
+        self, planned: PlannedRequest
+    ) -> CompletionRequest | ChatRequest | GenerateRequest:
         model = planned.adapter or self.base_model
         options = StreamOptions(include_usage=True)
         if planned.route == "lorax":

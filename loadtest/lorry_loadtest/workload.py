@@ -15,13 +15,27 @@ from lorry_loadtest.traces import MOONCAKE_BLOCK_TOKENS, Trace, TraceRequest
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """One of several kinds of request; `share` is its weight among them."""
+
+    share: float
+    prompts: PromptSource
+    lengths: Lengths
+
+    def __post_init__(self) -> None:
+        if not self.share > 0:
+            raise ValueError(f"the share of a kind of request is {self.share:g}, not > 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
-    """The seeded source of requests. The same seed, level and index always give the same request,
+    """The seeded source of requests. The same seed, stream and index always give the same request,
     in whatever process and order they are asked for.
 
-    The level is in it so that no level of a sweep repeats the prompts of another and finds them in
-    the server's prefix cache. `canary_share` of the requests, evenly spread, are `canaries` in
-    turn. With a `trace` the lengths are its requests', times `length_scale`. `patience_s` is the
+    Each level of a sweep is another `stream`, so that none repeats the prompts of another and finds
+    them in the server's prefix cache. `canary_share` of the requests, evenly spread, are `canaries` in
+    turn. With `variants` each request is one of these kinds, instead of `prompts` and `max_tokens`.
+    With a `trace` the lengths are its requests', times `length_scale`. `patience_s` is the
     mean of the exponential time after which users leave.
     """
 
@@ -30,10 +44,11 @@ class Workload:
     prompts: PromptSource
     max_tokens: Lengths
     route: Route = "completions"
-    level: int = 0
+    stream: int = 0
     canaries: tuple[Canary, ...] = ()
     canary_share: float = 0.0
     patience_s: float | None = None
+    variants: tuple[Variant, ...] = ()
     trace: Trace | None = None
     length_scale: float = 1.0
 
@@ -59,8 +74,9 @@ class Workload:
         if self.trace is not None:
             return self._of_trace(rng, index, at_ns=at_ns, patience_s=patience_s)
         adapter = self.adapters.draw(rng, index=index, at_ns=at_ns)
-        max_tokens = self.max_tokens.draw(rng)
-        drawn = self.prompts.draw(rng, seed=self._key, index=index)
+        prompts, lengths = self._kind(rng)
+        max_tokens = lengths.draw(rng)
+        drawn = prompts.draw(rng, seed=self._key, index=index)
         return PlannedRequest(
             index=index,
             at_ns=at_ns,
@@ -72,9 +88,7 @@ class Workload:
             route=self.route,
         )
 
-    def canary_at(
-        self, canary: Canary, *, index: int, at_ns: int | None = None
-    ) -> PlannedRequest:
+    def canary_at(self, canary: Canary, *, index: int, at_ns: int | None = None) -> PlannedRequest:
         return PlannedRequest(
             index=index,
             at_ns=at_ns,
@@ -85,9 +99,16 @@ class Workload:
             route=self.route,
         )
 
+    def _kind(self, rng: random.Random) -> tuple[PromptSource, Lengths]:
+        if not self.variants:
+            return self.prompts, self.max_tokens
+        shares = [variant.share for variant in self.variants]
+        (chosen,) = rng.choices(self.variants, shares)
+        return chosen.prompts, chosen.lengths
+
     @property
     def _key(self) -> str:
-        return f"{self.seed}/{self.level}"
+        return f"{self.seed}/{self.stream}"
 
     def _of_trace(
         self,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lorry_loadtest.headline import headline, remarks
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import write_records
 from lorry_loadtest.report.page import render_page
 from lorry_loadtest.result import RunResult, write_result
 from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.slo import Objective
-from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import summarize
-from lorry_loadtest.headline import headline, remarks
 
 
 def write_report(

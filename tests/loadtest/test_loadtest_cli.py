@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lorry_loadtest.cli import main
-from lorry_loadtest.mock_server import MockServer, MockTimes
+from lorry_loadtest.mock_server import MockServer
+from lorry_loadtest.mock_stream import MockTimes
 from lorry_loadtest.records import read_records
 from tests.support.mock_llm_server import running_mock
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorry_loadtest.statistics.quantiles import quantile, samples_needed
+from lorry_loadtest.headline import format_ms, format_streams
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
     Plot,
@@ -18,9 +19,8 @@ from lorry_loadtest.report.axes import (
     svg,
     text,
 )
-from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import format_ms, format_streams
 
 _PLOT = Plot(left=50, top=34, right=372, bottom=224)
 _WIDTH, _HEIGHT = 390, 264

@@ -7,6 +7,8 @@ from html import escape
 from importlib import resources
 
 from lorry_loadtest import metrics
+from lorry_loadtest.headline import format_streams
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.report.adapter_colors import color_classes
 from lorry_loadtest.report.cautions import cautions
 from lorry_loadtest.report.definitions import definitions
@@ -17,9 +19,7 @@ from lorry_loadtest.report.throughput_chart import stream_speed_chart, throughpu
 from lorry_loadtest.report.tiles import tiles
 from lorry_loadtest.report.timeline_chart import MAX_BARS, MAX_LANES, timeline_chart
 from lorry_loadtest.result import RunResult
-from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import format_streams
 
 
 def render_page(result: RunResult, runs: Sequence[LevelRun]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from lorry_loadtest.headline import format_ms_value
 from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import format_ms_value
 
 
 def level_rows(levels: Sequence[LevelSummary]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorry_loadtest.headline import format_ms, format_streams
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import format_ms, format_streams
 
 
 def tiles(levels: Sequence[LevelSummary]) -> str:

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
+from lorry_loadtest.headline import format_ms
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
     Plot,
@@ -18,8 +20,6 @@ from lorry_loadtest.report.axes import (
     svg,
     text,
 )
-from lorry_loadtest.level_run import LevelRun
-from lorry_loadtest.headline import format_ms
 
 MAX_LANES = 48
 MAX_BARS = 3000
