@@ -11,6 +11,7 @@ import msgspec
 from lorry.types.common import Timings
 from lorry_loadtest.outcomes import Outcome
 from lorry_loadtest.phases import Phase
+from lorry_loadtest.routes import Route
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     worker: int = 0
     user: int = 0
     adapter: str | None
-    route: str = "completions"
+    route: Route = "completions"
     prompt_tokens_planned: int
     max_tokens: int
     prompt_hash: str = ""
