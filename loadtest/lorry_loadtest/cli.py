@@ -14,10 +14,10 @@ from gevent.monkey import MonkeyPatchWarning
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.console import ProgressLine, level_table
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
 from lorry_loadtest.run_info import RunInfo, describe_run
 from lorry_loadtest.slo import Objective, parse_objectives
-from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.write_report import write_report
 
 _MAX_STREAMS = 10_000

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from lorry_loadtest.headline import format_ms_value, format_streams
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.statistics.quantiles import samples_needed
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import format_ms_value, format_streams
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorry_loadtest import metrics
+from lorry_loadtest.headline import format_ms
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.server_steps import ServerStep
 from lorry_loadtest.stalls import stall_limit_ms, stalls_of
-from lorry_loadtest.headline import format_ms
 from lorry_loadtest.waterfall import MEANING, PARTS, Waterfall, waterfalls
 
 _BAR = 40

@@ -41,9 +41,7 @@ def _capacity(levels: Sequence[LevelSummary], found: FoundMax) -> str:
     wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
     if found.rate_per_s <= 0:
         return f"Not shown to meet {wanted} at any rate: {found.limited_by}."
-    up_to = (
-        f"Meets {wanted} up to {found.rate_per_s:.3g} req/s = {found.tokens_per_s:,.0f} output tokens/s"
-    )
+    up_to = f"Meets {wanted} up to {found.rate_per_s:.3g} req/s = {found.tokens_per_s:,.0f} output tokens/s"
     if found.missed_per_s is None:
         return f"{up_to}, the highest rate that was tried."
     confirmed = (
@@ -51,9 +49,7 @@ def _capacity(levels: Sequence[LevelSummary], found: FoundMax) -> str:
         if found.is_confirmed
         else f"NOT confirmed at {found.confirmed_at_per_s:.3g}"
     )
-    return (
-        f"{up_to} (missed at {found.missed_per_s:.3g}, {confirmed}); the limit is {found.limited_by}."
-    )
+    return f"{up_to} (missed at {found.missed_per_s:.3g}, {confirmed}); the limit is {found.limited_by}."
 
 
 def remarks(levels: Sequence[LevelSummary]) -> tuple[str, ...]:

@@ -52,7 +52,9 @@ def parse_sweep(text: str) -> tuple[LoadPoint, ...]:
     kind, low_text, high_text, step = match.groups()
     low, high = float(low_text), float(high_text)
     if not 0 < low <= high:
-        raise ValueError(f"{text!r} goes from {low:g} to {high:g}, which is not upwards from over 0")
+        raise ValueError(
+            f"{text!r} goes from {low:g} to {high:g}, which is not upwards from over 0"
+        )
     values = _values(low, high, step)
     if len(values) > _MAX_POINTS:
         raise ValueError(f"{text!r} has {len(values)} points; at most {_MAX_POINTS} are run")
@@ -63,9 +65,7 @@ def parse_sweep(text: str) -> tuple[LoadPoint, ...]:
         for value in values
     ]
     downwards = [replace(point, descending=True) for point in reversed(upwards[:-1])]
-    return tuple(
-        replace(point, index=index) for index, point in enumerate([*upwards, *downwards])
-    )
+    return tuple(replace(point, index=index) for index, point in enumerate([*upwards, *downwards]))
 
 
 def _values(low: float, high: float, step: str) -> list[float]:

@@ -15,9 +15,7 @@ WAITING = ("vllm:num_requests_waiting",)
 def total(sample: ServerSample, names: Sequence[str]) -> float | None:
     """The sum over all label sets of the first of `names` that the server has."""
     for name in names:
-        found = [
-            value for key, value in sample.values.items() if key.partition("{")[0] == name
-        ]
+        found = [value for key, value in sample.values.items() if key.partition("{")[0] == name]
         if found:
             return sum(found)
     return None

@@ -57,9 +57,9 @@ def test_a_server_that_meets_nothing_is_said_to_meet_nothing() -> None:
 
     assert found.rate_per_s == 0.0
     assert not found.is_confirmed
-    assert headline([summarize(Server(1.0).measure(LoadPoint(rate_per_s=1.0)), objectives=TTFT)], found).startswith(
-        "Not shown to meet TTFT p50 < 100 ms at any rate"
-    )
+    assert headline(
+        [summarize(Server(1.0).measure(LoadPoint(rate_per_s=1.0)), objectives=TTFT)], found
+    ).startswith("Not shown to meet TTFT p50 < 100 ms at any rate")
     assert levels
 
 

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from lorry_loadtest.gate.gate import GatedRun, gate_exit_code, judge_gate
-from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.gate.limit import GateLimit, parse_gate
+from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.gate.pairing import NotComparable, pair
 from lorry_loadtest.slo import parse_objectives
 from lorry_loadtest.statistics.bootstrap import block_length, paired_ratio

@@ -15,7 +15,12 @@ from lorry_loadtest.waterfall import PARTS, share_that_closes, waterfalls
 from tests.support.loadtest_records import make_record
 from tests.support.simulated_server import Load, ServerModel, simulate
 
-TIMINGS: dict[str, Any] = {"queue_ms": 10.0, "adapter_load_ms": 5.0, "prefill_ms": 30.0, "decode_ms": 40.0}
+TIMINGS: dict[str, Any] = {
+    "queue_ms": 10.0,
+    "adapter_load_ms": 5.0,
+    "prefill_ms": 30.0,
+    "decode_ms": 40.0,
+}
 
 
 def step(index: int, end_ms: float, took_ms: float, **fields: int) -> ServerStep:
@@ -24,7 +29,11 @@ def step(index: int, end_ms: float, took_ms: float, **fields: int) -> ServerStep
 
 def test_a_waterfall_has_every_part_and_closes() -> None:
     record = make_record(
-        send_ms=3.0, conn_ms=2.0, events_ms=(50.0, 70.0, 90.0), user_ms=(51.0, 71.0, 91.5), timings=TIMINGS
+        send_ms=3.0,
+        conn_ms=2.0,
+        events_ms=(50.0, 70.0, 90.0),
+        user_ms=(51.0, 71.0, 91.5),
+        timings=TIMINGS,
     )
 
     (fall,) = waterfalls([record])
@@ -94,7 +103,9 @@ def test_a_pause_without_steps_is_the_servers_standstill() -> None:
     still = (step(0, 10, 8), step(1, 20, 8), step(2, 430, 8))
     busy = tuple(step(i, 20 + 10 * i, 10) for i in range(60))
 
-    assert find_stalls([record], still)[0].cause.startswith(("the server made no step", "no step ran"))
+    assert find_stalls([record], still)[0].cause.startswith(
+        ("the server made no step", "no step ran")
+    )
     assert "steps without a token for it" in find_stalls([record], busy)[0].cause
     assert find_stalls([record], ())[0].cause == "the server gave no step log"
 

@@ -211,9 +211,7 @@ class _Simulation:
 
     def _finish(self, s: _Sequence) -> None:
         jitter = self._noise.uniform
-        kernel = [
-            round((at + _NETWORK_MS + jitter(0.0, 0.05)) * _NS_PER_MS) for at in s.token_ms
-        ]
+        kernel = [round((at + _NETWORK_MS + jitter(0.0, 0.05)) * _NS_PER_MS) for at in s.token_ms]
         user = [stamp + round(jitter(0.03, 0.12) * _NS_PER_MS) for stamp in kernel]
         arrival_ms = s.sched_ms + _NETWORK_MS
         send_ns = round((s.sched_ms + jitter(0.02, 0.08)) * _NS_PER_MS)
@@ -226,7 +224,9 @@ class _Simulation:
                 adapter=s.adapter,
                 prompt_tokens_planned=s.prompt_tokens,
                 max_tokens=s.max_tokens,
-                prompt_hash=hashlib.sha256(f"{self._load.seed}/{s.index}".encode()).hexdigest()[:16],
+                prompt_hash=hashlib.sha256(f"{self._load.seed}/{s.index}".encode()).hexdigest()[
+                    :16
+                ],
                 t_sched_ns=round(s.sched_ms * _NS_PER_MS),
                 t_send_ns=send_ns,
                 t_conn_ns=send_ns if s.fresh else None,

@@ -119,7 +119,10 @@ def _decide(limit: GateLimit, estimate: RatioEstimate) -> tuple[GateStatus, str]
     if is_worse:
         return "regression", "worse beyond chance, and the limit is not shown to be kept"
     times = _times_longer(limit, estimate)
-    return "undecided", f"the interval has both no change and the limit in it; about {times} times as long a run would tell"
+    return (
+        "undecided",
+        f"the interval has both no change and the limit in it; about {times} times as long a run would tell",
+    )
 
 
 def _times_longer(limit: GateLimit, estimate: RatioEstimate) -> int:

@@ -31,7 +31,11 @@ class GateLimit(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         name = self.metric.replace("_", " ")
         change = f"{100 * (self.ratio - 1):+.3g} %"
-        return f"{name} {change}" if self.statistic is None else f"{name.upper()} {self.statistic} {change}"
+        return (
+            f"{name} {change}"
+            if self.statistic is None
+            else f"{name.upper()} {self.statistic} {change}"
+        )
 
 
 def parse_gate(text: str) -> tuple[GateLimit, ...]:

@@ -30,10 +30,7 @@ class Pairs:
         both = [
             (column_a[i], column_b[j])
             for i, j in self.places
-            if self.a.ok[i]
-            and self.b.ok[j]
-            and column_a[i] is not None
-            and column_b[j] is not None
+            if self.a.ok[i] and self.b.ok[j] and column_a[i] is not None and column_b[j] is not None
         ]
         return [first for first, _ in both], [second for _, second in both]
 

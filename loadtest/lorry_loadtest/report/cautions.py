@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorry_loadtest.result import RunResult
-from lorry_loadtest.level_run import LevelRun
-from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.headline import format_streams
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.result import RunResult
+from lorry_loadtest.summary import LevelSummary
 
 _BUSY_CLIENT = 0.7
 _CACHED_SHARE = 0.05

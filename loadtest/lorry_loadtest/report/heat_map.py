@@ -68,10 +68,10 @@ def _row(
     name = adapter.adapter or info.base_model
     share = adapter.attempted / max(1, level.attempted)
     cells = "".join(
-        _cell(cell(adapter), median)
-        for (_, cell), median in zip(columns, medians, strict=True)
+        _cell(cell(adapter), median) for (_, cell), median in zip(columns, medians, strict=True)
     )
     failed = adapter.attempted - adapter.ok
+    failed_kind = ' class="bad"' if failed else ""
     answers = f"{adapter.canaries - adapter.wrong_canaries}/{adapter.canaries}"
     known = (
         '<td class="na">none</td>'
@@ -85,7 +85,7 @@ def _row(
         f"{share:.0%}</td><td>{info.adapters.get(name, 0.0):.0%}</td>"
         f"<td>{adapter.attempted:,}</td><td>{adapter.output_tokens_per_s:,.1f}</td>{cells}"
         f"<td>{adapter.cold_loads}</td>"
-        f'<td{' class="bad"' if failed else ""}>{failed}</td>{known}</tr>'
+        f"<td{failed_kind}>{failed}</td>{known}</tr>"
     )
 
 

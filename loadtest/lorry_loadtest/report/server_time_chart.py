@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorry_loadtest.headline import format_ms, load_label
 from lorry_loadtest.report.axes import Scale, rect, svg, text
 from lorry_loadtest.summary import LevelSummary, ServerTimes
-from lorry_loadtest.headline import format_ms, load_label
 
 PARTS = ("load", "queue", "prefill", "decode", "rest")
 

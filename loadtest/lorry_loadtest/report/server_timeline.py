@@ -81,7 +81,9 @@ def _first_tokens(run: LevelRun, x: Scale) -> str:
     shown = answers[::stride]
     ttfts = sorted(metrics.ttft_ms(record) or 0.0 for record in shown)
     high = ttfts[min(len(ttfts) - 1, int(0.995 * len(ttfts)))] if ttfts else 1.0
-    y, body = _axis(high, "TTFT of each request, ms" + (f" (every {stride}th)" if stride > 1 else ""))
+    y, body = _axis(
+        high, "TTFT of each request, ms" + (f" (every {stride}th)" if stride > 1 else "")
+    )
     places = [
         (
             x.at((record.t_sched_ns - run.start_ns) / 1e9),
@@ -107,9 +109,7 @@ def _tokens(run: LevelRun, x: Scale, length_s: float) -> str:
     return body + polygon(area, kind="rate")
 
 
-def _streams(
-    run: LevelRun, x: Scale, length_s: float, colors: Mapping[str | None, str]
-) -> str:
+def _streams(run: LevelRun, x: Scale, length_s: float, colors: Mapping[str | None, str]) -> str:
     """Requests under way, stacked by adapter."""
     width_s = max(0.1, length_s / _BINS)
     num_bins = math.ceil(length_s / width_s) + 1
@@ -146,7 +146,9 @@ def _queue(run: LevelRun, steps: tuple[ServerStep, ...], x: Scale) -> str:
         f"{attaches:,} adapters attached",
     )
     body += polyline([(x.at(at), y.at(value)) for at, value in batch], kind="p50 curve thin")
-    return body + polyline([(x.at(at), y.at(value)) for at, value in waiting], kind="p95 curve thin")
+    return body + polyline(
+        [(x.at(at), y.at(value)) for at, value in waiting], kind="p95 curve thin"
+    )
 
 
 def _kv_use(run: LevelRun, steps: tuple[ServerStep, ...], x: Scale) -> str:
@@ -157,9 +159,7 @@ def _kv_use(run: LevelRun, steps: tuple[ServerStep, ...], x: Scale) -> str:
     return body + polygon([*area, (x.at(use[-1][0]), y.at(0))], kind="rate")
 
 
-def _binned(
-    run: LevelRun, steps: Sequence[ServerStep]
-) -> list[tuple[float, list[ServerStep]]]:
+def _binned(run: LevelRun, steps: Sequence[ServerStep]) -> list[tuple[float, list[ServerStep]]]:
     """Steps by time in at most `_BINS` groups, none of them empty; the time in seconds."""
     first, last = steps[0].t_ns, steps[-1].t_ns
     width = max(1, (last - first) // _BINS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from lorry_loadtest.headline import format_ms_value, load_label
 from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import format_ms_value, load_label
 
 
 def level_rows(levels: Sequence[LevelSummary]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lorry_loadtest.headline import load_label
 from lorry_loadtest.report.axes import (
     Plot,
     Scale,
@@ -16,7 +17,6 @@ from lorry_loadtest.report.axes import (
     text,
 )
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.headline import load_label
 
 _PLOT = Plot(left=50, top=34, right=572, bottom=214)
 _WIDTH, _HEIGHT = 590, 254

@@ -72,9 +72,7 @@ def _latency_tile(name: str, distribution: Distribution) -> str:
     if distribution.p50 is None:
         mean = "n/a" if distribution.mean is None else format_ms(distribution.mean)
         return _tile(name, mean, f"mean of {distribution.n}; p50 n/a")
-    notes = [
-        f"{statistic} {_percentile(distribution, statistic)}" for statistic in ("p95", "p99")
-    ]
+    notes = [f"{statistic} {_percentile(distribution, statistic)}" for statistic in ("p95", "p99")]
     return _tile(name, format_ms(distribution.p50), f"p50; {', '.join(notes)}")
 
 

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from lorry_loadtest.headline import format_ms
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
     Plot,
@@ -19,8 +21,6 @@ from lorry_loadtest.report.axes import (
     svg,
     text,
 )
-from lorry_loadtest.level_run import LevelRun
-from lorry_loadtest.headline import format_ms
 
 MAX_LANES = 48
 MAX_BARS = 2500
@@ -119,7 +119,9 @@ def _bars(
     failed = ""
     for record in records:
         top = lanes[record.user]
-        begin, end = (x.at((ns - run.start_ns) / 1e9) for ns in (record.t_sched_ns, record.t_end_ns))
+        begin, end = (
+            x.at((ns - run.start_ns) / 1e9) for ns in (record.t_sched_ns, record.t_end_ns)
+        )
         first = x.at((record.event_ns[0] - run.start_ns) / 1e9) if record.event_ns else end
         color = colors[record.adapter]
         places.setdefault(f"{color} wait", []).append((begin, top, first - begin - 0.6, height))

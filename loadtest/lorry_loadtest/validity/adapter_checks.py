@@ -17,9 +17,7 @@ def adapter_mix(evidence: Evidence) -> Finding:
     """
     limit = "chi-square p > 0.001; no other adapter"
     shares = evidence.facts.declared.adapter_shares
-    counts = Counter(
-        record.adapter for record in evidence.run.measured if record.canary is None
-    )
+    counts = Counter(record.adapter for record in evidence.run.measured if record.canary is None)
     n = sum(counts.values())
     if not shares or not n:
         return unknown("no shares were declared", limit=limit)
@@ -66,7 +64,10 @@ def canaries(evidence: Evidence) -> Finding:
         record
         for record in asked
         if record.outcome == "wrong_output"
-        or (record.text_hash is not None and record.text_hash != answers.get(record.canary or "", record.text_hash))
+        or (
+            record.text_hash is not None
+            and record.text_hash != answers.get(record.canary or "", record.text_hash)
+        )
     ]
     names = sorted({record.adapter or "base model" for record in wrong})
     text = f"{len(wrong)} of {len(asked)} wrong" + (f": {', '.join(names[:3])}" if wrong else "")

@@ -14,7 +14,9 @@ from lorry_loadtest.validity import (
 from lorry_loadtest.validity.finding import Check
 
 CHECKS: tuple[Check, ...] = (
-    Check(1, "client saturation", "a slow client looks like a slow server", client_checks.saturation),
+    Check(
+        1, "client saturation", "a slow client looks like a slow server", client_checks.saturation
+    ),
     Check(2, "read coalescing", "bursts of gaps of zero", client_checks.read_coalescing),
     Check(3, "chunk batching", "a chunk is taken for a token", stream_checks.chunk_batching),
     Check(4, "buffering", "the answer arrives at once", stream_checks.buffered_stream),

@@ -38,7 +38,9 @@ def saturation(evidence: Evidence) -> Finding:
             share = report.cpu_s / report.wall_s
             measured.append((share / 0.7, f"worker {report.worker} CPU {share:.0%}"))
     worst, text = max(measured)
-    all_stamped = bool(stamped) and all(r.kernel_stamps or not r.event_ns for r in evidence.run.measured)
+    all_stamped = bool(stamped) and all(
+        r.kernel_stamps or not r.event_ns for r in evidence.run.measured
+    )
     return judged(
         worst, warn=1.0, fail=float("inf") if all_stamped else 1.5, text=text, limit=limit
     )
