@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.machine import Machine
 from lorry_loadtest.records import read_records
 from lorry_loadtest.report.axes import nice_ticks
 from lorry_loadtest.result import read_result
 from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.slo import Objective
-from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.write_report import write_report
 from tests.support.loadtest_records import make_record, make_run
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from lorry_loadtest.headline import headline, remarks
 from lorry_loadtest.slo import Objective, is_good, parse_objectives
 from lorry_loadtest.summary import summarize
-from lorry_loadtest.headline import headline, remarks
 from tests.support.loadtest_records import make_record, make_run
 
 TTFT_P50 = Objective("ttft", "p50", 150.0)

@@ -26,6 +26,8 @@ def cautions(result: RunResult, runs: Sequence[LevelRun]) -> list[str]:
         *_short_answers(levels, ignore_eos=result.info.ignore_eos),
         *_bundled_tokens(runs),
     ]
+    if all(level.rate_per_s is not None for level in levels):
+        return found
     found.append(
         "Users are closed loops: each waits for its answer before it asks again, so an overloaded "
         "server slows its own load down. These latencies say nothing about arrivals that do not wait."

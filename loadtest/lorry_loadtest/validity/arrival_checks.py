@@ -46,14 +46,17 @@ def coordinated_omission(evidence: Evidence) -> Finding:
 
 def closed_loop(evidence: Evidence) -> Finding:
     """10: Little's law on the window, and a label for loads that wait for the server."""
-    limit = "concurrency = rate x time within 5 %"
+    limit = "concurrency = rate x time within 5 %; a closed loop no more than its users"
     law = evidence.summary.littles_law
     if law is None or evidence.summary.ok < _MIN_REQUESTS:
         return unknown("too few requests", limit=limit)
     kind = "closed loop" if evidence.facts.declared.arrival == "closed" else "open loop"
     text = f"{kind}: {law.mean_in_flight:.2f} in flight, rate x time {law.product:.2f}"
     # a request that crosses an edge of the window counts whole on one side and in part on the other
-    allowed = 0.05 + law.mean_in_flight / evidence.summary.ok
+    allowed = 0.05 + min(0.10, law.mean_in_flight / evidence.summary.ok)
+    users = evidence.run.concurrency
+    if evidence.facts.declared.arrival == "closed" and law.mean_in_flight > 1.05 * users:
+        return Finding(status="fail", value=f"{text}, of {users} users", limit=limit)
     return judged(law.relative_error, warn=allowed, fail=0.15 + allowed, text=text, limit=limit)
 
 
