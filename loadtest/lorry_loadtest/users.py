@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import gevent
+from gevent import GreenletExit
 from locust import User, events, task
-from locust.exception import StopTest, StopUser
+from locust.exception import StopTest
 
 from lorry_loadtest.adapter_mix import AdapterMix
 from lorry_loadtest.arrivals import Arrivals, TraceArrivals
@@ -92,7 +93,7 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
         if self._engine.is_open_loop:
             # a pacer sends; locust's users are there because locust wants some
             self._run.stopping.wait()
-            raise StopUser
+            raise GreenletExit  # locust logs other exceptions from here as errors
         self._connection = self._engine.take_connection()
 
     def on_stop(self) -> None:
