@@ -249,9 +249,7 @@ class Cluster:
     def __init__(self, num_workers: int, tmp_path: Path) -> None:
         self.runner = FakeMaster(*(f"worker-{k}" for k in range(num_workers)))
         self.master = MasterSide(self.runner)
-        self.workers = {
-            name: WorkerSide(worker) for name, worker in self.runner.workers.items()
-        }
+        self.workers = {name: WorkerSide(worker) for name, worker in self.runner.workers.items()}
         self._tmp_path = tmp_path
 
     def run(self, records: Sequence[Sequence[RequestRecord]]) -> list[list[int]]:
@@ -282,7 +280,10 @@ class Cluster:
 
 
 def records_at(*indices: int) -> list[RequestRecord]:
-    return [replace_index(make_record(sched_ms=index, events_ms=(index + 1.0,)), index) for index in indices]
+    return [
+        replace_index(make_record(sched_ms=index, events_ms=(index + 1.0,)), index)
+        for index in indices
+    ]
 
 
 def replace_index(record: RequestRecord, index: int) -> RequestRecord:

@@ -18,7 +18,9 @@ from lorry_loadtest.mock_stream import MockTimes
 from lorry_loadtest.wall_clock import WallClock, offset_now_ns
 from tests.support.mock_llm_server import running_mock
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps what it receives")
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux stamps what it receives"
+)
 
 
 @linux_only
