@@ -11,16 +11,20 @@ from pathlib import Path
 
 from gevent.monkey import MonkeyPatchWarning
 
+from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.console import ProgressLine, level_table
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
 from lorry_loadtest.run_info import RunInfo, describe_run
+from lorry_loadtest.scenarios import SCENARIOS
 from lorry_loadtest.slo import Objective, parse_objectives
-from lorry_loadtest.write_report import write_report
+from lorry_loadtest.write_report import make_result, write_report
 
 _MAX_STREAMS = 10_000
+_DEFAULT_LEVELS = (1, 4, 16)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     namespace = parser.parse_args(arguments)
     try:
-        levels = _parse_levels(namespace.concurrency)
+        levels = _parse_levels(namespace.concurrency) if namespace.concurrency else ()
         endpoint = parse_endpoint(namespace.url)
         objectives = parse_objectives(namespace.slo) if namespace.slo else ()
         options = workload_options(namespace)
+        if namespace.scenario and namespace.scenario not in SCENARIOS:
+            raise ValueError(
+                f"--scenario {namespace.scenario} is not one of {', '.join(SCENARIOS)}"
+            )
         _check_times(namespace)
         out = _make_folder(namespace.out)
     except ValueError as exc:
@@ -40,19 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         catalog = fetch_catalog(endpoint, api_key=options.api_key)
         _check_adapters(options, catalog)
-    except CatalogError as exc:
+        started_at = datetime.now(UTC)
+        runs, info, interrupted = _run(
+            namespace,
+            levels,
+            endpoint,
+            options=options,
+            catalog=catalog,
+            command=["lorry", "loadtest", *arguments],
+            started_at=started_at,
+        )
+    except (CatalogError, ValueError) as exc:
         print(f"lorry loadtest: {exc}", file=sys.stderr)
         return 2
-    info = describe_run(
-        ["lorry", "loadtest", *arguments],
-        endpoint=endpoint,
-        options=options,
-        catalog=catalog,
-        warmup_s=namespace.warmup,
-        duration_s=namespace.duration,
-        started_at=datetime.now(UTC),
-    )
-    runs, interrupted = _run(namespace, levels, endpoint, options=options, catalog=catalog)
     if not runs:
         print("lorry loadtest: interrupted before the first level was done", file=sys.stderr)
         return 130
@@ -68,9 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
     parser.add_argument(
         "--concurrency",
-        default="1,4,16",
+        default="",
         metavar="N,N,...",
-        help="numbers of streams, one level each (default: %(default)s)",
+        help="numbers of streams, one level each (default: 1,4,16 where nothing says when requests "
+        "arrive)",
+    )
+    parser.add_argument(
+        "--scenario",
+        default="",
+        metavar="NAME",
+        help=f"a load that comes with it: {', '.join(SCENARIOS)}",
     )
     parser.add_argument(
         "--duration",
@@ -95,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workload_options(parser)
     parser.add_argument("--api-key", default="", help="sent as a bearer token")
+    parser.add_argument(
+        "--no-calibration",
+        action="store_true",
+        help="do not measure this client's own error first",
+    )
     parser.add_argument(
         "--slo",
         default="",
@@ -151,46 +171,65 @@ def _run(
     *,
     options: WorkloadOptions,
     catalog: Catalog,
-) -> tuple[list[LevelRun], bool]:
+    command: Sequence[str],
+    started_at: datetime,
+) -> tuple[list[LevelRun], RunInfo, bool]:
     """The finished levels, and whether the user stopped the rest."""
     # Late, because it makes locust patch the standard library. The SDK may have imported ssl by
     # then, of which gevent warns; nothing here uses the SDK's connections, and ours are gevent's.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MonkeyPatchWarning)
-        from lorry_loadtest.sweep import Progress, SweepPlan, run_sweep
+        from lorry_loadtest.scenario_classes import user_class_of
+        from lorry_loadtest.sweep import LevelTimes, LocalMeasure, Progress
 
-    plan = SweepPlan(
-        levels=levels,
-        warmup_s=namespace.warmup,
-        duration_s=namespace.duration,
-        drain_s=namespace.drain,
-    )
-    line = ProgressLine(num_levels=len(levels))
+    line = ProgressLine(num_levels=max(1, len(levels) or len(_DEFAULT_LEVELS)))
 
     def show(progress: Progress) -> None:
         line.update(progress.level, progress.phase, progress.elapsed_s, progress.state.records)
 
+    measure = LocalMeasure(
+        LevelTimes(
+            warmup_s=namespace.warmup, duration_s=namespace.duration, drain_s=namespace.drain
+        ),
+        user_class=user_class_of(namespace.scenario),
+        endpoint=endpoint,
+        options=options,
+        catalog=catalog,
+        calibrates=not namespace.no_calibration,
+        on_progress=show,
+    )
+    info = describe_run(
+        command,
+        wire=measure.wire,
+        workload=measure.workload,
+        warmup_s=namespace.warmup,
+        duration_s=namespace.duration,
+        started_at=started_at,
+    )
     runs: list[LevelRun] = []
     try:
-        run_sweep(
-            plan,
-            endpoint=endpoint,
-            options=options,
-            catalog=catalog,
-            on_progress=show,
-            on_level=runs.append,
-        )
+        if measure.has_own_plan and not levels:
+            runs.append(measure.as_planned())
+        for index, level in enumerate(levels or (() if runs else _DEFAULT_LEVELS)):
+            runs.append(measure(LoadPoint(concurrency=level, index=index)))
     except KeyboardInterrupt:
-        return runs, True
+        return runs, info, True
     finally:
         line.clear()
-    return runs, False
+    return runs, info, False
 
 
 def _finish(
     runs: Sequence[LevelRun], *, info: RunInfo, objectives: tuple[Objective, ...], out: Path
 ) -> int:
-    result = write_report(out, runs, info=info, objectives=objectives)
+    result = make_result(runs, info=info, objectives=objectives)
+    write_report(out, result, runs)
+    observations = runs[0].facts.observations
+    if observations.calibration is not None:
+        print(calibration_line(observations.calibration))
+    for note in observations.notes:
+        print(note)
+    print("\n".join(f"stream {run.facts.observations.stream_hash}" for run in runs) + "\n")
     print(level_table(result.levels))
     print("\n" + "\n".join([result.headline, *result.remarks]))
     print(f"Report: {out / 'report.html'}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from locust import events
 
+from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.declared import declared_load
 from lorry_loadtest.engine import engine_of
 from lorry_loadtest.gathered import Gathered
@@ -20,7 +21,7 @@ from lorry_loadtest.run_facts import DeclaredLoad, RunFacts
 from lorry_loadtest.run_info import describe_run
 from lorry_loadtest.slo import parse_objectives
 from lorry_loadtest.sweep import locust_table
-from lorry_loadtest.write_report import write_report
+from lorry_loadtest.write_report import make_result, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,12 @@ def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its
     except ValueError as exc:
         raise SystemExit(str(exc)) from exc
     attach_run(environment)  # first, so that what it gathers is there when the report is written
+    parsed = environment.parsed_options
+    if parsed.llm_report and (parsed.headless or parsed.autostart):
+        try:
+            environment.lorry_events.prepare_ahead()
+        except (CatalogError, ValueError, OSError) as exc:
+            raise SystemExit(str(exc)) from exc
     if getattr(environment, "lorry_reports", None) is None:
         environment.lorry_reports = _ReportedTests(environment)
 
@@ -131,4 +138,4 @@ class _ReportedTests:
             started_at=self._started_at,
         )
         objectives = parse_objectives(user_class.slo) if user_class.slo else ()
-        write_report(path, [run], info=info, objectives=objectives)
+        write_report(path, make_result([run], info=info, objectives=objectives), [run])

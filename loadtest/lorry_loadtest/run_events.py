@@ -21,7 +21,7 @@ from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
 from lorry_loadtest.options import WorkloadOptions, workload_options
 from lorry_loadtest.pacer import Pacer
-from lorry_loadtest.preparation import prepare
+from lorry_loadtest.preparation import Prepared, prepare
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
 from lorry_loadtest.stamping_thread import clock_samples
@@ -56,6 +56,7 @@ class RunEvents:
         self._scrape: ServerScrape | None = None
         # The records and observations of the last test; None in a worker.
         self.gathered: Gathered | None = None
+        self._prepared: Prepared | None = None
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
         events = environment.events
         events.test_start.add_listener(self._on_start)
@@ -76,6 +77,15 @@ class RunEvents:
         """The LLM users among those of the locustfile."""
         return [c for c in self._environment.user_classes if hasattr(c, "canary_share")]
 
+    def prepare_ahead(self) -> None:
+        """For a test that begins at once: what -t counts shall not be spent on preparing it.
+
+        Raises CatalogError when the server cannot be asked, ValueError for a wrong setting.
+        """
+        if self._worker is None:
+            run = RunState(options=options_of(self._environment))
+            self._prepared = self._prepare(run)
+
     def _on_start(self, **_: Any) -> None:
         order = self._worker.order if self._worker else RunOrder()
         self.gathered = None
@@ -89,36 +99,47 @@ class RunEvents:
         )
         try:
             if self._worker is None:
-                self._prepare(run)
+                self._lead(run, self._prepared or self._prepare(run))
+                self._prepared = None
             if self._master is None:
                 self._begin(run)
         except (CatalogError, ValueError, OSError) as exc:
             # users find out for themselves when they start, and stop the test with the reason
             logger.error("%s", exc)
 
-    def _prepare(self, run: RunState) -> None:
-        """Where there is no master above: hashes, canaries, calibration, the server's metrics."""
+    def _prepare(self, run: RunState) -> Prepared:
+        """Where there is no master above: hashes, canaries, calibration."""
         engines = [engine_of(c, self._environment, run) for c in self._user_classes]
         parsed: Any = getattr(self._environment, "parsed_options", None)
-        wants_report = bool(getattr(parsed, "llm_report", ""))
         prepared = prepare(
             engines,
             until_s=self._until_s(),
-            calibrates=wants_report and not parsed.no_calibration,
+            calibrates=self._wants_report and not parsed.no_calibration,
             num_streams=getattr(parsed, "num_users", None) or 1,
         )
+        for engine in engines:
+            engine.close()
         for line in prepared.lines:
             logger.info("%s", line)
+        return prepared
+
+    def _lead(self, run: RunState, prepared: Prepared) -> None:
+        """Tells the workers to start, and begins to follow the server."""
         run.answers.update(prepared.answers)
         order = self._master.give_orders(run.answers) if self._master else RunOrder()
         run.origin_ns = order.origin_ns
         self.gathered = Gathered(prepared)
-        if engines and wants_report:
-            wire = engines[0].wire
+        if self._wants_report and self._user_classes:
+            wire = engine_of(self._user_classes[0], self._environment, run).wire
             self._scrape = ServerScrape(
                 wire.endpoint, origin_ns=run.origin_ns, api_key=wire.api_key
             )
             self._scrape.start()
+
+    @property
+    def _wants_report(self) -> bool:
+        parsed = getattr(self._environment, "parsed_options", None)
+        return bool(getattr(parsed, "llm_report", ""))
 
     def _begin(self, run: RunState) -> None:
         """Where requests are sent."""

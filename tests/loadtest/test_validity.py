@@ -153,9 +153,7 @@ def more_than_users(run: LevelRun) -> LevelRun:
     """Every other answer is said to have taken ten seconds."""
     return with_records(
         run,
-        lambda r: (
-            r if r.index % 2 else msgspec.structs.replace(r, t_end_ns=r.t_sched_ns + 10**10)
-        ),
+        lambda r: r if r.index % 2 else msgspec.structs.replace(r, t_end_ns=r.t_sched_ns + 10**10),
     )
 
 
