@@ -10,10 +10,9 @@ import re
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
 import gevent
 import msgspec
@@ -70,7 +69,9 @@ def calibrate(engine: Engine, *, num_streams: int) -> tuple[Calibration | None, 
 def calibrate_against(endpoint: Endpoint, times_ns: array[int], *, num_tokens: int) -> Calibration:
     """Sends a request at each of the times and compares. Raises GetFailed when the server cannot
     tell its times, RuntimeError when no request came through."""
-    records, cpu_s, wall_s, origin_ns = _send(endpoint, times_ns, num_tokens)
+    cpu_start_s, start_s = time.process_time(), time.perf_counter()
+    records, origin_ns = send_schedule(endpoint, times_ns, num_tokens=num_tokens)
+    cpu_s, wall_s = time.process_time() - cpu_start_s, time.perf_counter() - start_s
     served = {
         one.request_id: one
         for one in msgspec.json.decode(http_get(endpoint, "/mock/served"), type=list[ServedTimes])
@@ -126,9 +127,11 @@ def _times_ns(engine: Engine, num_streams: int) -> array[int]:
     return array("q", (spread_ns * k // count for k in range(count)))
 
 
-def _send(
-    endpoint: Endpoint, times_ns: array[int], num_tokens: int
-) -> tuple[list[RequestRecord], float, float, int]:
+def send_schedule(
+    endpoint: Endpoint, times_ns: array[int], *, num_tokens: int
+) -> tuple[list[RequestRecord], int]:
+    """Sends a small request at each of the times; the records of those that succeeded, and the
+    `perf_counter_ns` that their times count from."""
     workload = Workload(
         seed=1,
         adapters=mix_of([]),
@@ -138,9 +141,10 @@ def _send(
     wire = Wire(endpoint=endpoint, base_model="mock-base")
     run = RunState()
     records: list[RequestRecord] = []
+    idle: list[Connection] = []
 
     def visit(planned: PlannedRequest) -> None:
-        connection = Connection(endpoint, connect_timeout_s=5.0)
+        connection = idle.pop() if idle else Connection(endpoint, connect_timeout_s=5.0)
         attempted = attempt(
             planned,
             wire=wire,
@@ -149,59 +153,61 @@ def _send(
             origin_ns=run.origin_ns,
             sender=Sender(phase="calibrate"),
         )
-        connection.close()
+        idle.append(connection)
         records.append(attempted.record)
 
     pacer = Pacer(Schedule(workload, times_ns), run=run, visit=visit)
-    cpu_start_s, start_s = time.process_time(), time.perf_counter()
     pacer.run()
     pacer.drain(timeout_s=60.0)
-    cpu_s, wall_s = time.process_time() - cpu_start_s, time.perf_counter() - start_s
-    return [r for r in records if r.outcome == "ok"], cpu_s, wall_s, run.origin_ns
+    for connection in idle:
+        connection.close()
+    return [record for record in records if record.outcome == "ok"], run.origin_ns
+
+
+def compare_stamps(
+    pairs: Iterable[tuple[Sequence[int], Sequence[int]]],
+) -> tuple[list[float], list[float]]:
+    """Absolute errors of first stamps and of gaps, ascending, in milliseconds.
+
+    A pair is a stream's stamps and the times at which its events were written, equally many.
+    """
+    ttft: list[float] = []
+    gap: list[float] = []
+    for stamps_ns, sent_ns in pairs:
+        ttft.append(abs(stamps_ns[0] - sent_ns[0]) / 1e6)
+        for (a, b), (sent_a, sent_b) in zip(pairwise(stamps_ns), pairwise(sent_ns), strict=True):
+            gap.append(abs((b - a) - (sent_b - sent_a)) / 1e6)
+    return sorted(ttft), sorted(gap)
 
 
 def _compare(
-    pairs: list[tuple[RequestRecord, ServedTimes]],
+    pairs: Sequence[tuple[RequestRecord, ServedTimes]],
     *,
     origin_ns: int,
     cpu_s: float,
     wall_s: float,
 ) -> Calibration:
-    errors = {"kernel": _Errors(), "user": _Errors()}
-    for record, served in pairs:
-        sent_ns = [stamp - origin_ns for stamp in served.sent_ns]
-        errors["kernel"].add(record.event_ns, sent_ns)
-        errors["user"].add(record.event_user_ns, sent_ns)
-    lags = [abs(r.t_send_ns - r.t_sched_ns) / 1e6 for r, _ in pairs if r.t_send_ns is not None]
-    num_events = sum(len(record.event_tokens) for record, _ in pairs)
+    sent = [[stamp - origin_ns for stamp in served.sent_ns] for _, served in pairs]
+    records = [record for record, _ in pairs]
+    ttft, gap = compare_stamps(zip((r.event_ns for r in records), sent, strict=True))
+    user_ttft, user_gap = compare_stamps(zip((r.event_user_ns for r in records), sent, strict=True))
+    lags = sorted((r.t_send_ns - r.t_sched_ns) / 1e6 for r in records if r.t_send_ns is not None)
+    num_events = sum(len(record.event_tokens) for record in records)
     return Calibration(
         num_requests=len(pairs),
         num_events=num_events,
         events_per_s=num_events / wall_s,
-        ttft_error_p50_ms=_at(errors["kernel"].ttft, 0.5),
-        ttft_error_p99_ms=_at(errors["kernel"].ttft, 0.99),
-        gap_error_p50_ms=_at(errors["kernel"].gap, 0.5),
-        gap_error_p99_ms=_at(errors["kernel"].gap, 0.99),
-        user_ttft_error_p99_ms=_at(errors["user"].ttft, 0.99),
-        user_gap_error_p99_ms=_at(errors["user"].gap, 0.99),
+        ttft_error_p50_ms=_at(ttft, 0.5),
+        ttft_error_p99_ms=_at(ttft, 0.99),
+        gap_error_p50_ms=_at(gap, 0.5),
+        gap_error_p99_ms=_at(gap, 0.99),
+        user_ttft_error_p99_ms=_at(user_ttft, 0.99),
+        user_gap_error_p99_ms=_at(user_gap, 0.99),
         lag_p99_ms=_at(lags, 0.99),
-        kernel_stamps=sum(record.kernel_stamps for record, _ in pairs) / len(pairs),
+        kernel_stamps=sum(record.kernel_stamps for record in records) / len(records),
         cpu_us_per_event=cpu_s * 1e6 / max(1, num_events),
     )
 
 
-class _Errors:
-    """Absolute errors in milliseconds."""
-
-    def __init__(self) -> None:
-        self.ttft: list[float] = []
-        self.gap: list[float] = []
-
-    def add(self, stamps_ns: Any, sent_ns: list[int]) -> None:
-        self.ttft.append(abs(stamps_ns[0] - sent_ns[0]) / 1e6)
-        for (a, b), (sent_a, sent_b) in zip(pairwise(stamps_ns), pairwise(sent_ns), strict=True):
-            self.gap.append(abs((b - a) - (sent_b - sent_a)) / 1e6)
-
-
-def _at(values: list[float], q: float) -> float:
-    return quantile(sorted(values), q) if values else 0.0
+def _at(ordered: list[float], q: float) -> float:
+    return quantile(ordered, q) if ordered else 0.0
