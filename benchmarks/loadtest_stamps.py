@@ -22,6 +22,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,7 @@ def fast_http(url: str, load: Load) -> dict[str, Any]:
     stamps: dict[str, list[int]] = {}
 
     def ask(number: int) -> None:
-        session = FastHttpSession(
-            base_url=url, request_event=environment.events.request, user=None
-        )
+        session = FastHttpSession(base_url=url, request_event=environment.events.request, user=None)
         name = f"fast-{number}"
         own = stamps[name] = []
         with session.post(
@@ -263,7 +262,7 @@ def stalled_server(
     ttft_ms = sorted((r.event_ns[0] - r.t_sched_ns) / 1e6 for r in records)
     # the largest hole in what the server read is the stall, as it really was
     received = sorted(one.received_ns - origin_ns for one in served)
-    hole_ns, end_ns = max((b - a, b) for a, b in zip(received, received[1:], strict=False))
+    hole_ns, end_ns = max((b - a, b) for a, b in pairwise(received))
     begin_ns = end_ns - min(hole_ns, round(stall_s * 1e9))
     theory_ms = sorted(
         _theory_ttft_ms(at_ns, begin_ns=begin_ns, end_ns=end_ns) for at_ns in times_ns

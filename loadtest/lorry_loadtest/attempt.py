@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from gevent import GreenletExit
 
@@ -38,6 +39,23 @@ class Sender:
     level: int = 0
     worker: int = 0
     user: int = 0
+
+
+class Tries(Protocol):
+    """How an attempt is made: `attempt` below, or through the SDK."""
+
+    def __call__(
+        self,
+        planned: PlannedRequest,
+        *,
+        wire: Wire,
+        connection: Connection,
+        limits: Limits,
+        origin_ns: int,
+        start_ns: int = 0,
+        sender: Sender | None = None,
+        verify: Verify | None = None,
+    ) -> Attempted: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import msgspec
 from gevent import subprocess
 
 from lorry_loadtest.adapter_mix import mix_of
-from lorry_loadtest.attempt import Sender, attempt
+from lorry_loadtest.attempt import Sender, Tries, attempt
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.engine import Engine
@@ -37,9 +37,9 @@ from lorry_loadtest.statistics.quantiles import quantile
 from lorry_loadtest.wire import Wire
 from lorry_loadtest.workload import Workload
 
-_FIRST_MS = 50.0
-_GAP_MS = 20.0
-_TOKENS = 40
+FIRST_MS = 50.0
+GAP_MS = 20.0
+NUM_TOKENS = 40
 _MOST_REQUESTS = 200
 _START_TIMEOUT_S = 20.0
 _LATEST_START_S = 1.0
@@ -58,10 +58,10 @@ def calibrate(engine: Engine, *, num_streams: int) -> tuple[Calibration | None, 
 
     None with a note when no mock server could be started.
     """
-    times_ns = _times_ns(engine, num_streams)
+    times_ns = shape_of(engine, num_streams)
     try:
-        with mock_process("--first-ms", str(_FIRST_MS), "--gap-ms", str(_GAP_MS)) as url:
-            return calibrate_against(parse_endpoint(url), times_ns, num_tokens=_TOKENS), ()
+        with mock_process("--first-ms", str(FIRST_MS), "--gap-ms", str(GAP_MS)) as url:
+            return calibrate_against(parse_endpoint(url), times_ns, num_tokens=NUM_TOKENS), ()
     except (OSError, GetFailed, RuntimeError) as exc:
         return None, (f"not calibrated: {exc}",)
 
@@ -113,7 +113,7 @@ def mock_process(*arguments: str) -> Iterator[str]:
         process.stdout.close()
 
 
-def _times_ns(engine: Engine, num_streams: int) -> array[int]:
+def shape_of(engine: Engine, num_streams: int) -> array[int]:
     """The beginning of an open loop's own plan, or streams that begin within one gap."""
     if engine.is_open_loop:
         try:
@@ -122,13 +122,13 @@ def _times_ns(engine: Engine, num_streams: int) -> array[int]:
             times = []
         if times:
             return array("q", times)
-    spread_ns = round(_GAP_MS * 1e6)
+    spread_ns = round(GAP_MS * 1e6)
     count = min(num_streams, _MOST_REQUESTS)
     return array("q", (spread_ns * k // count for k in range(count)))
 
 
 def send_schedule(
-    endpoint: Endpoint, times_ns: array[int], *, num_tokens: int
+    endpoint: Endpoint, times_ns: array[int], *, num_tokens: int, tries: Tries = attempt
 ) -> tuple[list[RequestRecord], int]:
     """Sends a small request at each of the times; the records of those that succeeded, and the
     `perf_counter_ns` that their times count from."""
@@ -145,7 +145,7 @@ def send_schedule(
 
     def visit(planned: PlannedRequest) -> None:
         connection = idle.pop() if idle else Connection(endpoint, connect_timeout_s=5.0)
-        attempted = attempt(
+        attempted = tries(
             planned,
             wire=wire,
             connection=connection,

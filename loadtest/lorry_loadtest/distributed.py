@@ -34,11 +34,13 @@ _ORDER, _STOP, _CHUNK, _DONE = "lorry-order", "lorry-stop", "lorry-records", "lo
 
 class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     """One worker's. The start is on the wall clock, which machines have in common more or less, and
-    on one machine exactly; 0 is at once. `folder` is the master's, with `token` in a file."""
+    on one machine exactly; 0 is at once. An open loop is planned for
+    `until_s` seconds. `folder` is the master's, with `token` in a file."""
 
     worker: int = 0
     num_workers: int = 1
     origin_realtime_ns: int = 0
+    until_s: float = 0.0
     answers: dict[str, str] = {}
     folder: str = ""
     token: str = ""
@@ -77,7 +79,7 @@ class MasterSide:
         runner.register_message(_CHUNK, self._on_chunk)
         runner.register_message(_DONE, self._on_done)
 
-    def give_orders(self, answers: dict[str, str]) -> RunOrder:
+    def give_orders(self, answers: dict[str, str], *, until_s: float) -> RunOrder:
         """Tells every worker its slice; the order returned is the master's own, for its clock."""
         clients = self._runner.clients
         ids = sorted(
@@ -91,6 +93,7 @@ class MasterSide:
         common = RunOrder(
             num_workers=max(1, len(ids)),
             origin_realtime_ns=time.time_ns() + _START_DELAY_NS,
+            until_s=until_s,
             answers=answers,
             folder=self._folder.name,
             token=token,

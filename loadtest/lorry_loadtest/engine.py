@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorry_loadtest import metrics
-from lorry_loadtest.attempt import Attempted, Sender, Verify, attempt, hash_of
+from lorry_loadtest.attempt import Attempted, Sender, Tries, Verify, attempt, hash_of
 from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
@@ -34,7 +34,9 @@ class Engine:
         wire: Wire,
         limits: Limits,
         environment: Any,
+        tries: Tries = attempt,
     ) -> None:
+        self.tries = tries
         self.settings = settings
         self.run = run
         self.workload = settings.workload(catalog, stream=run.stream)
@@ -88,7 +90,7 @@ class Engine:
         """One attempt: one record and exactly one `request` event, however it ends."""
         run = self.run
         run.enter()
-        attempted = attempt(
+        attempted = self.tries(
             planned,
             wire=self.wire,
             connection=connection,
@@ -148,6 +150,7 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
             wire=wire_of(user_class, run.options, endpoint=endpoint, base_model=catalog.base_model),
             limits=user_class.limits,
             environment=environment,
+            tries=user_class.tries,
         )
     return engine
 

@@ -58,6 +58,7 @@ class Gathered:
             canaries=prepared.canaries,
             server=tuple(scrape.samples) if scrape else (),
             steps=tuple(scrape.steps) if scrape else (),
+            sdk_overhead=prepared.sdk_overhead,
             notes=(*prepared.notes, *(scrape.notes if scrape else ())),
         )
 

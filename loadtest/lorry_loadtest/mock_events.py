@@ -44,7 +44,7 @@ class Asked:
     def model(self) -> str:
         if self.is_lorax:
             return str(self.body["parameters"].get("adapter_id") or BASE_MODEL)
-        return str(self.body["model"])
+        return str(self.body["model"] or BASE_MODEL)
 
     @property
     def prompt(self) -> str:
@@ -72,22 +72,22 @@ def token_event(asked: Asked, first: int, count: int, *, model: str, is_last: bo
     said: dict[str, Any] = {"delta": {"content": text}} if asked.is_chat else {"text": text}
     finish_reason = "length" if is_last else None
     token_ids = list(range(first, first + count))
-    return event(
-        {"choices": [said | {"index": 0, "finish_reason": finish_reason, "token_ids": token_ids}]}
-    )
+    choice = said | {"index": 0, "finish_reason": finish_reason, "token_ids": token_ids}
+    return event(_chunk_of(asked, [choice]))
 
 
 def finish_event(asked: Asked, reason: str) -> bytes:
     """Says why an answer ended and brings nothing else."""
     said: dict[str, Any] = {"delta": {}} if asked.is_chat else {"text": ""}
-    return event({"choices": [said | {"index": 0, "finish_reason": reason, "token_ids": []}]})
+    choice = said | {"index": 0, "finish_reason": reason, "token_ids": []}
+    return event(_chunk_of(asked, [choice]))
 
 
 def role_event(asked: Asked) -> bytes:
     said: dict[str, Any] = (
         {"delta": {"role": "assistant", "content": ""}} if asked.is_chat else {"text": ""}
     )
-    return event({"choices": [said | {"index": 0, "finish_reason": None}]})
+    return event(_chunk_of(asked, [said | {"index": 0, "finish_reason": None}]))
 
 
 def usage_event(
@@ -100,7 +100,17 @@ def usage_event(
     }
     if num_cached:
         usage["prompt_tokens_details"] = {"cached_tokens": num_cached}
-    return event({"choices": [], "usage": usage, "timings": timings})
+    return event(_chunk_of(asked, []) | {"usage": usage, "timings": timings})
+
+
+def _chunk_of(asked: Asked, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": asked.request_id,
+        "object": "chat.completion.chunk" if asked.is_chat else "text_completion",
+        "created": 0,
+        "model": asked.model,
+        "choices": choices,
+    }
 
 
 def last_lorax_event(

@@ -27,7 +27,7 @@ class MockServer:
     """Serves on loopback between `start` and `stop`. `faults` names requests by their number.
 
     With `stall_at_s` the whole process sleeps for `stall_s` so long after it was started, as if it
-    had been stopped by a signal.
+    had been stopped by a signal. One that does not tell of itself has no metrics and no steps.
     """
 
     times: MockTimes = field(default_factory=MockTimes)
@@ -37,6 +37,7 @@ class MockServer:
     fault: Fault = "http_500"
     stall_at_s: float | None = None
     stall_s: float = 0.0
+    tells_of_itself: bool = True
     served: list[ServedRequest] = field(default_factory=list)
     num_connections: int = 0
     num_open: int = 0
@@ -79,9 +80,9 @@ class MockServer:
         match path.partition("?")[0].rstrip("/").rpartition("/")[2]:
             case "models":
                 return whole_answer(200, msgspec.json.encode(self._models()))
-            case "metrics":
+            case "metrics" if self.tells_of_itself:
                 return whole_answer(200, self._metrics().encode(), content_type=b"text/plain")
-            case "steps":
+            case "steps" if self.tells_of_itself:
                 return whole_answer(200, msgspec.json.encode(self._steps(path)))
             case "served":
                 return whole_answer(200, msgspec.json.encode(self._served_times()))

@@ -11,6 +11,7 @@ from lorry_loadtest.attempt import Sender, attempt
 from lorry_loadtest.calibration import calibrate, calibration_line
 from lorry_loadtest.engine import Engine
 from lorry_loadtest.observations import Calibration, CanaryBook
+from lorry_loadtest.overhead import measure_overhead, overhead_line
 from lorry_loadtest.records import RequestRecord
 
 
@@ -25,6 +26,7 @@ class Prepared:
     calibration: Calibration | None = None
     canaries: CanaryBook | None = None
     records: tuple[RequestRecord, ...] = ()
+    sdk_overhead: dict[str, float] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -37,6 +39,8 @@ class Prepared:
         lines = [f"stream{planned}: sha256 {self.stream_hash}"]
         if self.calibration is not None:
             lines.append(calibration_line(self.calibration))
+        if self.sdk_overhead is not None:
+            lines.append(overhead_line(self.sdk_overhead))
         if self.canaries is not None:
             lines.append(
                 f"canaries: {len(self.canaries.answers)} known answers, "
@@ -58,6 +62,9 @@ def prepare(
     notes: tuple[str, ...] = ()
     if calibrates:
         calibration, notes = calibrate(engines[0], num_streams=num_streams)
+    overhead = None
+    if calibration is not None and any(engine.tries is not attempt for engine in engines):
+        overhead = measure_overhead(engines, num_streams=num_streams)
     book, records = _learn(engines)
     hashes = [engine.stream_hash(until_s=until_s) for engine in engines]
     open_loops = [engine for engine in engines if engine.is_open_loop]
@@ -73,6 +80,7 @@ def prepare(
         calibration=calibration,
         canaries=book,
         records=records,
+        sdk_overhead=overhead,
         notes=notes,
     )
 
@@ -90,7 +98,7 @@ def _learn(engines: Sequence[Engine]) -> tuple[CanaryBook | None, tuple[RequestR
             hashes = set()
             for _ in range(2):
                 number += 1
-                record = attempt(
+                record = engine.tries(
                     engine.workload.canary_at(canary, index=-number),
                     wire=engine.wire,
                     connection=connection,

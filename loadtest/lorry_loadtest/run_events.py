@@ -126,7 +126,7 @@ class RunEvents:
     def _lead(self, run: RunState, prepared: Prepared) -> None:
         """Tells the workers to start, and begins to follow the server."""
         run.answers.update(prepared.answers)
-        order = self._master.give_orders(run.answers) if self._master else RunOrder()
+        order = self._orders(run.answers)
         run.origin_ns = order.origin_ns
         self.gathered = Gathered(prepared)
         if self._wants_report and self._user_classes:
@@ -135,6 +135,11 @@ class RunEvents:
                 wire.endpoint, origin_ns=run.origin_ns, api_key=wire.api_key
             )
             self._scrape.start()
+
+    def _orders(self, answers: dict[str, str]) -> RunOrder:
+        if self._master is None:
+            return RunOrder()
+        return self._master.give_orders(answers, until_s=self._until_s())
 
     @property
     def _wants_report(self) -> bool:
@@ -161,7 +166,9 @@ class RunEvents:
         self._pacing.append(gevent.spawn(pacer.run))
 
     def _until_s(self) -> float:
-        """How long the plan of an open loop is."""
+        """How long the plan of an open loop is; workers are not told of -t, but of this."""
+        if self._worker is not None:
+            return self._worker.order.until_s
         parsed = getattr(self._environment, "parsed_options", None)
         given = getattr(parsed, "run_time", None)
         if given:

@@ -18,5 +18,10 @@ def user_class_of(scenario: str) -> type[LLMUser]:
     if scenario not in SCENARIOS:
         raise ValueError(f"the scenario {scenario!r} is not one of {', '.join(SCENARIOS)}")
     module = import_module(f"lorry_loadtest.scenarios.{scenario}")
-    found: type[LLMUser] = module.SCENARIO
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    )
+    assert issubclass(found, LLMUser)
     return found

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import gevent
+from gevent import GreenletExit
 from locust import User, events, task
-from locust.exception import StopTest, StopUser
+from locust.exception import StopTest
 
 from lorry_loadtest.adapter_mix import AdapterMix
 from lorry_loadtest.arrivals import Arrivals, TraceArrivals
-from lorry_loadtest.attempt import Attempted
+from lorry_loadtest.attempt import Attempted, Tries, attempt
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.engine import Engine, engine_of
@@ -24,6 +25,7 @@ from lorry_loadtest.prompts import PromptSource, RandomWords
 from lorry_loadtest.routes import Route
 from lorry_loadtest.run_events import attach_run
 from lorry_loadtest.run_state import RunState
+from lorry_loadtest.sdk_attempt import sdk_attempt
 from lorry_loadtest.workload import Variant
 
 # A server that refuses at once must not be hammered, nor the records filled, by users that have
@@ -69,6 +71,7 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
     length_scale: float = 1.0
     duration_s: float | None = None
     limits: Limits = Limits()
+    tries: Tries = staticmethod(attempt)
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -92,7 +95,7 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
         if self._engine.is_open_loop:
             # a pacer sends; locust's users are there because locust wants some
             self._run.stopping.wait()
-            raise StopUser
+            raise GreenletExit  # locust logs other exceptions from here as errors
         self._connection = self._engine.take_connection()
 
     def on_stop(self) -> None:
@@ -151,6 +154,18 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
             chosen(visitor)
         finally:
             engine.give_back(visitor._connection)
+
+
+class SDKUser(LLMUser):
+    """The same user through the async SDK: it tests what applications run.
+
+    Its records say `client: sdk`, and what the SDK adds is measured before a reported run. The SDK
+    streams completions and chat, and stamps in user space.
+    """
+
+    abstract = True
+
+    tries: Tries = staticmethod(sdk_attempt)
 
 
 class CommandLineUser(LLMUser):

@@ -25,5 +25,4 @@ class AdapterChurn(LLMUser):
         self.generate()
 
 
-SCENARIO = AdapterChurn
 add_options()

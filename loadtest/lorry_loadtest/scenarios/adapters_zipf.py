@@ -26,5 +26,4 @@ class AdaptersZipf(LLMUser):
         self.generate()
 
 
-SCENARIO = AdaptersZipf
 add_options()

@@ -23,5 +23,4 @@ class Burst(LLMUser):
         self.generate()
 
 
-SCENARIO = Burst
 add_options()

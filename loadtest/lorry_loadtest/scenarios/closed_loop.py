@@ -22,5 +22,4 @@ class ClosedLoop(LLMUser):
         self.generate()
 
 
-SCENARIO = ClosedLoop
 add_options()

@@ -30,5 +30,4 @@ class LongAndShort(LLMUser):
         self.generate()
 
 
-SCENARIO = LongAndShort
 add_options()

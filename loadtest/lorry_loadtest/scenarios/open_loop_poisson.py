@@ -24,5 +24,4 @@ class OpenLoopPoisson(LLMUser):
         self.generate()
 
 
-SCENARIO = OpenLoopPoisson
 add_options()

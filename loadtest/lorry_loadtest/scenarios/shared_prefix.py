@@ -25,5 +25,4 @@ class SharedPrefixes(LLMUser):
         self.generate()
 
 
-SCENARIO = SharedPrefixes
 add_options()

@@ -30,5 +30,4 @@ class Soak(LLMUser):
         self.generate()
 
 
-SCENARIO = Soak
 add_options()
