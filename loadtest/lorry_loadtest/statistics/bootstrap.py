@@ -124,5 +124,5 @@ def block_length(values: Sequence[float]) -> int:
         weighted += taper * abs(lag) * correlations[abs(lag)]
     if total <= 0.0:
         return 1
-    best = (1.5 * (weighted / total) ** 2 * n) ** (1 / 3)
+    best: float = (1.5 * (weighted / total) ** 2 * n) ** (1 / 3)
     return max(1, min(math.ceil(best), math.ceil(min(3 * math.sqrt(n), n / 3))))
