@@ -1,41 +1,56 @@
-"""`lorry loadtest`: sweeps the number of streams and writes a report."""
+"""`lorry loadtest`: measures a server at one load after the other and writes a report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gevent.monkey import MonkeyPatchWarning
 
+from lorry_loadtest.analysis_options import (
+    AnalysisOptions,
+    add_analysis_options,
+    analysis_options,
+)
 from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
-from lorry_loadtest.console import ProgressLine, level_table
+from lorry_loadtest.conclude import conclude, exit_code
+from lorry_loadtest.console import ProgressLine, compat_lines, level_table
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
+from lorry_loadtest.find_max import FoundMax, find_max
+from lorry_loadtest.gate.lines import gate_table
+from lorry_loadtest.gate.pairing import NotComparable
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
+from lorry_loadtest.result import RunResult
+from lorry_loadtest.result_commands import compare_main, explain_main
 from lorry_loadtest.run_info import RunInfo, describe_run
 from lorry_loadtest.scenarios import SCENARIOS
-from lorry_loadtest.slo import Objective, parse_objectives
-from lorry_loadtest.write_report import make_result, write_report
 
 _MAX_STREAMS = 10_000
 _DEFAULT_LEVELS = (1, 4, 16)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every request succeeded, 1 when one failed, 2 when nothing could be run."""
+    """0 when every request succeeded, 1 when one failed or a limit of the gate broke, 2 when nothing
+    could be run, 3 when the figures cannot be used."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
     parser = _parser()
     namespace = parser.parse_args(arguments)
     try:
         levels = _parse_levels(namespace.concurrency) if namespace.concurrency else ()
         endpoint = parse_endpoint(namespace.url)
-        objectives = parse_objectives(namespace.slo) if namespace.slo else ()
+        analysis = analysis_options(namespace)
+        if levels and (analysis.sweep or analysis.finds_max):
+            raise ValueError("--concurrency says the loads: leave out --sweep and --find-max")
         options = workload_options(namespace)
         if namespace.scenario and namespace.scenario not in SCENARIOS:
             raise ValueError(
@@ -49,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         catalog = fetch_catalog(endpoint, api_key=options.api_key)
         _check_adapters(options, catalog)
         started_at = datetime.now(UTC)
-        runs, info, interrupted = _run(
+        measured = _run(
             namespace,
             levels,
             endpoint,
+            analysis=analysis,
             options=options,
             catalog=catalog,
             command=["lorry", "loadtest", *arguments],
@@ -61,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CatalogError, ValueError) as exc:
         print(f"lorry loadtest: {exc}", file=sys.stderr)
         return 2
-    if not runs:
+    if not measured.runs:
         print("lorry loadtest: interrupted before the first level was done", file=sys.stderr)
         return 130
-    return _finish(runs, info=info, objectives=objectives, out=out) or (130 if interrupted else 0)
+    return _finish(measured, analysis=analysis, out=out) or (130 if measured.interrupted else 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="lorry loadtest",
         description="Measures a server at several numbers of concurrent streams and writes "
         "report.html, report.json and records.jsonl.",
+        epilog=f"Also: lorry loadtest {'|'.join(COMMANDS)} --help",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
     parser.add_argument(
@@ -115,12 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not measure this client's own error first",
     )
-    parser.add_argument(
-        "--slo",
-        default="",
-        metavar="LIST",
-        help="objectives such as ttft_p95<500ms,tpot_p95<60ms; the report tells what meets them",
-    )
+    add_analysis_options(parser)
     parser.add_argument(
         "--out", default="loadtest-report", metavar="DIR", help="default: %(default)s"
     )
@@ -171,9 +183,10 @@ def _run(
     *,
     options: WorkloadOptions,
     catalog: Catalog,
+    analysis: AnalysisOptions,
     command: Sequence[str],
     started_at: datetime,
-) -> tuple[list[LevelRun], RunInfo, bool]:
+) -> _Measured:
     """The finished levels, and whether the user stopped the rest."""
     # Late, because it makes locust patch the standard library. The SDK may have imported ssl by
     # then, of which gevent warns; nothing here uses the SDK's connections, and ours are gevent's.
@@ -182,7 +195,11 @@ def _run(
         from lorry_loadtest.scenario_classes import user_class_of
         from lorry_loadtest.sweep import LevelTimes, LocalMeasure, Progress
 
-    line = ProgressLine(num_levels=max(1, len(levels) or len(_DEFAULT_LEVELS)))
+    points = analysis.sweep or tuple(
+        LoadPoint(concurrency=level, index=index)
+        for index, level in enumerate(levels or _DEFAULT_LEVELS)
+    )
+    line = ProgressLine(num_levels=0 if analysis.finds_max else len(points))
 
     def show(progress: Progress) -> None:
         line.update(progress.level, progress.phase, progress.elapsed_s, progress.state.records)
@@ -207,30 +224,72 @@ def _run(
         started_at=started_at,
     )
     runs: list[LevelRun] = []
+
+    def remember(point: LoadPoint) -> LevelRun:
+        runs.append(measure(point))
+        return runs[-1]
+
+    found: FoundMax | None = None
+    interrupted = False
     try:
-        if measure.has_own_plan and not levels:
+        if analysis.finds_max:
+            found, _ = find_max(remember, analysis.objectives)
+        elif measure.has_own_plan and not levels and not analysis.sweep:
             runs.append(measure.as_planned())
-        for index, level in enumerate(levels or (() if runs else _DEFAULT_LEVELS)):
-            runs.append(measure(LoadPoint(concurrency=level, index=index)))
+        else:
+            for point in points:
+                remember(point)
     except KeyboardInterrupt:
-        return runs, info, True
+        interrupted = True
     finally:
         line.clear()
-    return runs, info, False
+    return _Measured(tuple(runs), info, found, interrupted)
 
 
-def _finish(
-    runs: Sequence[LevelRun], *, info: RunInfo, objectives: tuple[Objective, ...], out: Path
-) -> int:
-    result = make_result(runs, info=info, objectives=objectives)
-    write_report(out, result, runs)
-    observations = runs[0].facts.observations
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    runs: tuple[LevelRun, ...]
+    info: RunInfo
+    found: FoundMax | None
+    interrupted: bool
+
+
+def _finish(measured: _Measured, *, analysis: AnalysisOptions, out: Path) -> int:
+    try:
+        result = conclude(
+            measured.runs, info=measured.info, analysis=analysis, out=out, found=measured.found
+        )
+    except NotComparable as exc:
+        print(f"lorry loadtest: --baseline {exc}", file=sys.stderr)
+        return 2
+    observations = measured.runs[0].facts.observations
     if observations.calibration is not None:
         print(calibration_line(observations.calibration))
     for note in observations.notes:
         print(note)
-    print("\n".join(f"stream {run.facts.observations.stream_hash}" for run in runs) + "\n")
+    hashes = [run.facts.observations.stream_hash for run in measured.runs]
+    print("\n".join(f"stream {digest}" for digest in hashes) + "\n")
     print(level_table(result.levels))
-    print("\n" + "\n".join([result.headline, *result.remarks]))
+    print("\n" + "\n".join([result.headline, *result.remarks, *_told(result)]))
     print(f"Report: {out / 'report.html'}")
-    return 1 if result.num_failed else 0
+    return exit_code(result)
+
+
+def _told(result: RunResult) -> list[str]:
+    """The gate, the figures of another tool, and the verdict with its reasons."""
+    lines = [gate_table(result.gate)] if result.gate else []
+    if result.compat is not None:
+        lines.append(compat_lines(result.compat))
+    lines.append(f"Verdict: {result.verdict.word}")
+    lines.extend(
+        f"  {alarm.finding.status.upper()} {alarm.number} {alarm.name}: {alarm.finding.value} "
+        f"(wanted: {alarm.finding.limit})"
+        for alarm in result.verdict.alarms
+    )
+    return lines
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "compare": compare_main,
+    "explain": explain_main,
+}

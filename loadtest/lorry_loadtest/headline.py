@@ -36,6 +36,12 @@ def load_label(level: LevelSummary) -> str:
     return f"{label}, again" if level.descending else label
 
 
+def short_label(level: LevelSummary) -> str:
+    """`16` or `7.4`, with an arrow on the way down."""
+    label = str(level.concurrency) if level.rate_per_s is None else f"{level.rate_per_s:.3g}"
+    return f"{label} ↓" if level.descending else label
+
+
 def _capacity(levels: Sequence[LevelSummary], found: FoundMax) -> str:
     """With the bracket of the search: the largest rate that held, the smallest that did not."""
     wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
@@ -69,7 +75,10 @@ def _highest_shown(name: str, distribution: Distribution) -> str:
 
 
 def _objectives(levels: Sequence[LevelSummary]) -> list[str]:
-    """Up to which level every objective was met, and what ended it; on the way up only."""
+    """Up to which level every objective was met, and what ended it; on the way up only.
+
+    Small loads may have too few requests to tell; a larger one that meets all speaks for them.
+    """
     if not levels[0].objectives:
         return []
     wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
@@ -77,14 +86,20 @@ def _objectives(levels: Sequence[LevelSummary]) -> list[str]:
         (level for level in levels if not level.descending),
         key=lambda level: (level.rate_per_s or 0.0, level.concurrency),
     )
-    last_met: LevelSummary | None = None
-    for level in upwards:
-        if not all(result.met for result in level.objectives):
-            reason = f"{_why_not(level)} at {load_label(level)}"
-            if last_met is None:
-                return [f"Not shown to meet {wanted}: {reason}."]
-            return [f"Meets {wanted} up to {load_label(last_met)}: {reason}."]
-        last_met = level
+    met = [level for level in upwards if all(result.met for result in level.objectives)]
+    missed = [level for level in upwards if any(result.met is False for result in level.objectives)]
+    below = [
+        level for level in met if not missed or upwards.index(level) < upwards.index(missed[0])
+    ]
+    if not below:
+        worst = missed[0] if missed else upwards[0]
+        return [f"Not shown to meet {wanted}: {_why_not(worst)} at {load_label(worst)}."]
+    if missed:
+        reason = f"{_why_not(missed[0])} at {load_label(missed[0])}"
+        return [f"Meets {wanted} up to {load_label(below[-1])}: {reason}."]
+    if below[-1] is not upwards[-1]:
+        reason = f"{_why_not(upwards[-1])} at {load_label(upwards[-1])}"
+        return [f"Meets {wanted} up to {load_label(below[-1])}: {reason}."]
     return [f"Meets {wanted} at every level, up to {load_label(upwards[-1])}."]
 
 

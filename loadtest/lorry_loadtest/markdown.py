@@ -50,7 +50,7 @@ def _levels(levels: Sequence[LevelSummary]) -> str:
 
 
 def _gate(results: Sequence[GateResult]) -> str:
-    head = "| limit | baseline | now | change | 90 % interval | power | |"
+    head = "| limit | baseline | now | change | 95 % interval | power | |"
     rows = [
         f"| {result.limit} | {result.baseline:,.2f} | {result.candidate:,.2f} | "
         f"{100 * (result.ratio - 1):+.1f} % | {100 * (result.low - 1):+.1f} to "

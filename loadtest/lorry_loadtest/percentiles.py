@@ -45,24 +45,30 @@ def describe(values: Sequence[float], censored: Sequence[float] = ()) -> Distrib
         return Distribution(n=0)
     n = len(values) + len(censored)
     shown = {name: q for name, q in SHOWN.items() if n >= samples_needed(q)}
-    extremes = {
-        "mean": math.fsum(values) / len(values) if values else None,
-        "min": min(values, default=None),
-        "max": max(values, default=None),
-    }
+    ordered = sorted(values)
+    intervals: dict[str, Interval] = {}
+    above: dict[str, float] = {}
+    found: dict[str, float | None]
     if censored:
         found = {name: censored_quantile(values, censored, q) for name, q in shown.items()}
-        seen = max(*values, *censored) if values else max(censored)
+        seen = max(*ordered[-1:], *censored, 0.0)
         above = {name: seen for name, value in found.items() if value is None}
-        return Distribution(n=n, num_censored=len(censored), **extremes, **found, above=above)
-    ordered = sorted(values)
+    else:
+        found = {name: quantile(ordered, q) for name, q in shown.items()}
+        for name, q in shown.items():
+            interval = quantile_interval(ordered, q)
+            if interval is not None:
+                intervals[name] = interval
     return Distribution(
         n=n,
-        **extremes,
-        **{name: quantile(ordered, q) for name, q in shown.items()},
-        intervals={
-            name: interval
-            for name, q in shown.items()
-            if (interval := quantile_interval(ordered, q)) is not None
-        },
+        mean=math.fsum(ordered) / len(ordered) if ordered else None,
+        min=ordered[0] if ordered else None,
+        max=ordered[-1] if ordered else None,
+        p50=found.get("p50"),
+        p90=found.get("p90"),
+        p95=found.get("p95"),
+        p99=found.get("p99"),
+        num_censored=len(censored),
+        intervals=intervals,
+        above=above,
     )

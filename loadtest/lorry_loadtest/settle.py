@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorry_loadtest import metrics
@@ -10,6 +12,7 @@ from lorry_loadtest.statistics.steady import Drift, drift, warm_up_cut
 
 _BIN_NS = 250_000_000
 _MIN_REQUESTS = 40
+_MATTERS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ def settling(run: LevelRun) -> Settling:
     """By TTFT and TPOT in the order of arrival and tokens per quarter of a second.
 
     TTFT and TPOT vote by MSER-5; the later cut wins. A series that is too short to judge does not
-    vote.
+    vote, nor one whose mean a cut would hardly move: noise has a minimum somewhere too.
     """
     finished = [record for record in run.cohort if record.outcome == "ok"]
     tokens = [float(count) for count in tokens_per_bin(run)]
@@ -40,13 +43,24 @@ def settling(run: LevelRun) -> Settling:
             if len(series) < _MIN_REQUESTS:
                 continue
             cut = warm_up_cut([value for _, value in series])
-            cuts.append(None if cut is None else series[cut][0] - run.window_start_ns)
+            if _matters([value for _, value in series], cut):
+                cuts.append(None if cut is None else series[cut][0] - run.window_start_ns)
     known = [cut for cut in cuts if cut is not None]
     return Settling(
         cut_ns=None if len(known) < len(cuts) else max(known),
         tpot_drift=drift(speeds),
         throughput_drift=drift(tokens),
     )
+
+
+def _matters(values: Sequence[float], cut: int | None) -> bool:
+    """Whether what would be cut differs from the rest; without a cut the halves are compared."""
+    place = len(values) // 2 if cut is None else cut
+    if place == 0:
+        return False
+    before = math.fsum(values[:place]) / place
+    after = math.fsum(values[place:]) / (len(values) - place)
+    return abs(before - after) > _MATTERS * abs(after)
 
 
 def settle(run: LevelRun) -> LevelRun:

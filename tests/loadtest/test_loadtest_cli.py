@@ -84,7 +84,7 @@ def test_requests_cut_off_by_the_drain_limit_stay_in_the_ledger(tmp_path: Path) 
             cwd=tmp_path,
         )
 
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr  # nothing was measured
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["levels"][0]["ledger"] == {"cancelled": 2}
 
@@ -235,6 +235,51 @@ def test_a_shape_gives_the_users_of_a_closed_loop(tmp_path: Path) -> None:
     assert num_connections == 3 + 1  # three users, and who asked for the list of models
 
 
+def test_a_run_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
+    command = (
+        *("--concurrency", "3", "--duration", "2", "--warmup", "0.2", "--max-tokens", "4:8"),
+        *("--ignore-eos", "--no-calibration"),
+    )
+    with running_mock(MockServer(times=FAST)) as mock:
+        first = run_loadtest("--url", mock.url, *command, "--out", "a", cwd=tmp_path)
+        second = run_loadtest(
+            *("--url", mock.url, *command, "--out", "b", "--baseline", "a"),
+            *("--gate", "tpot_mean:+400%", "--junit", "junit.xml", "--markdown", "comment.md"),
+            *("--metrics-compat", "vllm"),
+            cwd=tmp_path,
+        )
+    compared = run_loadtest("compare", "a", "b", "--gate", "tpot_mean:+400%", cwd=tmp_path)
+    other = run_loadtest("compare", "a", "missing", cwd=tmp_path)
+    explained = run_loadtest("explain", "7", "--run", "b", cwd=tmp_path)
+    unknown = run_loadtest("explain", "nobody", "--run", "b", cwd=tmp_path)
+
+    assert first.returncode in (0, 3), first.stderr  # 3: a busy machine is no place to measure
+    assert "PASS        TPOT mean +400 %" in second.stdout, second.stderr
+    assert "PASS        TPOT mean +400 %" in compared.stdout, compared.stderr
+    assert "By the formulas of vllm" in second.stdout
+    assert "lorry.gate" in (tmp_path / "junit.xml").read_text()
+    assert "### Load test:" in (tmp_path / "comment.md").read_text()
+    assert other.returncode == 2
+    assert "missing" in other.stderr
+    assert explained.stdout.startswith("Request "), explained.stderr
+    assert unknown.returncode == 2
+    assert "no request 'nobody'" in unknown.stderr
+
+
+def test_a_sweep_of_rates_goes_up_and_down(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_loadtest(
+            *("--url", mock.url, "--sweep", "rate:20..40:log2", "--duration", "0.8"),
+            *("--warmup", "0", "--max-tokens", "4", "--out", "out", "--no-calibration"),
+            cwd=tmp_path,
+        )
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    loads = [(level["rate_per_s"], level["descending"]) for level in report["levels"]]
+    assert loads == [(20.0, False), (40.0, False), (20.0, True)], done.stderr
+    assert "20 req/s, again" in done.stdout
+
+
 def test_a_server_that_is_not_there_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +315,13 @@ def test_an_adapter_that_the_server_lacks_is_named(
         (["--base-share", "2"], "base share is 2.0"),
         (["--max-tokens", "9:3"], "'9:3' is not a length"),
         (["--slo", "fast"], "'fast' is not an objective"),
+        (["--sweep", "1..4"], "'1..4' is not a sweep"),
+        (["--sweep", "rate:1..2:log2", "--concurrency", "1"], "leave out --sweep"),
+        (["--find-max", "ttft_p95<1s", "--sweep", "rate:1..2:log2"], "leave out --sweep"),
+        (["--find-max", "ttft_p95<1s", "--slo", "ttft_p95<1s"], "leave out --slo"),
+        (["--gate", "tpot_p95:+5%"], "--gate needs a --baseline"),
+        (["--baseline", "nowhere.json"], "nowhere.json: No such file"),
+        (["--metrics-compat", "wrk"], "--metrics-compat 'wrk' is not one of vllm"),
         (["--url", "nowhere"], "'nowhere' does not start with http"),
         (["--scenario", "rush"], "--scenario rush is not one of closed_loop"),
         (["--arrival", "weekly"], "arrival 'weekly' is not constant"),

@@ -284,7 +284,7 @@ FAULTS: list[tuple[int, str, LevelRun, Break, str]] = [
     (18, "held back", CLOSED, held_back, "warn"),
     (18, "client overload", OPEN, every(30, outcome="client_overload"), "fail"),
     (18, "all streams in use", OPEN, both(declared(max_in_flight=64), worker(max_in_flight=64)), "fail"),
-    (19, "another stream", CLOSED, observed(sent_hash="e" * 64), "fail"),
+    (19, "another stream", OPEN, observed(sent_hash="e" * 64), "fail"),
     (19, "doubled rate", OPEN, doubled_rate, "fail"),
     (19, "an index twice", CLOSED, every(2, index=0), "fail"),
     (20, "another table", CLOSED, facts(locust=LocustTable(num_requests=1, p50_ms=5.0)), "fail"),

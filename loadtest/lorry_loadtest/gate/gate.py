@@ -17,7 +17,7 @@ from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 
 GateStatus = Literal["pass", "regression", "undecided"]
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.975  # of each bound: 95 % for the interval
 EXIT_REGRESSION = 1
 EXIT_UNDECIDED = 3
 
@@ -30,7 +30,7 @@ class GatedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`ratio` is candidate over baseline, with one-sided 95 % bounds on either side.
+    """`ratio` is candidate over baseline, with its 95 % interval.
 
     `power` is the chance that a run like this one, unchanged, shows that it kept the limit. Values
     are milliseconds, good requests or tokens per second.
@@ -99,7 +99,7 @@ def _judge(
         ratio=estimate.ratio,
         low=estimate.bound(1 - CONFIDENCE),
         high=estimate.bound(CONFIDENCE),
-        power=estimate.power(limit.ratio),
+        power=estimate.power(limit.ratio, confidence=CONFIDENCE),
         num_pairs=len(a),
         reason=reason,
     )
@@ -127,7 +127,7 @@ def _decide(limit: GateLimit, estimate: RatioEstimate) -> tuple[GateStatus, str]
 
 def _times_longer(limit: GateLimit, estimate: RatioEstimate) -> int:
     """How much longer a run must be for 90 % power, since the error falls with the root of it."""
-    wanted = abs(math.log(limit.ratio)) / (1.645 + 1.282)
+    wanted = abs(math.log(limit.ratio)) / (1.960 + 1.282)  # of 2.5 % and 10 %
     return max(2, math.ceil((estimate.error / wanted) ** 2))
 
 

@@ -16,7 +16,7 @@ def gate_table(results: Sequence[GateResult]) -> str:
             continue
         lines.append(
             f"{result.status.upper():<10}  {result.limit}: {result.baseline:,.2f} -> "
-            f"{result.candidate:,.2f} ({_change(result.ratio)}, 90 % interval "
+            f"{result.candidate:,.2f} ({_change(result.ratio)}, 95 % interval "
             f"{_change(result.low)} to {_change(result.high)}); power {result.power:.0%}, "
             f"{result.num_pairs} pairs; {result.reason}"
         )

@@ -78,7 +78,7 @@ def gate_rows(results: Sequence[GateResult]) -> str:
         )
     return (
         '<table><thead><tr><th class="left">Limit</th><th></th><th>Baseline</th><th>Now</th>'
-        '<th>Change</th><th>90 % interval</th><th>Power</th><th>Pairs</th><th class="left"></th>'
+        '<th>Change</th><th>95 % interval</th><th>Power</th><th>Pairs</th><th class="left"></th>'
         f"</tr></thead><tbody>{rows}</tbody></table>"
     )
 

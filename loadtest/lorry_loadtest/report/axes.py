@@ -56,7 +56,16 @@ def nice_ticks(high: float, *, most: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten that lie between; fewer when there would be more than nine."""
+    """1, 2 and 5 times powers of ten that lie between; fewer when there would be more than nine.
+
+    Over less than a decade they are too few, and even steps take their place.
+    """
+    if high < 6 * low:
+        return [
+            tick
+            for tick in nice_ticks(high, most=round(4 * high / (high - low)))
+            if low <= tick <= high
+        ]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         ticks = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]

@@ -138,7 +138,7 @@ def _latency(levels: Sequence[LevelSummary], runs: Sequence[LevelRun]) -> str:
         )
     ]
     load = "concurrent streams" if levels[0].rate_per_s is None else "arrivals per second"
-    sample = levels[-1].concurrency if levels[0].rate_per_s is None else "7.4/s"
+    sample = max(level.concurrency for level in levels) if levels[0].rate_per_s is None else "7.4/s"
     line = '<svg viewBox="0 0 30 12"><line class="slo" x1="0" x2="30" y1="6" y2="6"/></svg>'
     objective_key = f"<span>{line} objective</span>" if objectives else ""
     legend = (
@@ -163,7 +163,7 @@ def _goodput(levels: Sequence[LevelSummary]) -> str:
         return ""
     return _section(
         "Goodput against offered load",
-        f'<div class="two"><figure>{goodput_chart(levels)}</figure></div>',
+        f'<div class="single"><figure>{goodput_chart(levels)}</figure></div>',
         lead="Good is finished and under every objective, of all that were attempted. On the dotted "
         "line every request is good.",
     )
@@ -241,8 +241,8 @@ def _stalls(result: RunResult) -> str:
 def _accounting(result: RunResult, runs: Sequence[LevelRun]) -> str:
     return _section(
         "Every attempt, every token",
-        f'<div class="pair"><div class="scroll">{ledger_rows(result.levels)}</div>'
-        f'<div class="scroll">{token_rows(runs, result.levels)}</div></div>',
+        f'<div class="scroll">{ledger_rows(result.levels)}</div>'
+        f'<div class="scroll second">{token_rows(runs, result.levels)}</div>',
         lead="Warm-up and drain included: attempted = ok + failed by class. Tokens are counted three "
         "times.",
     )

@@ -59,14 +59,13 @@ def _outside(run: LevelRun, x: Scale, bottom: float, *, length_s: float) -> str:
         width = x.at(end) - x.at(begin)
         body += rect(x.at(begin), _TOP, width, bottom - _TOP, kind="outside")
         if width > 46:
-            body += text(x.at((begin + end) / 2), _TOP - 10, name, anchor="middle")
+            body += text(x.at((begin + end) / 2), _TOP + 11, name, anchor="middle")
     return body
 
 
 def _axis(high: float, title: str, *, percent: bool = False) -> tuple[Scale, str]:
     ticks = nice_ticks(high, most=2)
     y = Scale(ticks[-1], _ROW, 0.0)
-    # set in from the left edge, where the shaded warm-up has its name
     body = text(_LEFT, -9, title, anchor="start", kind="title")
     for tick in ticks:
         body += hline(_LEFT, _RIGHT, y.at(tick), kind="axis" if tick == 0 else "grid")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from lorry_loadtest.headline import format_ms_value, load_label
+from lorry_loadtest.headline import format_ms_value, load_label, short_label
 from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.summary import LevelSummary
@@ -42,14 +42,14 @@ def _level_row(level: LevelSummary) -> str:
 
 def objective_rows(levels: Sequence[LevelSummary]) -> str:
     """One row per objective, one column per level, and how many requests were good."""
-    streams = "".join(f"<th>{load_label(level)}</th>" for level in levels)
+    streams = "".join(f"<th>{short_label(level)}</th>" for level in levels)
     rows = ""
     for number, first in enumerate(levels[0].objectives):
         cells = "".join(_verdict(level.objectives[number].met) for level in levels)
         rows += f'<tr><th class="left">{escape(str(first.objective))}</th>{cells}</tr>'
     goodput = "".join(_number(f"{level.goodput_per_s or 0.0:.2f}") for level in levels)
     return (
-        f'<table><thead><tr><th class="left">Load</th>{streams}</tr></thead><tbody>{rows}'
+        f'<table><thead><tr><th class="left">{_unit(levels)}</th>{streams}</tr></thead><tbody>{rows}'
         f'<tr><th class="left">Good requests/s</th>{goodput}</tr></tbody></table>'
     )
 
@@ -62,8 +62,10 @@ def _verdict(met: bool | None) -> str:
 
 def ledger_rows(levels: Sequence[LevelSummary]) -> str:
     """attempted = ok + failed by class, of all attempts, warm-up and drain included."""
-    streams = "".join(f"<th>{load_label(level)}</th>" for level in levels)
-    head = f'<tr><th class="left">Load</th>{streams}<th>all</th><th class="left"></th></tr>'
+    streams = "".join(f"<th>{short_label(level)}</th>" for level in levels)
+    head = (
+        f'<tr><th class="left">{_unit(levels)}</th>{streams}<th>all</th><th class="left"></th></tr>'
+    )
     rows = ""
     for outcome in OUTCOMES:
         counts = [level.ledger.get(outcome, 0) for level in levels]
@@ -82,6 +84,10 @@ def ledger_rows(levels: Sequence[LevelSummary]) -> str:
         '<td class="left note">the sum of the rows above</td></tr>'
     )
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>"
+
+
+def _unit(levels: Sequence[LevelSummary]) -> str:
+    return "Streams" if levels[0].rate_per_s is None else "Requests/s"
 
 
 def _number(content: str) -> str:

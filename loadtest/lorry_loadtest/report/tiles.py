@@ -11,9 +11,13 @@ from lorry_loadtest.summary import LevelSummary
 
 
 def answering_level(levels: Sequence[LevelSummary]) -> LevelSummary:
-    """The one with the highest throughput of those that meet every objective, else of all."""
-    good = [level for level in levels if level.objectives and all(r.met for r in level.objectives)]
-    return max(good or levels, key=lambda level: level.output_tokens_per_s)
+    """The one with the highest throughput of those that meet every objective, else of all.
+
+    One on the way down only where there is no other.
+    """
+    upwards = [level for level in levels if not level.descending] or list(levels)
+    good = [level for level in upwards if level.objectives and all(r.met for r in level.objectives)]
+    return max(good or upwards, key=lambda level: level.output_tokens_per_s)
 
 
 def tiles(levels: Sequence[LevelSummary]) -> str:

@@ -57,7 +57,7 @@ def validity_table(verdict: Verdict) -> str:
 
 
 def _counts(verdict: Verdict) -> str:
-    found = [result.finding.status for result in verdict.results]
+    found: list[str] = [result.finding.status for result in verdict.results]
     parts = [f"{found.count('pass')} of {len(found)} checks passed"]
     for status, word in (("fail", "failed"), ("warn", "warn"), ("unknown", "not measured")):
         if found.count(status):

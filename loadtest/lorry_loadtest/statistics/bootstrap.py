@@ -29,7 +29,7 @@ class RatioEstimate:
         """The ratio below which this share of the resamples lies."""
         return quantile(self.resampled, probability)
 
-    def power(self, limit: float, *, confidence: float = 0.95) -> float:
+    def power(self, limit: float, *, confidence: float) -> float:
         """The chance that a run like this one shows a ratio under `limit` when the truth is 1.
 
         `limit` over 1: the upper bound is to lie below it; under 1: the lower bound above it.
@@ -57,7 +57,9 @@ def paired_ratio(
     """
     n = len(a)
     assert n == len(b) >= 2
-    block = block_length(differences(a, b))
+    # twice the best length for the error's own error: too short makes it too small, and that
+    # costs more than what too long costs
+    block = max(1, min(2 * block_length(differences(a, b)), n // 10))
     rng = random.Random(seed)
     ratios = []
     num_blocks = math.ceil(n / block)
@@ -122,5 +124,5 @@ def block_length(values: Sequence[float]) -> int:
         weighted += taper * abs(lag) * correlations[abs(lag)]
     if total <= 0.0:
         return 1
-    best = (1.5 * (weighted / total) ** 2 * n) ** (1 / 3)
+    best: float = (1.5 * (weighted / total) ** 2 * n) ** (1 / 3)
     return max(1, min(math.ceil(best), math.ceil(min(3 * math.sqrt(n), n / 3))))
