@@ -10,7 +10,9 @@ from typing import Any
 
 from locust import events
 
+from lorry_loadtest.analysis_options import AnalysisOptions
 from lorry_loadtest.catalog import CatalogError
+from lorry_loadtest.conclude import conclude
 from lorry_loadtest.declared import declared_load
 from lorry_loadtest.engine import engine_of
 from lorry_loadtest.gathered import Gathered
@@ -21,7 +23,6 @@ from lorry_loadtest.run_facts import DeclaredLoad, RunFacts
 from lorry_loadtest.run_info import describe_run
 from lorry_loadtest.slo import parse_objectives
 from lorry_loadtest.sweep import locust_table
-from lorry_loadtest.write_report import make_result, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -138,4 +139,4 @@ class _ReportedTests:
             started_at=self._started_at,
         )
         objectives = parse_objectives(user_class.slo) if user_class.slo else ()
-        write_report(path, make_result([run], info=info, objectives=objectives), [run])
+        conclude([run], info=info, analysis=AnalysisOptions(objectives=objectives), out=path)
