@@ -140,7 +140,8 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
     engine: Engine | None = run.engines.get(user_class)
     if engine is None:
         endpoint = _endpoint(user_class, environment)
-        settings = settings_of(user_class, run.options)
+        shape = getattr(environment, "shape_class", None)
+        settings = settings_of(user_class, run.options, shape=shape)
         api_key = api_key_of(user_class, run.options)
         catalog = _catalog(user_class, settings, run, endpoint, api_key=api_key)
         engine = run.engines[user_class] = Engine(

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _STRETCH = re.compile(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?(?:x(\d+(?:\.\d+)?)s)?")
 
@@ -82,6 +83,29 @@ def constant_rate(rate: float) -> Rates:
 def steps(levels: Sequence[tuple[float, float]]) -> Rates:
     """Of pairs (rate, seconds)."""
     return Rates(tuple(Stretch(rate, rate, seconds) for rate, seconds in levels))
+
+
+_TICK_S = 1.0
+_LONGEST_SHAPE_S = 86_400.0
+
+
+def rates_of_shape(shape: Any) -> Rates:
+    """What a load shape of locust's asks for, second by second, read before the run.
+
+    Raises ValueError for a shape that never ends or that never asks for anyone.
+    """
+    clock = [0.0]
+    shape.get_run_time = lambda: clock[0]
+    stretches: list[Stretch] = []
+    try:
+        while (asked := shape.tick()) is not None:
+            if clock[0] >= _LONGEST_SHAPE_S:
+                raise ValueError(f"the shape {type(shape).__name__} does not end within a day")
+            stretches.append(Stretch(float(asked[0]), float(asked[0]), _TICK_S))
+            clock[0] += _TICK_S
+    finally:
+        del shape.get_run_time
+    return Rates(tuple(stretches))
 
 
 def parse_rates(text: str) -> Rates:

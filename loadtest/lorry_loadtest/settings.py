@@ -13,6 +13,7 @@ from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.lengths import Lengths, lengths_of
 from lorry_loadtest.options import WorkloadOptions
 from lorry_loadtest.prompts import PromptSource, prompts_of
+from lorry_loadtest.rates import rates_of_shape
 from lorry_loadtest.routes import Route
 from lorry_loadtest.workload import Variant, Workload
 
@@ -87,11 +88,15 @@ class LoadSettings:
         )
 
 
-def settings_of(user_class: Any, options: WorkloadOptions | None) -> LoadSettings:
-    """`user_class` is an `LLMUser`. ValueError names an attribute or an option that is wrong."""
+def settings_of(
+    user_class: Any, options: WorkloadOptions | None, *, shape: Any = None
+) -> LoadSettings:
+    """`user_class` is an `LLMUser`; an arrival without a rate has that of `shape`. ValueError names an attribute or an option that is wrong."""
     if user_class.route not in get_args(Route):
         raise ValueError(f"the route is {user_class.route!r}, not one of {get_args(Route)}")
     arrival = user_class.arrival
+    if shape is not None and arrival in ("constant", "poisson"):
+        arrival = Arrivals(arrival, rates_of_shape(shape))
     settings = LoadSettings(
         scenario=user_class.scenario or user_class.__name__,
         arrival=parse_arrival(arrival) if isinstance(arrival, str) else arrival,

@@ -14,7 +14,7 @@ from lorry_loadtest.arrivals import TraceArrivals, at_rate, parse_arrival
 from lorry_loadtest.lengths import Lengths
 from lorry_loadtest.planned import stream_hash
 from lorry_loadtest.prompts import RandomWords
-from lorry_loadtest.rates import parse_rates
+from lorry_loadtest.rates import parse_rates, rates_of_shape
 from lorry_loadtest.schedule import Schedule, closed_stream_hash, plan_schedule
 from lorry_loadtest.traces import read_trace
 from lorry_loadtest.workload import Workload
@@ -210,3 +210,29 @@ def test_a_file_that_is_no_trace_is_refused(text: str, complaint: str, tmp_path:
 
     with pytest.raises(ValueError, match=complaint):
         read_trace(tmp_path / "trace")
+
+
+class TwoSteps:
+    """A load shape of locust's, by its two methods."""
+
+    def get_run_time(self) -> float:
+        raise AssertionError("the shape's own clock runs only during a test")
+
+    def tick(self) -> tuple[int, float] | None:
+        t_s = self.get_run_time()
+        return None if t_s >= 3 else (2 if t_s < 2 else 10, 1.0)
+
+
+def test_a_load_shape_can_be_read_as_rates_before_the_run() -> None:
+    rates = rates_of_shape(TwoSteps())
+
+    assert [rates.at(t) for t in (0, 1.5, 2.5, 3)] == [2, 2, 10, None]
+    assert rates.time_of(14) == 3.0
+
+
+def test_a_shape_that_never_ends_is_refused() -> None:
+    shape = TwoSteps()
+    shape.tick = lambda: (1, 1.0)  # type: ignore[method-assign]
+
+    with pytest.raises(ValueError, match="does not end within a day"):
+        rates_of_shape(shape)

@@ -25,6 +25,7 @@ class FakeEvents:
 @dataclass
 class FakeEnvironment:
     host: str = ""
+    shape_class: Any = None
     events: FakeEvents = field(default_factory=FakeEvents)
 
 
