@@ -17,6 +17,7 @@ from lorry_loadtest.analysis_options import (
     add_analysis_options,
     analysis_options,
 )
+from lorry_loadtest.calibrate_command import calibrate_main
 from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.conclude import conclude, exit_code
@@ -295,4 +296,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare_main,
     "explain": explain_main,
     "replay": lambda argv: replay_main(argv, load_parser=load_parser),
+    "calibrate": calibrate_main,
 }

@@ -166,6 +166,14 @@ def test_a_scenario_of_an_open_loop_runs_with_calibration(tmp_path: Path) -> Non
     assert {record.max_tokens for record in records} == {16, 256}
 
 
+def test_calibrate_prints_this_clients_error(tmp_path: Path) -> None:
+    done = run_loadtest("calibrate", "--duration", "0.5", "--tokens", "5", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "calibration: TTFT error p99" in done.stdout
+    assert "by a client without kernel stamps" in done.stdout
+
+
 SDK_LOCUSTFILE = """
 from locust import task
 from lorry_loadtest.locust_options import add_options
