@@ -17,6 +17,7 @@ from lorry_loadtest.declared import declared_load
 from lorry_loadtest.engine import engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.live_page import attach_live_page
 from lorry_loadtest.options import add_workload_options, workload_options
 from lorry_loadtest.run_events import attach_run
 from lorry_loadtest.run_facts import DeclaredLoad, RunFacts
@@ -58,6 +59,7 @@ def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its
     except ValueError as exc:
         raise SystemExit(str(exc)) from exc
     attach_run(environment)  # first, so that what it gathers is there when the report is written
+    attach_live_page(environment)
     parsed = environment.parsed_options
     if parsed.llm_report and (parsed.headless or parsed.autostart):
         try:
