@@ -29,6 +29,7 @@ from lorry_loadtest.gate.pairing import NotComparable
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
+from lorry_loadtest.replay_command import replay_main
 from lorry_loadtest.result import RunResult
 from lorry_loadtest.result_commands import compare_main, explain_main
 from lorry_loadtest.run_info import RunInfo, describe_run
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]](arguments[1:])
-    parser = _parser()
+    parser = load_parser()
     namespace = parser.parse_args(arguments)
     try:
         levels = _parse_levels(namespace.concurrency) if namespace.concurrency else ()
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _finish(measured, analysis=analysis, out=out) or (130 if measured.interrupted else 0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def load_parser() -> argparse.ArgumentParser:
+    """All options of a run."""
     parser = argparse.ArgumentParser(
         prog="lorry loadtest",
         description="Measures a server at several numbers of concurrent streams and writes "
@@ -293,5 +295,6 @@ def _told(result: RunResult) -> list[str]:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare_main,
     "explain": explain_main,
+    "replay": lambda argv: replay_main(argv, load_parser=load_parser),
     "calibrate": calibrate_main,
 }

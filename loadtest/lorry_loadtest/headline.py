@@ -10,16 +10,19 @@ from lorry_loadtest.summary import LevelSummary
 
 
 def headline(levels: Sequence[LevelSummary], found: FoundMax | None = None) -> str:
-    """One sentence: how much load the objectives allow, where there are some and a load met them.
+    """One sentence: how much load the objectives allow, where there are some.
 
     Otherwise the highest throughput, where it was, and how long a first token took there.
     """
-    measured = [level for level in levels if level.ok]
-    if not measured:
+    if not any(level.ok for level in levels):
         return "No request finished inside a measuring window: there is nothing to report."
     if found is not None:
         return _capacity(levels, found)
-    best = max(measured, key=lambda level: level.output_tokens_per_s)
+    return _objectives(levels) or _highest(levels)
+
+
+def _highest(levels: Sequence[LevelSummary]) -> str:
+    best = max((level for level in levels if level.ok), key=lambda level: level.output_tokens_per_s)
     return (
         f"Up to {best.output_tokens_per_s:,.0f} output tokens/s, at "
         f"{load_label(best)}; "
@@ -59,8 +62,9 @@ def _capacity(levels: Sequence[LevelSummary], found: FoundMax) -> str:
 
 
 def remarks(levels: Sequence[LevelSummary]) -> tuple[str, ...]:
-    """A sentence about the objectives if there are any, and one about failures if there are any."""
-    return (*_objectives(levels), *_failures(levels))
+    """The highest throughput where the headline is about objectives, and failures if there are any."""
+    has_objectives = bool(levels[0].objectives) and any(level.ok for level in levels)
+    return (*([_highest(levels)] if has_objectives else []), *_failures(levels))
 
 
 def _highest_shown(name: str, distribution: Distribution) -> str:
@@ -74,33 +78,41 @@ def _highest_shown(name: str, distribution: Distribution) -> str:
     return f"mean {name} {format_ms(distribution.mean)} of {distribution.n} requests"
 
 
-def _objectives(levels: Sequence[LevelSummary]) -> list[str]:
+def _objectives(levels: Sequence[LevelSummary]) -> str:
     """Up to which level every objective was met, and what ended it; on the way up only.
 
     Small loads may have too few requests to tell; a larger one that meets all speaks for them.
+    Empty without objectives.
     """
     if not levels[0].objectives:
-        return []
+        return ""
     wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
     upwards = sorted(
         (level for level in levels if not level.descending),
         key=lambda level: (level.rate_per_s or 0.0, level.concurrency),
     )
-    met = [level for level in upwards if all(result.met for result in level.objectives)]
-    missed = [level for level in upwards if any(result.met is False for result in level.objectives)]
-    below = [
-        level for level in met if not missed or upwards.index(level) < upwards.index(missed[0])
+    first_missed = next(
+        (
+            place
+            for place, level in enumerate(upwards)
+            if any(result.met is False for result in level.objectives)
+        ),
+        len(upwards),
+    )
+    met = [
+        level for level in upwards[:first_missed] if all(result.met for result in level.objectives)
     ]
-    if not below:
-        worst = missed[0] if missed else upwards[0]
-        return [f"Not shown to meet {wanted}: {_why_not(worst)} at {load_label(worst)}."]
-    if missed:
-        reason = f"{_why_not(missed[0])} at {load_label(missed[0])}"
-        return [f"Meets {wanted} up to {load_label(below[-1])}: {reason}."]
-    if below[-1] is not upwards[-1]:
-        reason = f"{_why_not(upwards[-1])} at {load_label(upwards[-1])}"
-        return [f"Meets {wanted} up to {load_label(below[-1])}: {reason}."]
-    return [f"Meets {wanted} at every level, up to {load_label(upwards[-1])}."]
+    if not met:
+        worst = upwards[min(first_missed, len(upwards) - 1)]
+        return f"Not shown to meet {wanted}: {_why_not(worst)} at {load_label(worst)}."
+    best = met[-1]
+    up_to = (
+        f"Meets {wanted} up to {load_label(best)} = {best.output_tokens_per_s:,.0f} output tokens/s"
+    )
+    if best is upwards[-1]:
+        return f"{up_to}, the highest load that was tried."
+    next_level = upwards[min(first_missed, len(upwards) - 1)]
+    return f"{up_to}; {_why_not(next_level)} at {load_label(next_level)}."
 
 
 def _why_not(level: LevelSummary) -> str:

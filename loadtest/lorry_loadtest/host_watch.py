@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +36,7 @@ class HostWatch:
             pressure_share=self._pressure(),
             governor=self._text(self._sys_cpu / "cpu0" / "cpufreq" / "scaling_governor"),
             frequency_drop=drop,
-            # a server of the same machine may run wherever the client does, unless it was pinned,
-            # which cannot be seen from here
-            shares_cores=self._server_host in _LOCAL,
+            shares_cores=_may_share_cores(self._server_host),
         )
 
     def _steal(self) -> float | None:
@@ -89,3 +88,13 @@ class HostWatch:
             return path.read_text().strip()
         except OSError:
             return None
+
+
+def _may_share_cores(server_host: str) -> bool | None:
+    """True for a server of the same machine, unless this process was pinned: then who knows."""
+    if server_host not in _LOCAL:
+        return False
+    if not hasattr(os, "sched_getaffinity"):
+        return True
+    is_pinned = len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+    return None if is_pinned else True

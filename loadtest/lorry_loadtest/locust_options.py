@@ -10,18 +10,20 @@ from typing import Any
 
 from locust import events
 
+from lorry_loadtest.analysis_options import AnalysisOptions
 from lorry_loadtest.catalog import CatalogError
+from lorry_loadtest.conclude import conclude
 from lorry_loadtest.declared import declared_load
 from lorry_loadtest.engine import engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.live_page import attach_live_page
 from lorry_loadtest.options import add_workload_options, workload_options
 from lorry_loadtest.run_events import attach_run
 from lorry_loadtest.run_facts import DeclaredLoad, RunFacts
 from lorry_loadtest.run_info import describe_run
 from lorry_loadtest.slo import parse_objectives
 from lorry_loadtest.sweep import locust_table
-from lorry_loadtest.write_report import make_result, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its
     except ValueError as exc:
         raise SystemExit(str(exc)) from exc
     attach_run(environment)  # first, so that what it gathers is there when the report is written
+    attach_live_page(environment)
     parsed = environment.parsed_options
     if parsed.llm_report and (parsed.headless or parsed.autostart):
         try:
@@ -138,4 +141,4 @@ class _ReportedTests:
             started_at=self._started_at,
         )
         objectives = parse_objectives(user_class.slo) if user_class.slo else ()
-        write_report(path, make_result([run], info=info, objectives=objectives), [run])
+        conclude([run], info=info, analysis=AnalysisOptions(objectives=objectives), out=path)

@@ -17,6 +17,7 @@ from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.engine import Engine, engine_of, wire_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
+from lorry_loadtest.host_watch import HostWatch
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions
@@ -110,9 +111,11 @@ class LocalMeasure:
         )
         return replace(run, descending=point.descending)
 
-    def as_planned(self) -> LevelRun:
-        """The open loop of the class or the options as it stands."""
-        point = LoadPoint(rate_per_s=1.0, index=self._num_measured)
+    def as_planned(self, *, stream: int | None = None) -> LevelRun:
+        """The open loop of the class or the options as it stands; `stream` is the load's place in
+        the run that it repeats."""
+        index = self._num_measured if stream is None else stream
+        point = LoadPoint(rate_per_s=1.0, index=index)
         return self._measure(self._options, user_class=self._user_class, num_users=0, point=point)
 
     def _measure(
@@ -185,6 +188,7 @@ class _Level:
             state.answers.update(prepared.answers)
             scrape.start()
             health = Health()
+            host = HostWatch(engine.wire.endpoint.host)
             start_ns = state.start_ns = self._start_ns = state.now_ns
             self._phase = "warm-up"
             self._begin(num_users)
@@ -231,6 +235,7 @@ class _Level:
             facts=RunFacts(
                 observations=gathered.observations(),
                 declared=declared_load(engine, until_s=times.loaded_s),
+                host=host.stop(),
                 locust=locust_table(self._environment),
             ),
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,17 @@ def test_what_others_took_is_told_in_shares_of_the_run(tmp_path: Path) -> None:
     assert facts.shares_cores is False
 
 
-def test_a_server_on_the_same_machine_may_share_its_cores(tmp_path: Path) -> None:
-    assert HostWatch("127.0.0.1", proc=tmp_path, sys_cpu=tmp_path).stop().shares_cores is True
+def test_a_server_on_the_same_machine_may_share_its_cores_unless_the_client_was_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shares_cores() -> bool | None:
+        return HostWatch("127.0.0.1", proc=tmp_path, sys_cpu=tmp_path).stop().shares_cores
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert shares_cores() is True
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    assert shares_cores() is None
 
 
 def test_a_system_that_tells_nothing_is_not_taken_for_a_quiet_one(tmp_path: Path) -> None:

@@ -296,6 +296,27 @@ def test_a_run_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
     assert "no request 'nobody'" in unknown.stderr
 
 
+def test_a_recorded_stream_is_sent_again(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        run_loadtest(
+            *("--url", mock.url, "--concurrency", "1,3", "--duration", "1", "--warmup", "0.2"),
+            *("--max-tokens", "4:8", "--out", "a", "--no-calibration"),
+            cwd=tmp_path,
+        )
+        again = run_loadtest("replay", "a", "--level", "1", "--out", "b", cwd=tmp_path)
+        none = run_loadtest("replay", "a", "--level", "2", cwd=tmp_path)
+    first = [r for r in read_records(tmp_path / "a" / "records.jsonl") if r.level == 3]
+    second = read_records(tmp_path / "b" / "records.jsonl")
+
+    assert again.returncode in (0, 3), again.stderr
+    asked = {r.index: (r.adapter, r.max_tokens, r.prompt_hash) for r in first}
+    for record in second:
+        assert (record.adapter, record.max_tokens, record.prompt_hash) == asked[record.index]
+    assert len(second) >= 0.9 * len(first)
+    assert none.returncode == 2
+    assert "--level 2: the run has 2, from 0" in none.stderr
+
+
 def test_a_sweep_of_rates_goes_up_and_down(tmp_path: Path) -> None:
     with running_mock(MockServer(times=FAST)) as mock:
         done = run_loadtest(
