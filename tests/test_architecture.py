@@ -200,19 +200,6 @@ def test_what_judges_a_run_needs_neither_locust_nor_sockets(part: str) -> None:
                 waiting.append(name.removeprefix("lorry_loadtest."))
 
 
-def test_the_load_test_uses_the_sdk_only_where_it_measures_it() -> None:
-    offences = [
-        f"{module}: {name}"
-        for module, file in modules("lorry_loadtest")
-        for name in imports(file)
-        if name.split(".")[0] == "lorry"
-        and not is_within(name, {"lorry.types"})
-        and module != "sdk_attempt"
-    ]
-
-    assert offences == []
-
-
 def test_the_server_imports_of_the_client_only_the_wire_types_and_only_at_its_edge() -> None:
     offences = [
         f"{module}: {name}"
