@@ -58,7 +58,7 @@ def main() -> None:
     load = Load(options.events_per_s, options.seconds, options.gap_ms)
     rows = [
         measured("lorry", load, native),
-        measured("lorry, loop blocked 50 ms at a time", load, blocked(native)),
+        measured("lorry, loop blocked (CPU: the blocker)", load, blocked(native)),
         measured("locust FastHttpUser", load, fast_http),
     ]
     if options.vllm_python:
@@ -74,9 +74,10 @@ class Load:
 
     def __init__(self, events_per_s: float, seconds: float, gap_ms: float) -> None:
         self.gap_ms = gap_ms
-        self.num_streams = max(1, round(events_per_s * gap_ms / 1000))
         # each stream lasts about a second, and another follows it
         self.num_tokens = max(2, round(1000 / gap_ms))
+        stream_s = (_FIRST_MS + self.num_tokens * gap_ms) / 1000
+        self.num_streams = max(1, round(events_per_s * stream_s / self.num_tokens))
         self.num_rounds = max(1, round(seconds))
 
     @property
