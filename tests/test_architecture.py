@@ -190,6 +190,49 @@ def test_the_load_test_speaks_to_the_server_over_http_only() -> None:
     assert offences == []
 
 
+def test_the_load_test_uses_the_sdk_only_where_it_measures_it() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_loadtest")
+        for name in imports(file)
+        if name.split(".")[0] == "lorry"
+        and not is_within(name, {"lorry.types"})
+        and module != "sdk_attempt"
+    ]
+
+    assert offences == []
+
+
+def test_statistics_of_the_load_test_know_nothing_but_numbers() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_loadtest")
+        for name in imports(file)
+        if module.startswith("statistics.")
+        and name.startswith("lorry")
+        and not name.startswith("lorry_loadtest.statistics")
+    ]
+
+    assert offences == []
+
+
+@pytest.mark.parametrize("part", ["validity", "gate", "report", "summary", "explain", "conclude"])
+def test_what_judges_a_run_needs_neither_locust_nor_sockets(part: str) -> None:
+    """All that follows from records can be computed again without sending anything."""
+    files = dict(modules("lorry_loadtest"))
+    reached: set[str] = set()
+    waiting = [module for module in files if is_within(module, {part})]
+    while waiting:
+        module = waiting.pop()
+        if module in reached or module not in files:
+            continue
+        reached.add(module)
+        for name in imports(files[module]):
+            assert name.split(".")[0] not in {"locust", "gevent", "socket"}, f"{module}: {name}"
+            if name.startswith("lorry_loadtest."):
+                waiting.append(name.removeprefix("lorry_loadtest."))
+
+
 def test_the_server_imports_of_the_client_only_the_wire_types_and_only_at_its_edge() -> None:
     offences = [
         f"{module}: {name}"

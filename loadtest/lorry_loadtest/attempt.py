@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from gevent import GreenletExit
 
@@ -13,13 +15,47 @@ from lorry_loadtest.connection import Connection
 from lorry_loadtest.http1 import MalformedHttp, ResponseReader
 from lorry_loadtest.limits import Limits
 from lorry_loadtest.outcomes import AttemptFailed, Outcome, outcome_of_status
+from lorry_loadtest.phases import Phase
+from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.sse import EventSplitter
+from lorry_loadtest.stream_reads import Read
+from lorry_loadtest.watchdog import WATCHDOG
 from lorry_loadtest.wire import Wire
-from lorry_loadtest.workload import PlannedRequest
 
 # Returns what is wrong with a finished answer's text, or None.
 Verify = Callable[[PlannedRequest, str], str | None]
+
+# The greenlet is woken for batches of reads; a slow stream's wait no longer than this.
+_POKE_NS = 250_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends, as the record tells it."""
+
+    scenario: str = ""
+    phase: Phase = "run"
+    level: int = 0
+    worker: int = 0
+    user: int = 0
+
+
+class Tries(Protocol):
+    """How an attempt is made: `attempt` below, or through the SDK."""
+
+    def __call__(
+        self,
+        planned: PlannedRequest,
+        *,
+        wire: Wire,
+        connection: Connection,
+        limits: Limits,
+        origin_ns: int,
+        start_ns: int = 0,
+        sender: Sender | None = None,
+        verify: Verify | None = None,
+    ) -> Attempted: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +74,23 @@ def attempt(
     connection: Connection,
     limits: Limits,
     origin_ns: int,
+    start_ns: int = 0,
+    sender: Sender | None = None,
     verify: Verify | None = None,
 ) -> Attempted:
     """Tries once and never raises for what the network or the server does.
 
-    `origin_ns` is the `perf_counter_ns` that the record's times count from.
+    `origin_ns` is the `perf_counter_ns` that the record's times count from, and a planned time counts
+    from `start_ns` after it. A request without a planned time is due now.
     """
-    t_sched_ns = time.perf_counter_ns()
-    exchange = _Exchange(connection, limits=limits)
+    now_ns = time.perf_counter_ns() - origin_ns
+    exchange = _Exchange(connection, limits=limits, patience_s=planned.patience_s)
     outcome: Outcome = "ok"
     error: str | None = None
     interrupted: GreenletExit | None = None
+    request_id = wire.request_id(planned)
     try:
-        exchange.run(wire.encode(planned))
+        exchange.run(wire.encode(planned, request_id=request_id))
         complaint = verify(planned, exchange.answer.text) if verify else None
         if complaint is not None:
             raise AttemptFailed("wrong_output", complaint)
@@ -61,57 +101,96 @@ def attempt(
     finally:
         t_end_ns = time.perf_counter_ns()
         exchange.finish()
+    sender = sender or Sender()
     answer = exchange.answer
     usage = answer.usage
     details = usage.prompt_tokens_details if usage else None
+
+    def since_origin(stamp_ns: int | None) -> int | None:
+        return None if stamp_ns is None else stamp_ns - origin_ns
+
     record = RequestRecord(
-        level=planned.place.level,
-        worker=planned.place.worker,
-        user=planned.place.user,
-        request=planned.place.request,
+        index=planned.index,
+        phase=sender.phase,
+        scenario=sender.scenario,
+        level=sender.level,
+        worker=sender.worker,
+        user=sender.user,
         adapter=planned.adapter,
-        prompt_words=len(planned.prompt.split()),
+        route=planned.route,
+        prompt_tokens_planned=planned.num_prompt_words,
         max_tokens=planned.max_tokens,
+        prompt_hash=planned.prompt_hash,
+        canary=planned.canary,
+        t_sched_ns=now_ns if planned.at_ns is None else start_ns + planned.at_ns,
+        t_conn_ns=since_origin(exchange.t_conn_ns),
+        t_send_ns=since_origin(exchange.t_send_ns),
+        event_kernel_ns=tuple(stamp - origin_ns for stamp in exchange.event_kernel_ns)
+        if exchange.kernel_stamps
+        else (),
+        event_user_ns=tuple(stamp - origin_ns for stamp in exchange.event_user_ns),
+        event_tokens=tuple(answer.event_tokens),
+        t_done_ns=since_origin(exchange.t_done_ns),
+        t_end_ns=t_end_ns - origin_ns,
         outcome=outcome,
         error=error,
         http_status=exchange.reader.status or None,
-        connection_reused=exchange.reused,
-        t_sched_ns=t_sched_ns - origin_ns,
-        t_send_ns=None if exchange.t_send_ns is None else exchange.t_send_ns - origin_ns,
-        t_end_ns=t_end_ns - origin_ns,
-        event_ns=tuple(stamp_ns - origin_ns for stamp_ns in answer.event_ns),
-        event_tokens=tuple(answer.event_tokens),
-        tokens_stated=answer.tokens_stated,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        cached_tokens=details.cached_tokens if details else None,
-        completion_tokens=answer.num_tokens,
         finish_reason=answer.finish_reason,
-        timings=answer.timings,
+        usage_prompt=usage.prompt_tokens if usage else None,
+        usage_completion=usage.completion_tokens if usage else None,
+        cached_tokens=details.cached_tokens if details else None,
+        text_hash=hash_of(answer.text) if answer.done else None,
+        request_id=exchange.reader.headers.get("x-request-id", request_id),
+        server_timings=answer.timings,
+        reused_connection=exchange.reused,
+        kernel_stamps=exchange.kernel_stamps and exchange.num_reads > 0,
+        num_reads=exchange.num_reads,
+        tokens_stated=answer.tokens_stated,
     )
     return Attempted(record, answer.text, interrupted)
 
 
-class _Exchange:
-    """One request and its answer on a connection."""
+def hash_of(text: str) -> str:
+    """The first 64 bits of SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def __init__(self, connection: Connection, *, limits: Limits) -> None:
+
+class _Exchange:
+    """One request and its answer on a connection. The watchdog's `check` ends it when it is late."""
+
+    def __init__(
+        self, connection: Connection, *, limits: Limits, patience_s: float | None = None
+    ) -> None:
         self.reader = ResponseReader()
         self.answer = Answer()
+        self.t_conn_ns: int | None = None
         self.t_send_ns: int | None = None
+        self.t_done_ns: int | None = None
+        self.event_kernel_ns: list[int] = []
+        self.event_user_ns: list[int] = []
         self.reused = False
+        self.num_reads = 0
+        self.kernel_stamps = True  # until a read comes without one
         self._connection = connection
         self._limits = limits
+        self._patience_s = patience_s
         self._splitter = EventSplitter()
         self._error_body = b""
-        self._last_event_ns: int | None = None
+        self._late: AttemptFailed | None = None
+        self._poked_ns = 0
 
     def run(self, request: bytes) -> None:
         """Raises AttemptFailed unless a whole, finished stream came back."""
         self.reused = self._connection.open()
         self.t_send_ns = time.perf_counter_ns()
+        if not self.reused:
+            self.t_conn_ns = self.t_send_ns
         self._connection.send(request)
-        while not self.reader.complete:
-            self._read_once()
+        WATCHDOG.watch(self)
+        try:
+            self._read_all()
+        finally:
+            WATCHDOG.unwatch(self)
         self._check_status()
         if not self._splitter.is_between_events:
             raise AttemptFailed("truncated", "the stream ended inside an event")
@@ -122,45 +201,78 @@ class _Exchange:
         if not self.reader.reusable:
             self._connection.close()
 
-    def _read_once(self) -> None:
-        deadline_ns, reason = self._deadline()
-        try:
-            arrived_ns, data = self._connection.receive(deadline_ns=deadline_ns)
-        except TimeoutError as exc:
-            raise reason from exc
-        except OSError as exc:
-            raise self._lost(str(exc)) from exc
-        if not data:
-            if not self.reader.feed_eof():
-                raise self._lost("the server closed the connection")
+    def check(self, now_ns: int) -> None:
+        """The watchdog's: ends the connection when the attempt is out of time."""
+        if self._late is not None or self.t_send_ns is None:
             return
+        stream = self._connection.stream
+        deadline_ns, reason = self._deadline(stream.last_read_ns)
+        if now_ns >= deadline_ns:
+            self._late = reason
+            stream.abort()
+        elif now_ns - self._poked_ns >= _POKE_NS:
+            self._poked_ns = now_ns
+            stream.poke()
+
+    def _read_all(self) -> None:
+        stream = self._connection.stream
+        while not self.reader.complete:
+            reads = stream.wait_reads()
+            if self._late is not None:
+                raise self._late
+            if not reads:
+                self._end(stream.error)
+                return
+            for read in reads:
+                self._take(read)
+            if self.reader.status and not self.reader.is_chunked:
+                stream.hand_over_each_read()
+
+    def _end(self, error: OSError | None) -> None:
+        """The connection is at its end, which may also be the answer's."""
+        if not self.reader.feed_eof():
+            raise self._lost(str(error) if error else "the server closed the connection")
+
+    def _take(self, read: Read) -> None:
+        self.num_reads += 1
         try:
-            body = self.reader.feed(data)
+            body = self.reader.feed(read.data)
         except MalformedHttp as exc:
             raise AttemptFailed("sse_malformed", str(exc)) from exc
+        if not read.kernel_ns:
+            self.kernel_stamps = False
         if not body:
             return
         if self.reader.status != 200:
             self._error_body += body
             return
         for event in self._splitter.feed(body):
-            self._last_event_ns = arrived_ns
-            self.answer.feed(event, arrived_ns=arrived_ns)
+            if self.answer.feed(event):
+                self.event_kernel_ns.append(read.kernel_ns)
+                self.event_user_ns.append(read.user_ns)
+            if self.answer.done and self.t_done_ns is None:
+                self.t_done_ns = read.kernel_ns or read.user_ns
 
-    def _deadline(self) -> tuple[int, AttemptFailed]:
-        """When the next read must have returned, and what it is called when it has not."""
+    def _deadline(self, last_read_ns: int) -> tuple[int, AttemptFailed]:
+        """When the next read must have come, and what it is called when it has not."""
         assert self.t_send_ns is not None
         limits = self._limits
-        total_ns = self.t_send_ns + round(limits.total_s * 1e9)
-        if self._last_event_ns is None:
+        if last_read_ns < self.t_send_ns:
             next_ns = self.t_send_ns + round(limits.first_event_s * 1e9)
             late = AttemptFailed("timeout_ttft", f"no event within {limits.first_event_s:g} s")
         else:
-            next_ns = self._last_event_ns + round(limits.stall_s * 1e9)
+            next_ns = last_read_ns + round(limits.stall_s * 1e9)
             late = AttemptFailed("stalled", f"no event for {limits.stall_s:g} s")
-        if next_ns <= total_ns:
-            return next_ns, late
-        return total_ns, AttemptFailed("timeout_total", f"not done in {limits.total_s:g} s")
+        total_ns = self.t_send_ns + round(limits.total_s * 1e9)
+        if total_ns < next_ns:
+            next_ns = total_ns
+            late = AttemptFailed("timeout_total", f"not done in {limits.total_s:g} s")
+        if self._patience_s is not None:
+            leave_ns = self.t_send_ns + round(self._patience_s * 1e9)
+            if leave_ns < next_ns:
+                next_ns = leave_ns
+                late = AttemptFailed("abandoned", f"left after {self._patience_s:.3g} s")
+        return next_ns, late
 
     def _lost(self, reason: str) -> AttemptFailed:
         if self.reader.status == 0:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import msgspec
 
-from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint
-from lorry_loadtest.http1 import MalformedHttp, ResponseReader, encode_request
-from lorry_loadtest.outcomes import AttemptFailed
+from lorry_loadtest.http_get import GetFailed, http_get
 
 
 class CatalogError(Exception):
@@ -40,9 +37,9 @@ def fetch_catalog(endpoint: Endpoint, *, api_key: str | None, timeout_s: float =
     Raises CatalogError when there is no such server or its answer is something else.
     """
     try:
-        body = _get(endpoint, api_key=api_key, timeout_s=timeout_s)
-    except (AttemptFailed, OSError, MalformedHttp) as exc:
-        raise CatalogError(f"no server at {endpoint}: {exc or 'it does not answer'}") from exc
+        body = http_get(endpoint, "/v1/models", api_key=api_key, timeout_s=timeout_s)
+    except GetFailed as exc:
+        raise CatalogError(f"no server at {endpoint}: {exc}") from exc
     try:
         cards = msgspec.json.decode(body, type=_Cards).data
     except msgspec.MsgspecError as exc:
@@ -51,27 +48,3 @@ def fetch_catalog(endpoint: Endpoint, *, api_key: str | None, timeout_s: float =
     if not bases:
         raise CatalogError(f"{endpoint}/v1/models lists no base model")
     return Catalog(bases[0], tuple(card.id for card in cards if card.parent == bases[0]))
-
-
-def _get(endpoint: Endpoint, *, api_key: str | None, timeout_s: float) -> bytes:
-    headers = {"Accept": "application/json", "Connection": "close"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    deadline_ns = time.perf_counter_ns() + round(timeout_s * 1e9)
-    connection = Connection(endpoint, connect_timeout_s=timeout_s)
-    reader = ResponseReader()
-    body = b""
-    try:
-        connection.open()
-        connection.send(encode_request("GET", "/v1/models", endpoint=endpoint, headers=headers))
-        while not reader.complete:
-            _, data = connection.receive(deadline_ns=deadline_ns)
-            body += reader.feed(data)
-            if not data and not reader.feed_eof():
-                raise AttemptFailed("truncated", "it closed the connection")
-    finally:
-        connection.close()
-    if reader.status != 200:
-        text = body[:200].decode("utf-8", "replace")
-        raise AttemptFailed("http_other", f"GET /v1/models answered {reader.status}: {text}")
-    return body

@@ -1,38 +1,63 @@
-"""`lorry loadtest`: sweeps the number of streams and writes a report."""
+"""`lorry loadtest`: measures a server at one load after the other and writes a report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gevent.monkey import MonkeyPatchWarning
 
+from lorry_loadtest.analysis_options import (
+    AnalysisOptions,
+    add_analysis_options,
+    analysis_options,
+)
+from lorry_loadtest.calibrate_command import calibrate_main
+from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
-from lorry_loadtest.console import ProgressLine, level_table
+from lorry_loadtest.conclude import conclude, exit_code
+from lorry_loadtest.console import ProgressLine, compat_lines, level_table
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
+from lorry_loadtest.find_max import FoundMax, find_max
+from lorry_loadtest.gate.lines import gate_table
+from lorry_loadtest.gate.pairing import NotComparable
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
+from lorry_loadtest.replay_command import replay_main
+from lorry_loadtest.result import RunResult
+from lorry_loadtest.result_commands import compare_main, explain_main
 from lorry_loadtest.run_info import RunInfo, describe_run
-from lorry_loadtest.slo import Objective, parse_objectives
-from lorry_loadtest.summary import LevelRun
-from lorry_loadtest.write_report import write_report
+from lorry_loadtest.scenarios import SCENARIOS
 
 _MAX_STREAMS = 10_000
+_DEFAULT_LEVELS = (1, 4, 16)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every request succeeded, 1 when one failed, 2 when nothing could be run."""
+    """0 when every request succeeded, 1 when one failed or a limit of the gate broke, 2 when nothing
+    could be run, 3 when the figures cannot be used."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = _parser()
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
+    parser = load_parser()
     namespace = parser.parse_args(arguments)
     try:
-        levels = _parse_levels(namespace.concurrency)
+        levels = _parse_levels(namespace.concurrency) if namespace.concurrency else ()
         endpoint = parse_endpoint(namespace.url)
-        objectives = parse_objectives(namespace.slo) if namespace.slo else ()
+        analysis = analysis_options(namespace)
+        if levels and (analysis.sweep or analysis.finds_max):
+            raise ValueError("--concurrency says the loads: leave out --sweep and --find-max")
         options = workload_options(namespace)
+        if namespace.scenario and namespace.scenario not in SCENARIOS:
+            raise ValueError(
+                f"--scenario {namespace.scenario} is not one of {', '.join(SCENARIOS)}"
+            )
         _check_times(namespace)
         out = _make_folder(namespace.out)
     except ValueError as exc:
@@ -40,37 +65,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         catalog = fetch_catalog(endpoint, api_key=options.api_key)
         _check_adapters(options, catalog)
-    except CatalogError as exc:
+        started_at = datetime.now(UTC)
+        measured = _run(
+            namespace,
+            levels,
+            endpoint,
+            analysis=analysis,
+            options=options,
+            catalog=catalog,
+            command=["lorry", "loadtest", *arguments],
+            started_at=started_at,
+        )
+    except (CatalogError, ValueError) as exc:
         print(f"lorry loadtest: {exc}", file=sys.stderr)
         return 2
-    info = describe_run(
-        ["lorry", "loadtest", *arguments],
-        endpoint=endpoint,
-        options=options,
-        catalog=catalog,
-        warmup_s=namespace.warmup,
-        duration_s=namespace.duration,
-        started_at=datetime.now(UTC),
-    )
-    runs, interrupted = _run(namespace, levels, endpoint, options=options, catalog=catalog)
-    if not runs:
+    if not measured.runs:
         print("lorry loadtest: interrupted before the first level was done", file=sys.stderr)
         return 130
-    return _finish(runs, info=info, objectives=objectives, out=out) or (130 if interrupted else 0)
+    return _finish(measured, analysis=analysis, out=out) or (130 if measured.interrupted else 0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def load_parser() -> argparse.ArgumentParser:
+    """All options of a run."""
     parser = argparse.ArgumentParser(
         prog="lorry loadtest",
         description="Measures a server at several numbers of concurrent streams and writes "
         "report.html, report.json and records.jsonl.",
+        epilog=f"Also: lorry loadtest {'|'.join(COMMANDS)} --help",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
     parser.add_argument(
         "--concurrency",
-        default="1,4,16",
+        default="",
         metavar="N,N,...",
-        help="numbers of streams, one level each (default: %(default)s)",
+        help="numbers of streams, one level each (default: 1,4,16 where nothing says when requests "
+        "arrive)",
+    )
+    parser.add_argument(
+        "--scenario",
+        default="",
+        metavar="NAME",
+        help=f"a load that comes with it: {', '.join(SCENARIOS)}",
     )
     parser.add_argument(
         "--duration",
@@ -96,11 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     add_workload_options(parser)
     parser.add_argument("--api-key", default="", help="sent as a bearer token")
     parser.add_argument(
-        "--slo",
-        default="",
-        metavar="LIST",
-        help="objectives such as ttft_p95<500ms,tpot_p95<60ms; the report tells what meets them",
+        "--no-calibration",
+        action="store_true",
+        help="do not measure this client's own error first",
     )
+    add_analysis_options(parser)
     parser.add_argument(
         "--out", default="loadtest-report", metavar="DIR", help="default: %(default)s"
     )
@@ -151,47 +186,115 @@ def _run(
     *,
     options: WorkloadOptions,
     catalog: Catalog,
-) -> tuple[list[LevelRun], bool]:
+    analysis: AnalysisOptions,
+    command: Sequence[str],
+    started_at: datetime,
+) -> _Measured:
     """The finished levels, and whether the user stopped the rest."""
     # Late, because it makes locust patch the standard library. The SDK may have imported ssl by
     # then, of which gevent warns; nothing here uses the SDK's connections, and ours are gevent's.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MonkeyPatchWarning)
-        from lorry_loadtest.sweep import Progress, SweepPlan, run_sweep
+        from lorry_loadtest.scenario_classes import user_class_of
+        from lorry_loadtest.sweep import LevelTimes, LocalMeasure, Progress
 
-    plan = SweepPlan(
-        levels=levels,
-        warmup_s=namespace.warmup,
-        duration_s=namespace.duration,
-        drain_s=namespace.drain,
+    points = analysis.sweep or tuple(
+        LoadPoint(concurrency=level, index=index)
+        for index, level in enumerate(levels or _DEFAULT_LEVELS)
     )
-    line = ProgressLine(num_levels=len(levels))
+    line = ProgressLine(num_levels=0 if analysis.finds_max else len(points))
 
     def show(progress: Progress) -> None:
         line.update(progress.level, progress.phase, progress.elapsed_s, progress.state.records)
 
+    measure = LocalMeasure(
+        LevelTimes(
+            warmup_s=namespace.warmup, duration_s=namespace.duration, drain_s=namespace.drain
+        ),
+        user_class=user_class_of(namespace.scenario),
+        endpoint=endpoint,
+        options=options,
+        catalog=catalog,
+        calibrates=not namespace.no_calibration,
+        on_progress=show,
+    )
+    info = describe_run(
+        command,
+        wire=measure.wire,
+        workload=measure.workload,
+        warmup_s=namespace.warmup,
+        duration_s=namespace.duration,
+        started_at=started_at,
+    )
     runs: list[LevelRun] = []
+
+    def remember(point: LoadPoint) -> LevelRun:
+        runs.append(measure(point))
+        return runs[-1]
+
+    found: FoundMax | None = None
+    interrupted = False
     try:
-        run_sweep(
-            plan,
-            endpoint=endpoint,
-            options=options,
-            catalog=catalog,
-            on_progress=show,
-            on_level=runs.append,
-        )
+        if analysis.finds_max:
+            found, _ = find_max(remember, analysis.objectives)
+        elif measure.has_own_plan and not levels and not analysis.sweep:
+            runs.append(measure.as_planned())
+        else:
+            for point in points:
+                remember(point)
     except KeyboardInterrupt:
-        return runs, True
+        interrupted = True
     finally:
         line.clear()
-    return runs, False
+    return _Measured(tuple(runs), info, found, interrupted)
 
 
-def _finish(
-    runs: Sequence[LevelRun], *, info: RunInfo, objectives: tuple[Objective, ...], out: Path
-) -> int:
-    result = write_report(out, runs, info=info, objectives=objectives)
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    runs: tuple[LevelRun, ...]
+    info: RunInfo
+    found: FoundMax | None
+    interrupted: bool
+
+
+def _finish(measured: _Measured, *, analysis: AnalysisOptions, out: Path) -> int:
+    try:
+        result = conclude(
+            measured.runs, info=measured.info, analysis=analysis, out=out, found=measured.found
+        )
+    except NotComparable as exc:
+        print(f"lorry loadtest: --baseline {exc}", file=sys.stderr)
+        return 2
+    observations = measured.runs[0].facts.observations
+    if observations.calibration is not None:
+        print(calibration_line(observations.calibration))
+    for note in observations.notes:
+        print(note)
+    hashes = [run.facts.observations.stream_hash for run in measured.runs]
+    print("\n".join(f"stream {digest}" for digest in hashes) + "\n")
     print(level_table(result.levels))
-    print("\n" + "\n".join([result.headline, *result.remarks]))
+    print("\n" + "\n".join([result.headline, *result.remarks, *_told(result)]))
     print(f"Report: {out / 'report.html'}")
-    return 1 if result.num_failed else 0
+    return exit_code(result)
+
+
+def _told(result: RunResult) -> list[str]:
+    """The gate, the figures of another tool, and the verdict with its reasons."""
+    lines = [gate_table(result.gate)] if result.gate else []
+    if result.compat is not None:
+        lines.append(compat_lines(result.compat))
+    lines.append(f"Verdict: {result.verdict.word}")
+    lines.extend(
+        f"  {alarm.finding.status.upper()} {alarm.number} {alarm.name}: {alarm.finding.value} "
+        f"(wanted: {alarm.finding.limit})"
+        for alarm in result.verdict.alarms
+    )
+    return lines
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "compare": compare_main,
+    "explain": explain_main,
+    "replay": lambda argv: replay_main(argv, load_parser=load_parser),
+    "calibrate": calibrate_main,
+}

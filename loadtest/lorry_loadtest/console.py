@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from lorry_loadtest.percentiles import Distribution, samples_needed
+from lorry_loadtest.headline import format_ms_value, format_streams, load_label
+from lorry_loadtest.metrics_compat import CompatTable
+from lorry_loadtest.percentiles import Distribution
 from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.statistics.quantiles import samples_needed
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms_value, format_streams
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -35,8 +37,9 @@ class ProgressLine:
             self._last_line_s = 0.0
         failed = sum(1 for record in records if record.outcome != "ok")
         num_tokens = sum(record.completion_tokens for record in records)
+        of = f"/{self._num_levels}" if self._num_levels else ""
         line = (
-            f"[{self._num_started}/{self._num_levels}] {format_streams(level):>11}  {phase:<8}"
+            f"[{self._num_started}{of}] {format_streams(level):>11}  {phase:<8}"
             f"{elapsed_s:6.1f} s  {len(records):>5} done  {failed} failed  "
             f"{num_tokens / max(elapsed_s, 1e-9):7.1f} tokens/s"
         )
@@ -53,10 +56,24 @@ class ProgressLine:
             self._stream.flush()
 
 
+def compat_lines(table: CompatTable) -> str:
+    """The figures by another tool's formulas."""
+    lines = [
+        f"By the formulas of {table.tool}: {table.num_requests} requests, "
+        f"{table.tokens_per_s:,.2f} output tokens/s"
+    ]
+    lines.extend(
+        f"  {figure.name:<16} mean {figure.mean:>10,.2f}  p50 {figure.p50:>10,.2f}  "
+        f"p99 {figure.p99:>10,.2f} ms"
+        for figure in table.figures
+    )
+    return "\n".join(lines)
+
+
 def level_table(levels: Sequence[LevelSummary]) -> str:
     """One row per level, with a line that explains n/a where there is one."""
     header = [
-        "streams",
+        "load",
         "req/s",
         "tokens/s",
         "TTFT mean",
@@ -72,7 +89,7 @@ def level_table(levels: Sequence[LevelSummary]) -> str:
     ]
     rows = [
         [
-            str(level.concurrency),
+            load_label(level),
             f"{level.requests_per_s:.2f}",
             f"{level.output_tokens_per_s:.1f}",
             *(_cell(level.latencies.ttft_ms, statistic) for statistic in ("mean", "p50", "p95")),

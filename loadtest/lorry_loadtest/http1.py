@@ -59,8 +59,18 @@ class ResponseReader:
         """Whether the connection may carry another request."""
         return self.complete and self.headers.get("connection", "").lower() != "close"
 
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body tells its own end by an empty chunk."""
+        return self.headers.get("transfer-encoding", "").lower().endswith("chunked")
+
     def feed(self, data: bytes) -> bytes:
         """The part of the body that `data` brings; raises MalformedHttp."""
+        if self._state is _State.CHUNK_SIZE and not self._buffer:
+            # servers write an event as one chunk, and it mostly comes as one read
+            size, _, chunk = data.partition(b"\r\n")
+            if size.isalnum() and chunk[-2:] == b"\r\n" and _is_hex(size, len(chunk) - 2):
+                return chunk[:-2]
         self._buffer += data
         body = bytearray()
         while self._step(body):
@@ -139,7 +149,7 @@ class ResponseReader:
         length = self.headers.get("content-length")
         if self.status in (204, 304):
             self._state = _State.COMPLETE
-        elif self.headers.get("transfer-encoding", "").lower().endswith("chunked"):
+        elif self.is_chunked:
             self._state = _State.CHUNK_SIZE
         elif length is None:
             self._state = _State.UNTIL_CLOSE
@@ -175,3 +185,11 @@ class ResponseReader:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return line
+
+
+def _is_hex(size: bytes, value: int) -> bool:
+    """Whether `size` says `value`, which is not the 0 that ends a body."""
+    try:
+        return value > 0 and int(size, 16) == value
+    except ValueError:
+        return False

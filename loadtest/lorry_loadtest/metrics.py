@@ -53,6 +53,11 @@ def e2e_ms(record: RequestRecord) -> float | None:
     return (record.event_ns[-1] - record.t_sched_ns) / NS_PER_MS
 
 
+def max_gap_ms(record: RequestRecord) -> float | None:
+    """The longest pause between two events; None for answers of one event."""
+    return max(chunk_gaps_ms(record), default=None)
+
+
 def chunk_gaps_ms(record: RequestRecord) -> list[float]:
     """c_j - c_(j-1) for each event after the first, to be pooled over requests."""
     stamps = record.event_ns
@@ -62,6 +67,21 @@ def chunk_gaps_ms(record: RequestRecord) -> list[float]:
 def duration_ms(record: RequestRecord) -> float:
     """From t_sched to the end of the attempt, however it ended."""
     return (record.t_end_ns - record.t_sched_ns) / NS_PER_MS
+
+
+def connect_ms(record: RequestRecord) -> float:
+    """t_conn - t_sched on a connection of its own, 0 on one that was used before."""
+    if record.t_conn_ns is None:
+        return 0.0
+    return (record.t_conn_ns - record.t_sched_ns) / NS_PER_MS
+
+
+def delivery_ms(record: RequestRecord) -> list[float]:
+    """u_j - c_j of each event: from the kernel to this program. Empty without kernel stamps."""
+    return [
+        (user_ns - kernel_ns) / NS_PER_MS
+        for kernel_ns, user_ns in zip(record.event_kernel_ns, record.event_user_ns, strict=False)
+    ]
 
 
 def num_tokens_between(record: RequestRecord, start_ns: int, end_ns: int) -> int:

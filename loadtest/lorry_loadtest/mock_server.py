@@ -1,7 +1,8 @@
-"""A server of the OpenAI routes whose token times are known: `python -m lorry_loadtest.mock_server`.
+"""A server of the OpenAI and LoRAX routes whose token times are known, without a model:
+`python -m lorry_loadtest.mock_server`.
 
-It has no model. Token j of a request is due `first_ms + j * gap_ms` after the request was read,
-both stretched by `slowdown` for every other stream that was open at that moment.
+`GET /mock/served` tells when each request was read and each event written. `/v1/models`, `/metrics`
+and `/v1/steps` are answered as a real server does.
 """
 
 from __future__ import annotations
@@ -12,52 +13,46 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 
-Fault = Literal["http_429", "http_500", "error_event", "cut", "no_done", "garbage", "hang"]
-
-BASE_MODEL = "mock-base"
-
-
-@dataclass(frozen=True, slots=True)
-class MockTimes:
-    """Milliseconds to the first token and between tokens, and how other streams stretch them."""
-
-    first_ms: float = 50.0
-    gap_ms: float = 10.0
-    slowdown: float = 0.0
-    tokens_per_event: int = 1
-
-
-@dataclass(slots=True)
-class ServedRequest:
-    """What the server saw of one request and when it wrote each event (`perf_counter_ns`)."""
-
-    body: dict[str, Any]
-    received_ns: int
-    sent_ns: list[int] = field(default_factory=list)
+from lorry_loadtest.mock_events import BASE_MODEL, Asked, whole_answer
+from lorry_loadtest.mock_faults import FAULTS, MEANING, Fault
+from lorry_loadtest.mock_stream import MockTimes, Player, ServedRequest, compose
 
 
 @dataclass(slots=True)
 class MockServer:
-    """Serves on loopback between `start` and `stop`. `faults` names requests by their number."""
+    """Serves on loopback between `start` and `stop`. `faults` names requests by their number.
+
+    With `stall_at_s` the whole process sleeps for `stall_s` so long after it was started, as if it
+    had been stopped by a signal. One that does not tell of itself has no metrics and no steps.
+    """
 
     times: MockTimes = field(default_factory=MockTimes)
     adapters: tuple[str, ...] = ("alpha", "beta")
     faults: Mapping[int, Fault] = field(default_factory=dict)
     fault_every: int = 0
     fault: Fault = "http_500"
+    stall_at_s: float | None = None
+    stall_s: float = 0.0
+    tells_of_itself: bool = True
     served: list[ServedRequest] = field(default_factory=list)
     num_connections: int = 0
-    _num_open: int = 0
+    num_open: int = 0
+    num_finished: int = 0
+    connections: set[MockConnection] = field(default_factory=set)
     _server: asyncio.Server | None = None
-    _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self, *, port: int = 0) -> int:
         """Returns the port that was bound."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: MockConnection(self), "127.0.0.1", port, backlog=4096
+        )
+        if self.stall_at_s is not None:
+            loop.call_later(self.stall_at_s, time.sleep, self.stall_s)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
@@ -65,94 +60,33 @@ class MockServer:
         if self._server is None:
             return
         self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections)
+        for connection in tuple(self.connections):
+            connection.abort()
         await self._server.wait_closed()
         self._server = None
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_connections += 1
-        connection = asyncio.current_task()
-        assert connection is not None
-        self._connections.add(connection)
-        # a client that leaves ends its connection, and `stop` cancels all that are left
-        with contextlib.suppress(ConnectionError, EOFError, asyncio.CancelledError):
-            while await self._answer_one(reader, writer):
-                pass
-        writer.close()
-        self._connections.discard(connection)
-
-    async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Whether the connection stays open for another request."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        method, path, _ = head.split(" ", 2)
-        length = next(
-            (
-                int(line[15:])
-                for line in head.splitlines()
-                if line.lower().startswith("content-length:")
-            ),
-            0,
-        )
-        body = await reader.readexactly(length)
-        if method == "GET":
-            known = path.endswith("/v1/models")
-            writer.write(_json(200, self._models()) if known else _json(404, {"error": "no route"}))
-            return True
-        served = ServedRequest(body=msgspec.json.decode(body), received_ns=time.perf_counter_ns())
-        self.served.append(served)
-        return await self._stream(served, writer, is_chat="chat" in path)
-
-    async def _stream(
-        self, served: ServedRequest, writer: asyncio.StreamWriter, *, is_chat: bool
-    ) -> bool:
-        fault = self._fault_of(len(self.served) - 1)
-        if fault in ("http_429", "http_500"):
-            error = {"message": f"asked to fail with {fault}", "type": fault}
-            writer.write(_json(int(fault[-3:]), {"error": error}))
-            return True
-        if fault == "hang":
-            await asyncio.Event().wait()
-        self._num_open += 1
-        try:
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-                b"Transfer-Encoding: chunked\r\n\r\n"
-            )
-            return await self._write_events(served, writer, fault=fault, is_chat=is_chat)
-        finally:
-            self._num_open -= 1
-
-    async def _write_events(
-        self,
-        served: ServedRequest,
-        writer: asyncio.StreamWriter,
-        *,
-        fault: Fault | None,
-        is_chat: bool,
-    ) -> bool:
-        stretch = 1 + self.times.slowdown * (self._num_open - 1)
-        num_tokens = served.body["max_tokens"]
-        step = self.times.tokens_per_event
-        for first in range(0, num_tokens, step):
-            count = min(step, num_tokens - first)
-            due_ms = stretch * (self.times.first_ms + (first + count - 1) * self.times.gap_ms)
-            await _sleep_until(served.received_ns + round(due_ms * 1e6))
-            if fault is not None and first >= num_tokens // 2:
-                return _break(writer, fault)
-            served.sent_ns.append(time.perf_counter_ns())
-            is_last = first + count == num_tokens
-            _write_event(writer, _token_chunk(first, count, is_chat=is_chat, is_last=is_last))
-            await writer.drain()
-        _write_event(writer, self._last_chunk(served, num_tokens, stretch))
-        writer.write(_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-        return True
-
-    def _fault_of(self, number: int) -> Fault | None:
+    def fault_of(self, number: int) -> Fault | None:
         if self.fault_every and number % self.fault_every == self.fault_every - 1:
             return self.fault
         return self.faults.get(number)
+
+    def other_model(self, model: str) -> str:
+        """Somebody else's name, for the fault of a wrong adapter."""
+        names = [name for name in (*self.adapters, BASE_MODEL) if name != model]
+        return names[0]
+
+    def look_up(self, path: str) -> bytes:
+        """The answer to a GET."""
+        match path.partition("?")[0].rstrip("/").rpartition("/")[2]:
+            case "models":
+                return whole_answer(200, msgspec.json.encode(self._models()))
+            case "metrics" if self.tells_of_itself:
+                return whole_answer(200, self._metrics().encode(), content_type=b"text/plain")
+            case "steps" if self.tells_of_itself:
+                return whole_answer(200, msgspec.json.encode(self._steps(path)))
+            case "served":
+                return whole_answer(200, msgspec.json.encode(self._served_times()))
+        return whole_answer(404, b'{"error": "no route"}')
 
     def _models(self) -> dict[str, Any]:
         cards = [{"id": BASE_MODEL, "object": "model", "created": 0}]
@@ -162,74 +96,157 @@ class MockServer:
         ]
         return {"object": "list", "data": cards}
 
-    def _last_chunk(self, served: ServedRequest, num_tokens: int, stretch: float) -> dict[str, Any]:
-        model = served.body["model"]
-        num_prompt_tokens = len(str(served.body.get("prompt", "")).split())
-        return {
-            "choices": [],
-            "usage": {
-                "prompt_tokens": num_prompt_tokens,
-                "completion_tokens": num_tokens,
-                "total_tokens": num_prompt_tokens + num_tokens,
-            },
-            "timings": {
-                "request_id": f"mock-{len(self.served)}",
-                "adapter": None if model == BASE_MODEL else model,
-                "queue_ms": (stretch - 1) * self.times.first_ms,
-                "prefill_ms": self.times.first_ms,
-                "decode_ms": stretch * self.times.gap_ms * (num_tokens - 1),
-                "cached_tokens": 0,
-                "steps": num_tokens,
-                "max_batch": self._num_open,
+    def _metrics(self) -> str:
+        label = f'{{model_name="{BASE_MODEL}"}}'
+        num_tokens = sum(served.num_tokens for served in self.served)
+        return (
+            f"# TYPE vllm:generation_tokens_total counter\n"
+            f"vllm:generation_tokens_total{label} {num_tokens}\n"
+            f"vllm:request_success_total{label} {self.num_finished}\n"
+            f"vllm:num_requests_running{label} {self.num_open}\n"
+            f"vllm:num_requests_waiting{label} 0\n"
+        )
+
+    def _steps(self, path: str) -> dict[str, Any]:
+        """One step for each event that was written, as if each had been computed by itself."""
+        query = dict(
+            part.split("=", 1) for part in path.partition("?")[2].split("&") if "=" in part
+        )
+        limit = int(query.get("limit", 100))
+        ends_ns = sorted(stamp for served in self.served for stamp in served.sent_ns)
+        since = int(query.get("since", max(0, len(ends_ns) - limit)))
+        wall_ns = time.time_ns() - time.perf_counter_ns()
+        gap_ms = self.times.gap_ms
+        steps = [
+            {
+                "index": index,
+                "start_ns": end_ns - round(gap_ms * 1e6),
+                "start_ms": (end_ns + wall_ns) / 1e6 - gap_ms,
+                "step_ms": gap_ms,
+                "batch": 1,
+                "prefill_tokens": 0,
+                "decode_tokens": 1,
+                "adapters": 1,
+                "running": self.num_open,
+                "waiting": 0,
+                "kv_blocks_used": self.num_open,
                 "preemptions": 0,
-            },
+                "adapter_attaches": 0,
+            }
+            for index, end_ns in enumerate(ends_ns[since : since + limit], start=since)
+        ]
+        return {
+            "steps": steps,
+            "next": since + len(steps),
+            "missed": 0,
+            "kv_blocks_total": 1000,
         }
 
-
-async def _sleep_until(due_ns: int) -> None:
-    await asyncio.sleep(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9))
-
-
-def _break(writer: asyncio.StreamWriter, fault: Fault) -> bool:
-    """Ends a stream as `fault` says."""
-    match fault:
-        case "error_event":
-            _write_event(writer, {"error": {"message": "asked to fail", "type": "internal"}})
-            writer.write(b"0\r\n\r\n")
-        case "garbage":
-            writer.write(_chunk(b"data: {not json\n\n") + b"0\r\n\r\n")
-        case "no_done":
-            _write_event(writer, _token_chunk(0, 1, is_chat=False, is_last=True))
-            writer.write(b"0\r\n\r\n")
-        case _:
-            return False
-    return True
+    def _served_times(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "request_id": served.request_id,
+                "received_ns": served.received_ns,
+                "sent_ns": served.sent_ns,
+            }
+            for served in self.served
+        ]
 
 
-def _token_chunk(first: int, count: int, *, is_chat: bool, is_last: bool) -> dict[str, Any]:
-    text = "".join(f"word{number} " for number in range(first, first + count))
-    said: dict[str, Any] = {"delta": {"content": text}} if is_chat else {"text": text}
-    finish_reason = "length" if is_last else None
-    token_ids = list(range(first, first + count))
-    return {
-        "choices": [said | {"index": 0, "finish_reason": finish_reason, "token_ids": token_ids}]
-    }
+class MockConnection(asyncio.Protocol):
+    """One client's connection; answers one request after the other."""
 
+    def __init__(self, server: MockServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._player: Player | None = None
 
-def _write_event(writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
-    writer.write(_chunk(b"data: " + msgspec.json.encode(event) + b"\n\n"))
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.num_connections += 1
+        self._server.connections.add(self)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        if self._player is not None:
+            self._player.stop()
+            self._player = None
+            self._server.num_open -= 1
 
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._answer_next()
 
-def _json(status: int, body: dict[str, Any]) -> bytes:
-    encoded = msgspec.json.encode(body)
-    return (
-        b"HTTP/1.1 %d Mock\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        % (status, len(encoded))
-    ) + encoded
+    def _answer_next(self) -> None:
+        """Answers what has come whole, unless an answer is still being written."""
+        if self._player is not None or self._transport is None:
+            return
+        head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if not end:
+            return
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+        length = int(headers.get("content-length", "0"))
+        if len(rest) < length:
+            return
+        self._buffer = rest[length:]
+        received_ns = time.perf_counter_ns()
+        method, path, _ = first.split(" ", 2)
+        if method == "GET":
+            self._transport.write(self._server.look_up(path))
+            self._answer_next()
+            return
+        asked = Asked(
+            msgspec.json.decode(rest[:length]),
+            path,
+            headers.get("x-request-id", f"mock-{len(self._server.served)}"),
+        )
+        self._stream(asked, received_ns)
+
+    def _stream(self, asked: Asked, received_ns: int) -> None:
+        server, transport = self._server, self._transport
+        assert transport is not None
+        served = ServedRequest(asked.body, received_ns, asked.request_id)
+        server.served.append(served)
+        fault = server.fault_of(len(server.served) - 1)
+        if fault in ("http_429", "http_500"):
+            error = {"message": f"asked to fail with {fault}", "type": fault}
+            transport.write(whole_answer(int(fault[-3:]), msgspec.json.encode({"error": error})))
+            self._answer_next()
+            return
+        if fault == "hang":
+            return
+        server.num_open += 1
+        score = compose(
+            asked,
+            times=server.times,
+            received_ns=received_ns,
+            stretch=1 + server.times.slowdown * (server.num_open - 1),
+            num_open=server.num_open,
+            other_model=server.other_model(asked.model),
+            fault=fault,
+        )
+        self._player = Player(score, served=served, transport=transport, on_end=self._end)
+        self._player.play()
+
+    def _end(self, keeps_alive: bool) -> None:
+        assert self._transport is not None
+        self._player = None
+        self._server.num_open -= 1
+        self._server.num_finished += keeps_alive
+        if not keeps_alive:
+            self._transport.close()
+            return
+        self._answer_next()
 
 
 async def _run(server: MockServer, port: int) -> None:
@@ -243,7 +260,10 @@ async def _run(server: MockServer, port: int) -> None:
 
 def main() -> None:
     """Serves until it is interrupted."""
-    parser = argparse.ArgumentParser(description="A server with known token times, on loopback.")
+    parser = argparse.ArgumentParser(
+        description="A server with known token times, on loopback.",
+        epilog="faults: " + "; ".join(f"{name}: {meaning}" for name, meaning in MEANING.items()),
+    )
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--first-ms", type=float, default=50.0, help="time to the first token")
     parser.add_argument("--gap-ms", type=float, default=10.0, help="time between tokens")
@@ -251,19 +271,22 @@ def main() -> None:
     parser.add_argument("--tokens-per-event", type=int, default=1)
     parser.add_argument("--adapters", default="alpha,beta", help="names, with commas between")
     parser.add_argument("--fault-every", type=int, default=0, help="every n-th request fails")
-    parser.add_argument("--fault", choices=get_args(Fault), default="http_500", help="and how")
+    parser.add_argument("--fault", choices=FAULTS, default="http_500", help="and how")
+    parser.add_argument("--stall-at", type=float, default=None, metavar="S", help="stop after S")
+    parser.add_argument("--stall-for", type=float, default=0.0, metavar="S", help="and for S")
     options = parser.parse_args()
-    times = MockTimes(
-        first_ms=options.first_ms,
-        gap_ms=options.gap_ms,
-        slowdown=options.slowdown,
-        tokens_per_event=options.tokens_per_event,
-    )
     server = MockServer(
-        times=times,
+        times=MockTimes(
+            first_ms=options.first_ms,
+            gap_ms=options.gap_ms,
+            slowdown=options.slowdown,
+            tokens_per_event=options.tokens_per_event,
+        ),
         adapters=tuple(name for name in options.adapters.split(",") if name),
         fault_every=options.fault_every,
         fault=options.fault,
+        stall_at_s=options.stall_at,
+        stall_s=options.stall_for,
     )
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_run(server, options.port))

@@ -7,22 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
-from lorry_loadtest.adapter_mix import mix_of, parse_adapters
+from lorry_loadtest.adapter_mix import mix_of, parse_adapters, parse_mix
+from lorry_loadtest.arrivals import Arrivals, TraceArrivals, parse_arrival
 from lorry_loadtest.lengths import Lengths, parse_lengths
 from lorry_loadtest.prompts import RandomWords
-from lorry_loadtest.wire import Route
+from lorry_loadtest.routes import Route
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadOptions:
-    """`adapters` None means: those that the server lists, each as often."""
+    """What was given; None and the empty text leave a user class's own settings as they are."""
 
     adapters: Mapping[str | None, float] | None = None
-    base_share: float = 0.0
-    prompts: RandomWords = field(default_factory=RandomWords)
-    max_tokens: Lengths = field(default_factory=lambda: Lengths(16, 96))
-    seed: int = 7
-    route: Route = "completions"
+    adapter_mix: str = ""
+    base_share: float | None = None
+    prompts: RandomWords | None = None
+    max_tokens: Lengths | None = None
+    seed: int | None = None
+    route: Route | None = None
+    arrival: str | Arrivals | TraceArrivals = ""
+    canary_share: float | None = None
+    patience_s: float | None = None
     ignore_eos: bool = False
     api_key: str | None = field(default=None, repr=False)
 
@@ -39,23 +44,36 @@ def add_workload_options(parser: Any) -> None:
         help="a,b,c or a=3,b=1 with weights; as a default those that the server lists",
     )
     parser.add_argument(
+        "--adapter-mix",
+        default="",
+        metavar="MIX",
+        help="uniform, zipf:S, zipf:S:rotate:30s, noisy:NAME:FACTOR or cold:SHARE:NUM_WARM",
+    )
+    parser.add_argument(
         "--base-share",
-        type=float,
-        default=0.0,
+        default="",
         metavar="X",
-        help="share of requests, 0 to 1, that go to the base model (default: %(default)s)",
+        help="share of requests, 0 to 1, that go to the base model (default: 0)",
+    )
+    parser.add_argument(
+        "--arrival",
+        default="",
+        metavar="ARRIVAL",
+        help="open loop: constant:RATE, poisson:RATE, gamma:RATE:cv=CV or trace:FILE[:SCALE]; a RATE "
+        "per second is 6, 2x30s,4x30s or 1..10x60s (default: a closed loop of users)",
     )
     parser.add_argument(
         "--prompt-words",
-        default="64",
-        metavar="N|LOW:HIGH",
-        help="random words per prompt (default: %(default)s)",
+        default="",
+        metavar="LENGTH",
+        help="random words per prompt: 64, 16:96, normal:MEAN:SD:LOW:HIGH or "
+        "lognormal:MEAN:SIGMA:LOW:HIGH (default: 64)",
     )
     parser.add_argument(
         "--max-tokens",
-        default="16:96",
-        metavar="N|LOW:HIGH",
-        help="max_tokens of a request, evenly spread (default: %(default)s)",
+        default="",
+        metavar="LENGTH",
+        help="max_tokens of a request, written like --prompt-words (default: 16:96)",
     )
     parser.add_argument(
         "--ignore-eos",
@@ -64,28 +82,81 @@ def add_workload_options(parser: Any) -> None:
     )
     parser.add_argument(
         "--route",
-        choices=get_args(Route),
-        default="completions",
-        help="which OpenAI route to use (default: %(default)s)",
+        choices=["", *get_args(Route)],
+        default="",
+        help="which streaming route to use (default: completions)",
     )
     parser.add_argument(
-        "--seed", type=int, default=7, help="decides every request (default: %(default)s)"
+        "--canaries",
+        default="",
+        metavar="X",
+        help="share of requests, such as 0.02, whose answers are known from the idle server and "
+        "compared (default: 0)",
     )
+    parser.add_argument(
+        "--patience",
+        default="",
+        metavar="S",
+        help="mean seconds after which users leave (default: they wait)",
+    )
+    parser.add_argument("--seed", default="", help="decides every request (default: 7)")
 
 
 def workload_options(namespace: argparse.Namespace) -> WorkloadOptions:
     """Checks what `add_workload_options` parsed; ValueError names the wrong value."""
     adapters = parse_adapters(namespace.adapters) if namespace.adapters else None
-    mix_of(adapters or {}, base_share=namespace.base_share)  # raises for weights and shares
-    if namespace.route not in get_args(Route):
+    base_share = _number(namespace.base_share, "--base-share")
+    mix_of(adapters or {}, base_share=base_share or 0.0)  # raises for weights and shares
+    if namespace.adapter_mix and adapters:
+        parse_mix(namespace.adapter_mix, [name for name in adapters if name])
+    if namespace.route and namespace.route not in get_args(Route):
         raise ValueError(f"the route is {namespace.route!r}, not one of {get_args(Route)}")
+    if namespace.arrival:
+        _check_arrival(namespace.arrival)
+    canary_share = _number(namespace.canaries, "--canaries")
+    if canary_share is not None and not 0 <= canary_share < 1:
+        raise ValueError(f"--canaries {canary_share:g} is not from 0 to less than 1")
+    patience_s = _number(namespace.patience, "--patience")
+    if patience_s is not None and not patience_s > 0:
+        raise ValueError(f"--patience {patience_s:g} is not > 0")
     return WorkloadOptions(
         adapters=adapters,
-        base_share=namespace.base_share,
-        prompts=RandomWords(parse_lengths(namespace.prompt_words)),
-        max_tokens=parse_lengths(namespace.max_tokens),
-        seed=namespace.seed,
-        route=cast(Route, namespace.route),  # checked above
+        adapter_mix=namespace.adapter_mix,
+        base_share=base_share,
+        prompts=RandomWords(parse_lengths(namespace.prompt_words))
+        if namespace.prompt_words
+        else None,
+        max_tokens=parse_lengths(namespace.max_tokens) if namespace.max_tokens else None,
+        seed=_seed(namespace.seed),
+        route=cast(Route, namespace.route) if namespace.route else None,  # checked above
+        arrival=namespace.arrival,
+        canary_share=canary_share,
+        patience_s=patience_s,
         ignore_eos=namespace.ignore_eos,
         api_key=namespace.api_key or None,
     )
+
+
+def _check_arrival(text: str) -> None:
+    try:
+        parse_arrival(text)
+    except OSError as exc:
+        raise ValueError(f"--arrival {text}: {exc.strerror}") from exc
+
+
+def _number(text: str, option: str) -> float | None:
+    if text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise ValueError(f"{option} {text!r} is not a number") from exc
+
+
+def _seed(text: str) -> int | None:
+    if text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise ValueError(f"--seed {text!r} is not a whole number") from exc

@@ -19,7 +19,10 @@ Outcome = Literal[
     "sse_error_event",
     "truncated",
     "wrong_output",
+    "abandoned",
     "cancelled",
+    "client_overload",
+    "dropped_arrival",
 ]
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -39,8 +42,11 @@ MEANING: dict[Outcome, str] = {
     "sse_malformed": "bytes that are no HTTP, no event stream or no JSON of the schema",
     "sse_error_event": "an error inside the stream, after it had begun with 200",
     "truncated": "the stream ended without a finish reason or without [DONE]",
-    "wrong_output": "the check of the locustfile rejected the text",
+    "wrong_output": "the text is not the known answer, or the locustfile's check rejected it",
+    "abandoned": "the user's patience ended before the answer did",
     "cancelled": "still running when the drain limit stopped the test (censored)",
+    "client_overload": "this client had no room for another stream",
+    "dropped_arrival": "planned, but the test ended before it was sent",
 }
 
 

@@ -1,4 +1,4 @@
-"""Exact percentiles from raw samples, shown only where there are enough of them."""
+"""A sample in a few numbers: exact percentiles with their intervals, where the sample allows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,20 @@ from collections.abc import Sequence
 
 import msgspec
 
+from lorry_loadtest.statistics.censored import censored_quantile
+from lorry_loadtest.statistics.intervals import Interval, quantile_interval
+from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 
-def quantile(sorted_values: Sequence[float], q: float) -> float:
-    """The q-quantile with linear interpolation: type 7 of Hyndman and Fan (1996).
-
-    `sorted_values` is ascending and not empty; q lies in 0..1.
-    """
-    assert sorted_values
-    position = (len(sorted_values) - 1) * q
-    below = math.floor(position)
-    above = min(below + 1, len(sorted_values) - 1)
-    return sorted_values[below] + (sorted_values[above] - sorted_values[below]) * (position - below)
-
-
-def samples_needed(q: float) -> int:
-    """The fewest samples with which the q-quantile is shown: ten of them lie beyond it."""
-    return math.ceil(round(10 / (1 - q), 6))
+SHOWN = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample in a few numbers. A percentile is None when `n` is under its floor."""
+    """A percentile is None when `n` is under its floor.
+
+    `intervals` holds a 95 % order-statistic interval of each percentile that is shown. Of `n`
+    values `num_censored` are only known to be larger than what was seen when they were given up;
+    a percentile that lies among those is in `above` instead, with the largest value seen.
+    """
 
     n: int
     mean: float | None = None
@@ -36,24 +30,45 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     p90: float | None = None
     p95: float | None = None
     p99: float | None = None
+    num_censored: int = 0
+    intervals: dict[str, Interval] = {}
+    above: dict[str, float] = {}
 
 
-def describe(values: Sequence[float]) -> Distribution:
-    """The distribution of `values`, in any order and of any number."""
-    if not values:
+def describe(values: Sequence[float], censored: Sequence[float] = ()) -> Distribution:
+    """The distribution of `values`, in any order and of any number.
+
+    With censored values percentiles are Kaplan and Meier's; mean, min and max stay those of
+    `values`, so a mean is then too low.
+    """
+    if not values and not censored:
         return Distribution(n=0)
+    n = len(values) + len(censored)
+    shown = {name: q for name, q in SHOWN.items() if n >= samples_needed(q)}
     ordered = sorted(values)
-
-    def shown(q: float) -> float | None:
-        return quantile(ordered, q) if len(ordered) >= samples_needed(q) else None
-
+    intervals: dict[str, Interval] = {}
+    above: dict[str, float] = {}
+    found: dict[str, float | None]
+    if censored:
+        found = {name: censored_quantile(values, censored, q) for name, q in shown.items()}
+        seen = max(*ordered[-1:], *censored, 0.0)
+        above = {name: seen for name, value in found.items() if value is None}
+    else:
+        found = {name: quantile(ordered, q) for name, q in shown.items()}
+        for name, q in shown.items():
+            interval = quantile_interval(ordered, q)
+            if interval is not None:
+                intervals[name] = interval
     return Distribution(
-        n=len(ordered),
-        mean=math.fsum(ordered) / len(ordered),
-        min=ordered[0],
-        max=ordered[-1],
-        p50=shown(0.50),
-        p90=shown(0.90),
-        p95=shown(0.95),
-        p99=shown(0.99),
+        n=n,
+        mean=math.fsum(ordered) / len(ordered) if ordered else None,
+        min=ordered[0] if ordered else None,
+        max=ordered[-1] if ordered else None,
+        p50=found.get("p50"),
+        p90=found.get("p90"),
+        p95=found.get("p95"),
+        p99=found.get("p99"),
+        num_censored=len(censored),
+        intervals=intervals,
+        above=above,
     )

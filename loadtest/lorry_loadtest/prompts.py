@@ -1,4 +1,4 @@
-"""Prompts: given texts, or plain words in a random order."""
+"""Prompts: given texts, or plain words in a random order, alone, after shared prefixes, in turns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lorry_loadtest.lengths import Lengths
+from lorry_loadtest.lengths import Lengths, lengths_of
 
 # Short and common, so that most tokenizers make one or two tokens of each.
 _TEXT = (
@@ -32,13 +32,24 @@ _WORDS = tuple(_TEXT.split())
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """The text of a request, with the turns before it."""
+
+    text: str
+    history: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RandomWords:
     """`num_words` words drawn at random, so that prompts have no long prefix in common."""
 
     num_words: Lengths = field(default_factory=lambda: Lengths(64, 64))
 
-    def draw(self, rng: random.Random) -> str:
-        return " ".join(rng.choices(_WORDS, k=self.num_words.draw(rng)))
+    def __str__(self) -> str:
+        return str(self.num_words)
+
+    def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
+        return Drawn(words(rng, self.num_words.draw(rng)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +62,101 @@ class FixedPrompts:
         if not self.texts:
             raise ValueError("the list of prompts is empty")
 
-    def draw(self, rng: random.Random) -> str:
-        return rng.choice(self.texts)
+    def __str__(self) -> str:
+        lengths = [len(text.split()) for text in self.texts]
+        return f"{len(self.texts)} given texts of {Lengths(max(1, min(lengths)), max(1, *lengths))}"
+
+    def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
+        return Drawn(rng.choice(self.texts))
 
 
-def prompts_of(source: RandomWords | FixedPrompts | Sequence[str]) -> RandomWords | FixedPrompts:
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """`groups` prefixes of `prefix` words; each request has one of them and `unique` words after.
+
+    This is what system prompts and documents look like to a prefix cache.
+    """
+
+    prefix: int
+    unique: Lengths
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.prefix < 1 or self.groups < 1:
+            raise ValueError(f"a shared prefix of {self.prefix} words in {self.groups} groups")
+
+    def __str__(self) -> str:
+        return f"one of {self.groups} prefixes of {self.prefix} and {self.unique} of its own"
+
+    def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
+        group = rng.randrange(self.groups)
+        shared = words(random.Random(f"{seed}/prefix/{group}"), self.prefix)
+        return Drawn(f"{shared} {words(rng, self.unique.draw(rng))}")
+
+
+@dataclass(frozen=True, slots=True)
+class MultiTurn:
+    """Conversations of `turns` turns, `sessions` of them at the same time.
+
+    The stream takes the first turn of each session, then the second of each, and so on; a later
+    turn brings the whole conversation. The assistant's turns in it are made up too, since a request
+    must not depend on what a server answered: the stream would be another on each run.
+    """
+
+    turns: int
+    words_per_turn: Lengths
+    words_per_answer: int = 48
+    sessions: int = 8
+
+    def __post_init__(self) -> None:
+        if self.turns < 1 or self.sessions < 1 or self.words_per_answer < 1:
+            raise ValueError(f"{self.turns} turns of {self.sessions} sessions at a time")
+
+    def __str__(self) -> str:
+        return f"{self.turns} turns of {self.words_per_turn} and {self.words_per_answer}"
+
+    def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
+        block, place = divmod(index, self.sessions * self.turns)
+        turn, seat = divmod(place, self.sessions)
+        talk = random.Random(f"{seed}/session/{block * self.sessions + seat}")
+        history: list[str] = []
+        for _ in range(turn):
+            history.append(words(talk, self.words_per_turn.draw(talk)))
+            history.append(words(talk, self.words_per_answer))
+        return Drawn(words(talk, self.words_per_turn.draw(talk)), tuple(history))
+
+
+PromptSource = RandomWords | FixedPrompts | SharedPrefix | MultiTurn
+
+
+class Prompts:
+    """The sources by name, for locustfiles: `Prompts.shared_prefix(prefix=512, unique=64)`."""
+
+    @staticmethod
+    def random(num_words: int | str | Lengths) -> RandomWords:
+        return RandomWords(lengths_of(num_words))
+
+    @staticmethod
+    def fixed(*texts: str) -> FixedPrompts:
+        return FixedPrompts(texts)
+
+    @staticmethod
+    def shared_prefix(*, prefix: int, unique: int | str | Lengths, groups: int = 1) -> SharedPrefix:
+        return SharedPrefix(prefix, lengths_of(unique), groups)
+
+    @staticmethod
+    def multi_turn(
+        *, turns: int, words: int | str | Lengths, answer_words: int = 48, sessions: int = 8
+    ) -> MultiTurn:
+        return MultiTurn(turns, lengths_of(words), answer_words, sessions)
+
+
+def prompts_of(source: PromptSource | Sequence[str]) -> PromptSource:
     """A source as it is, or a list of texts as a source."""
-    if isinstance(source, RandomWords | FixedPrompts):
+    if isinstance(source, PromptSource):
         return source
     return FixedPrompts(tuple(source))
+
+
+def words(rng: random.Random, count: int) -> str:
+    return " ".join(rng.choices(_WORDS, k=count))

@@ -9,11 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from lorry_loadtest.adapter_mix import mix_of
-from lorry_loadtest.catalog import Catalog
-from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.machine import Machine, describe_machine
-from lorry_loadtest.options import WorkloadOptions
+from lorry_loadtest.wire import Wire
+from lorry_loadtest.workload import Workload
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,28 +36,26 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
 def describe_run(
     command: Sequence[str],
     *,
-    endpoint: Endpoint,
-    options: WorkloadOptions,
-    catalog: Catalog,
+    wire: Wire,
+    workload: Workload,
     warmup_s: float,
     duration_s: float,
     started_at: datetime,
 ) -> RunInfo:
     """`command` is what was typed, word by word; the key is left out of it."""
-    adapters = catalog.adapters if options.adapters is None else options.adapters
-    mix = mix_of(adapters, base_share=options.base_share)
+    mix = workload.adapters
     return RunInfo(
-        url=str(endpoint),
-        base_model=catalog.base_model,
-        adapters={name or catalog.base_model: mix.share_of(name) for name in mix.names},
-        route=options.route,
-        prompt_words=str(options.prompts.num_words),
-        max_tokens=str(options.max_tokens),
-        ignore_eos=options.ignore_eos,
-        seed=options.seed,
+        url=str(wire.endpoint),
+        base_model=wire.base_model,
+        adapters={name or wire.base_model: mix.share_of(name) for name in mix.all_names},
+        route=workload.route,
+        prompt_words=str(workload.prompts),
+        max_tokens=str(workload.max_tokens),
+        ignore_eos=wire.ignore_eos,
+        seed=workload.seed,
         warmup_s=warmup_s,
         duration_s=duration_s,
-        command=_printable(command, secret=options.api_key),
+        command=_printable(command, secret=wire.api_key),
         started_at=started_at.isoformat(timespec="seconds"),
         version=_lorry_version(),
         machine=describe_machine(),

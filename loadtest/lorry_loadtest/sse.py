@@ -15,6 +15,11 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that `data` completes, in order."""
+        if not self._partial_line and not self._data and data[:6] == b"data: ":
+            # mostly one whole event comes at a time
+            line = data[6:-2]
+            if data[-2:] == b"\n\n" and b"\n" not in line and b"\r" not in line:
+                return [line]
         events = []
         *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         for line in lines:

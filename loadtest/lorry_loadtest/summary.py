@@ -13,62 +13,60 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from lorry_loadtest import metrics
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.littles_law import LittlesLaw, littles_law
 from lorry_loadtest.outcomes import Outcome
 from lorry_loadtest.percentiles import Distribution, describe
 from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.server_timings import request_timings
+from lorry_loadtest.settle import BINS_PER_S, tokens_per_bin
 from lorry_loadtest.slo import Objective, is_good, is_met
+from lorry_loadtest.statistics.fairness import jain_index, worst_to_median
+from lorry_loadtest.statistics.intervals import Interval, batch_means_interval, share_interval
 
 Latency = Callable[[RequestRecord], float | None]
 
 
-class LevelRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What was observed at one number of streams.
-
-    Nanoseconds as in the records: users start at `start_ns`, the window runs from
-    `window_start_ns` to `window_end_ns`, and the last answer had come by `drained_ns`.
-    `client_cpu_share` is this process's share of one core during the window.
-    """
-
-    concurrency: int
-    start_ns: int
-    window_start_ns: int
-    window_end_ns: int
-    drained_ns: int
-    client_cpu_share: float
-    records: tuple[RequestRecord, ...]
-
-    @property
-    def window_s(self) -> float:
-        return (self.window_end_ns - self.window_start_ns) / 1e9
-
-    @property
-    def cohort(self) -> list[RequestRecord]:
-        """The requests that became ready inside the window."""
-        return [r for r in self.records if self.contains(r.t_sched_ns)]
-
-    def contains(self, stamp_ns: int) -> bool:
-        return self.window_start_ns <= stamp_ns < self.window_end_ns
-
-
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds, of finished requests only; `gap` is pooled over requests."""
+    """Milliseconds, of finished requests; `gap` is pooled over requests, `max_gap` one of each.
+
+    TTFT and E2E also know the requests that the drain limit cut off, as censored.
+    """
 
     ttft_ms: Distribution
     ttft_service_ms: Distribution
     tpot_ms: Distribution
     e2e_ms: Distribution
     gap_ms: Distribution
+    max_gap_ms: Distribution
     lag_ms: Distribution
 
 
 class AdapterSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter's part of a level; `adapter` None is the base model."""
+    """One adapter's part of a level; `adapter` None is the base model.
+
+    `cold_loads` are requests that waited for their adapter to be loaded. Of `canaries` known
+    answers `wrong_canaries` were not given.
+    """
 
     adapter: str | None
     attempted: int
     ok: int
     output_tokens_per_s: float
     latencies: Latencies
+    cold_loads: int = 0
+    canaries: int = 0
+    wrong_canaries: int = 0
+
+
+class Fairness(msgspec.Struct, frozen=True, kw_only=True):
+    """Between adapters with at least twenty requests: the worst mean TTFT and TPOT over the median
+    adapter's, and Jain's index of decoding speed (1: all the same)."""
+
+    adapters: int
+    ttft_worst_to_median: float | None
+    tpot_worst_to_median: float | None
+    jain_speed: float | None
 
 
 class ServerTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +80,7 @@ class ServerTimes(msgspec.Struct, frozen=True, kw_only=True):
     prefill_ms: float
     decode_ms: float
     rest_ms: float
+    adapter_load_ms: float = 0.0
 
 
 class ObjectiveResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +91,11 @@ class ObjectiveResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the report. `ledger` counts every attempt, those of warm-up and drain too."""
+    """One row of the report. `ledger` counts every attempt, those of warm-up and drain too.
+
+    `offered_per_s` are arrivals in the window. `whole_run_tokens_per_s` is what a tool without a
+    window would print. `good_share` is of all attempted, failures included.
+    """
 
     concurrency: int
     window_s: float
@@ -111,32 +114,56 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     cached_prompt_share: float | None
     token_mismatches: int
     client_cpu_share: float
+    rate_per_s: float | None = None
+    descending: bool = False
+    offered_per_s: float = 0.0
+    requests_per_s_interval: Interval | None = None
+    output_tokens_per_s_interval: Interval | None = None
+    whole_run_tokens_per_s: float = 0.0
+    good_share: float | None = None
+    good_share_interval: Interval | None = None
+    littles_law: LittlesLaw | None = None
+    fairness: Fairness | None = None
+    num_events: int = 0
+    num_tokens: int = 0
 
     @property
     def num_failed(self) -> int:
         return sum(count for outcome, count in self.ledger.items() if outcome != "ok")
 
 
+_MIN_REQUESTS_OF_AN_ADAPTER = 20
+
+
 def summarize(run: LevelRun, *, objectives: Sequence[Objective] = ()) -> LevelSummary:
     """Every figure of one level, from its records alone."""
     cohort = run.cohort
+    attempts = list(run.measured)
     finished = [record for record in cohort if record.outcome == "ok"]
-    latencies = _latencies(finished)
-    good = [record for record in cohort if is_good(record, objectives)]
-    num_ended = sum(1 for r in run.records if r.outcome == "ok" and run.contains(r.t_end_ns))
+    latencies = _latencies(cohort)
+    num_good = sum(is_good(record, objectives) for record in cohort)
+    num_ended = sum(1 for r in attempts if r.outcome == "ok" and run.contains(r.t_end_ns))
+    adapters = _by_adapter(run, cohort, attempts)
     return LevelSummary(
         concurrency=run.concurrency,
+        rate_per_s=run.rate_per_s,
+        descending=run.descending,
         window_s=run.window_s,
         attempted=len(cohort),
         ok=len(finished),
+        offered_per_s=len(cohort) / run.window_s,
         requests_per_s=num_ended / run.window_s,
-        output_tokens_per_s=_tokens_per_s(run, run.records),
+        requests_per_s_interval=_rate_interval(run, attempts),
+        output_tokens_per_s=_tokens_per_s(run, attempts),
+        output_tokens_per_s_interval=_token_rate_interval(run),
+        whole_run_tokens_per_s=_whole_run_tokens_per_s(attempts),
         mean_output_tokens=_ratio(sum(r.completion_tokens for r in finished), len(finished)),
         length_share=_ratio(
             sum(r.completion_tokens for r in finished), sum(r.max_tokens for r in finished)
         ),
         latencies=latencies,
-        adapters=_by_adapter(run, cohort),
+        adapters=adapters,
+        fairness=_fairness(adapters),
         server=_server_times(finished),
         objectives=tuple(
             ObjectiveResult(
@@ -145,47 +172,91 @@ def summarize(run: LevelRun, *, objectives: Sequence[Objective] = ()) -> LevelSu
             )
             for objective in objectives
         ),
-        goodput_per_s=len(good) / run.window_s if objectives else None,
-        ledger=dict(Counter(record.outcome for record in run.records)),
+        goodput_per_s=num_good / run.window_s if objectives else None,
+        good_share=_ratio(num_good, len(cohort)) if objectives else None,
+        good_share_interval=share_interval(num_good, len(cohort)) if objectives else None,
+        littles_law=littles_law(run),
+        ledger=dict(Counter(record.outcome for record in attempts)),
         cached_prompt_share=_cached_share(finished),
-        token_mismatches=sum(metrics.tokens_disagree(record) for record in run.records),
+        token_mismatches=sum(metrics.tokens_disagree(record) for record in attempts),
         client_cpu_share=run.client_cpu_share,
+        num_events=sum(len(record.event_tokens) for record in finished),
+        num_tokens=sum(sum(record.event_tokens) for record in finished),
     )
 
 
-def _latencies(finished: Sequence[RequestRecord]) -> Latencies:
+def _latencies(cohort: Sequence[RequestRecord]) -> Latencies:
+    finished = [record for record in cohort if record.outcome == "ok"]
+    cut_off = [record for record in cohort if record.outcome == "cancelled"]
+
     def of(latency: Latency) -> Distribution:
         return describe([value for r in finished if (value := latency(r)) is not None])
 
     return Latencies(
-        ttft_ms=of(metrics.ttft_ms),
+        ttft_ms=describe(
+            [value for r in (*finished, *cut_off) if (value := metrics.ttft_ms(r)) is not None],
+            [metrics.duration_ms(r) for r in cut_off if not r.event_ns],
+        ),
         ttft_service_ms=of(metrics.ttft_service_ms),
         tpot_ms=of(metrics.tpot_ms),
-        e2e_ms=of(metrics.e2e_ms),
+        e2e_ms=describe(
+            [value for r in finished if (value := metrics.e2e_ms(r)) is not None],
+            [metrics.duration_ms(r) for r in cut_off],
+        ),
         gap_ms=describe([gap for record in finished for gap in metrics.chunk_gaps_ms(record)]),
+        max_gap_ms=of(metrics.max_gap_ms),
         lag_ms=of(metrics.lag_ms),
     )
 
 
-def _by_adapter(run: LevelRun, cohort: Sequence[RequestRecord]) -> tuple[AdapterSummary, ...]:
+def _by_adapter(
+    run: LevelRun, cohort: Sequence[RequestRecord], attempts: Sequence[RequestRecord]
+) -> tuple[AdapterSummary, ...]:
     """In the order of names, the base model last."""
-    names = {record.adapter for record in run.records}
-    summaries = []
-    for name in sorted(names, key=lambda name: (name is None, name or "")):
-        own = [record for record in cohort if record.adapter == name]
-        finished = [record for record in own if record.outcome == "ok"]
-        summaries.append(
-            AdapterSummary(
-                adapter=name,
-                attempted=len(own),
-                ok=len(finished),
-                output_tokens_per_s=_tokens_per_s(
-                    run, [record for record in run.records if record.adapter == name]
-                ),
-                latencies=_latencies(finished),
-            )
-        )
-    return tuple(summaries)
+    own_cohort: dict[str | None, list[RequestRecord]] = {}
+    own_attempts: dict[str | None, list[RequestRecord]] = {}
+    for record in attempts:
+        own_attempts.setdefault(record.adapter, []).append(record)
+    for record in cohort:
+        own_cohort.setdefault(record.adapter, []).append(record)
+    return tuple(
+        _adapter(run, name, own_cohort.get(name, []), own_attempts[name])
+        for name in sorted(own_attempts, key=lambda name: (name is None, name or ""))
+    )
+
+
+def _adapter(
+    run: LevelRun,
+    name: str | None,
+    cohort: Sequence[RequestRecord],
+    attempts: Sequence[RequestRecord],
+) -> AdapterSummary:
+    timings = [request_timings(record.server_timings) for record in cohort]
+    canaries = [r for r in attempts if r.canary and r.outcome in ("ok", "wrong_output")]
+    return AdapterSummary(
+        adapter=name,
+        attempted=len(cohort),
+        ok=sum(1 for record in cohort if record.outcome == "ok"),
+        output_tokens_per_s=_tokens_per_s(run, attempts),
+        latencies=_latencies(cohort),
+        cold_loads=sum(1 for timing in timings if timing and timing.adapter_load_ms > 0),
+        canaries=len(canaries),
+        wrong_canaries=sum(1 for record in canaries if record.outcome == "wrong_output"),
+    )
+
+
+def _fairness(adapters: Sequence[AdapterSummary]) -> Fairness | None:
+    told = [adapter for adapter in adapters if adapter.ok >= _MIN_REQUESTS_OF_AN_ADAPTER]
+    if len(told) < 2:
+        return None
+    ttfts = [mean for adapter in told if (mean := adapter.latencies.ttft_ms.mean) is not None]
+    tpots = [mean for adapter in told if (mean := adapter.latencies.tpot_ms.mean)]
+    return Fairness(
+        adapters=len(told),
+        ttft_worst_to_median=worst_to_median(ttfts),
+        tpot_worst_to_median=worst_to_median(tpots),
+        jain_speed=jain_index([1 / tpot for tpot in tpots]),
+    )
 
 
 def _tokens_per_s(run: LevelRun, records: Sequence[RequestRecord]) -> float:
@@ -196,28 +267,59 @@ def _tokens_per_s(run: LevelRun, records: Sequence[RequestRecord]) -> float:
     return num_tokens / run.window_s
 
 
+def _token_rate_interval(run: LevelRun) -> Interval | None:
+    return batch_means_interval([count * BINS_PER_S for count in tokens_per_bin(run)])
+
+
+def _rate_interval(run: LevelRun, attempts: Sequence[RequestRecord]) -> Interval | None:
+    """Of finished requests per second, by the counts of quarters of a second."""
+    num_bins = int(run.window_s * BINS_PER_S)
+    counts = [0.0] * num_bins
+    for record in attempts:
+        place = int((record.t_end_ns - run.window_start_ns) / 1e9 * BINS_PER_S)
+        if record.outcome == "ok" and record.t_end_ns >= run.window_start_ns and place < num_bins:
+            counts[place] += BINS_PER_S
+    return batch_means_interval(counts)
+
+
+def _whole_run_tokens_per_s(attempts: Sequence[RequestRecord]) -> float:
+    if not attempts:
+        return 0.0
+    begin = min(record.t_sched_ns for record in attempts)
+    end = max(record.t_end_ns for record in attempts)
+    num_tokens = sum(sum(record.event_tokens) for record in attempts)
+    return num_tokens * 1e9 / (end - begin) if end > begin else 0.0
+
+
 def _server_times(finished: Sequence[RequestRecord]) -> ServerTimes | None:
-    timed = [(r.timings, e2e) for r in finished if r.timings and (e2e := metrics.e2e_ms(r))]
+    timed = [
+        (timings, e2e)
+        for record in finished
+        if (timings := request_timings(record.server_timings)) and (e2e := metrics.e2e_ms(record))
+    ]
     if not timed:
         return None
-    queue = math.fsum(timings.queue_ms for timings, _ in timed) / len(timed)
-    prefill = math.fsum(timings.prefill_ms for timings, _ in timed) / len(timed)
-    decode = math.fsum(timings.decode_ms for timings, _ in timed) / len(timed)
-    e2e = math.fsum(e2e for _, e2e in timed) / len(timed)
+    n = len(timed)
+    load = math.fsum(timings.adapter_load_ms for timings, _ in timed) / n
+    queue = math.fsum(timings.queue_ms for timings, _ in timed) / n
+    prefill = math.fsum(timings.prefill_ms for timings, _ in timed) / n
+    decode = math.fsum(timings.decode_ms for timings, _ in timed) / n
+    e2e = math.fsum(e2e for _, e2e in timed) / n
     return ServerTimes(
-        n=len(timed),
+        n=n,
+        adapter_load_ms=load,
         queue_ms=queue,
         prefill_ms=prefill,
         decode_ms=decode,
-        rest_ms=e2e - queue - prefill - decode,
+        rest_ms=e2e - load - queue - prefill - decode,
     )
 
 
 def _cached_share(finished: Sequence[RequestRecord]) -> float | None:
-    told = [r for r in finished if r.cached_tokens is not None and r.prompt_tokens is not None]
+    told = [r for r in finished if r.cached_tokens is not None and r.usage_prompt is not None]
     return _ratio(
         sum(record.cached_tokens or 0 for record in told),
-        sum(record.prompt_tokens or 0 for record in told),
+        sum(record.usage_prompt or 0 for record in told),
     )
 
 

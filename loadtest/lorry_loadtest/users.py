@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import copy
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import gevent
-from locust import User, task
+from gevent import GreenletExit
+from locust import User, events, task
 from locust.exception import StopTest
 
-from lorry_loadtest import metrics
-from lorry_loadtest.adapter_mix import mix_of
-from lorry_loadtest.attempt import Attempted, attempt
+from lorry_loadtest.adapter_mix import AdapterMix
+from lorry_loadtest.arrivals import Arrivals, TraceArrivals
+from lorry_loadtest.attempt import Attempted, Tries, attempt
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.connection import Connection
-from lorry_loadtest.endpoint import parse_endpoint
-from lorry_loadtest.lengths import Lengths, parse_lengths
+from lorry_loadtest.engine import Engine, engine_of
+from lorry_loadtest.lengths import Lengths
 from lorry_loadtest.limits import Limits
-from lorry_loadtest.outcomes import AttemptFailed
-from lorry_loadtest.prompts import FixedPrompts, RandomWords, prompts_of
-from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.planned import PlannedRequest
+from lorry_loadtest.prompts import PromptSource, RandomWords
+from lorry_loadtest.routes import Route
+from lorry_loadtest.run_events import attach_run
 from lorry_loadtest.run_state import RunState
-from lorry_loadtest.wire import PATHS, Route, Wire
-from lorry_loadtest.workload import Place, PlannedRequest, Workload
-
-logger = logging.getLogger(__name__)
+from lorry_loadtest.sdk_attempt import sdk_attempt
+from lorry_loadtest.workload import Variant
 
 # A server that refuses at once must not be hammered, nor the records filled, by users that have
 # nothing to wait for.
@@ -33,63 +34,69 @@ PAUSE_AFTER_FAILURE_S = 0.5
 
 
 class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
-    """Streams completions, one after the other, and stamps every token as its bytes arrive.
+    """Streams answers, and stamps every token as its bytes arrive.
 
     Subclass it in a locustfile, set what differs from the defaults, and write a `@task` that calls
     `generate`. `adapters` None means those that the server lists; a name None in it is the base
-    model. `max_tokens` and the words of a prompt are drawn from their ranges. The seed, the user's
-    index and the request's index decide every request.
+    model. `lengths` are those of the answers (`max_tokens`). The seed and a request's index in the
+    run's one stream decide what it is; which user takes it does not.
+
+    Without `arrival` each of locust's users sends one request after the other: a closed loop. With
+    `arrival`, such as `poisson:6`, requests are sent when they are due, each by a copy of the user
+    that runs one task, and locust's number of users means nothing.
+
+    With `variants` each request is one of these kinds. `slo` is what the report judges the run by, `canary_share` of the requests have known answers,
+    `patience_s` is after how long users leave, on the mean, and `length_scale` stretches a trace.
     """
 
     abstract = True
 
-    adapters: Mapping[str | None, float] | Sequence[str | None] | None = None
+    scenario: str = ""
+    arrival: str | Arrivals | TraceArrivals | None = None
+    adapters: AdapterMix | Mapping[str | None, float] | Sequence[str | None] | None = None
+    adapter_mix: str = ""
     base_share: float = 0.0
     base_model: str | None = None
-    prompts: RandomWords | FixedPrompts | Sequence[str] = RandomWords()
-    max_tokens: Lengths | str | int = Lengths(16, 96)
+    prompts: PromptSource | Sequence[str] = RandomWords()
+    lengths: Lengths | str | int = Lengths(16, 96)
+    variants: Sequence[Variant] = ()
+    slo: str = ""
     seed: int = 7
     route: Route = "completions"
     api_key: str | None = None
     ignore_eos: bool = False
     states_tokens: bool = True
+    canary_share: float = 0.0
+    patience_s: float | None = None
+    length_scale: float = 1.0
+    duration_s: float | None = None
     limits: Limits = Limits()
+    tries: Tries = staticmethod(attempt)
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._run = run_state_of(environment)
         self._index = self._run.admit_user()
-        self._num_requests = 0
-        self._workload: Workload | None = None
-        self._wire: Wire | None = None
+        self._engine: Engine | None = None
         self._connection: Connection | None = None
+        self._arrival: PlannedRequest | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "the user has not started"
+        return self._engine
 
     def on_start(self) -> None:
-        """Reads the class's settings and asks the server for what they leave open."""
-        endpoint = parse_endpoint(self.host or self.environment.host or "")
-        adapters, base_model = self.adapters, self.base_model
-        if adapters is None or base_model is None:
-            try:
-                catalog = self._run.catalog(endpoint, api_key=self.api_key)
-            except CatalogError as exc:
-                raise StopTest(str(exc)) from exc
-            adapters = catalog.adapters if adapters is None else adapters
-            base_model = base_model or catalog.base_model
-        self._workload = Workload(
-            seed=self.seed,
-            adapters=mix_of(adapters, base_share=self.base_share),
-            prompts=prompts_of(self.prompts),
-            max_tokens=_lengths_of(self.max_tokens),
-        )
-        self._wire = Wire(
-            endpoint=endpoint,
-            base_model=base_model,
-            route=self.route,
-            api_key=self.api_key,
-            ignore_eos=self.ignore_eos,
-            states_tokens=self.states_tokens,
-        )
-        self._connection = Connection(endpoint, connect_timeout_s=self.limits.connect_s)
+        """Asks the server for what the class leaves open."""
+        try:
+            self._engine = engine_of(type(self), self.environment, self._run)
+        except (CatalogError, ValueError, OSError) as exc:
+            raise StopTest(str(exc)) from exc
+        if self._engine.is_open_loop:
+            # a pacer sends; locust's users are there because locust wants some
+            self._run.stopping.wait()
+            raise GreenletExit  # locust logs other exceptions from here as errors
+        self._connection = self._engine.take_connection()
 
     def on_stop(self) -> None:
         if self._connection is not None:
@@ -100,69 +107,71 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
         return None
 
     def generate(self) -> Attempted:
-        """Sends the next request of this user's seeded sequence."""
+        """Sends the next request of the seeded stream."""
         return self.send(self.next_request())
 
     def next_request(self) -> PlannedRequest:
-        """Draws the next request; `dataclasses.replace` changes it before it is sent."""
-        assert self._workload is not None, "the user has not started"
-        place = Place(self._run.level, self._run.worker, self._index, self._num_requests)
-        self._num_requests += 1
-        return self._workload.request_at(place)
+        """The next request; `dataclasses.replace` changes it before it is sent.
+
+        In an open loop this is the arrival that the task was started for, once.
+        """
+        if not self.engine.is_open_loop:
+            return self.engine.next_request()
+        if self._arrival is None:
+            raise RuntimeError("in an open loop a task sends one request: its arrival")
+        arrival, self._arrival = self._arrival, None
+        return arrival
 
     def send(self, planned: PlannedRequest) -> Attempted:
         """One attempt: one record and exactly one `request` event, however it ends."""
-        assert self._wire is not None, "the user has not started"
         assert self._connection is not None, "the user has not started"
-        attempted = attempt(
+        attempted = self.engine.send(
             planned,
-            wire=self._wire,
             connection=self._connection,
-            limits=self.limits,
-            origin_ns=self._run.origin_ns,
+            user=self._index,
             verify=self.verify,
+            context=self.context(),
         )
-        self._run.records.append(attempted.record)
-        self._fire(attempted.record)
         if attempted.interrupted is not None:
             raise attempted.interrupted
-        if attempted.record.outcome != "ok":
+        if attempted.record.outcome != "ok" and not self.engine.is_open_loop:
             gevent.sleep(PAUSE_AFTER_FAILURE_S)
         return attempted
 
-    def _fire(self, record: RequestRecord) -> None:
-        failure = AttemptFailed(record.outcome, f"{record.outcome}: {record.error}")
-        latency_ms = metrics.e2e_ms(record) if record.outcome == "ok" else None
-        self.environment.events.request.fire(
-            request_type="POST",
-            name=PATHS[self.route],
-            response_time=metrics.duration_ms(record) if latency_ms is None else latency_ms,
-            response_length=record.completion_tokens,
-            exception=None if record.outcome == "ok" else failure,
-            context={
-                **self.context(),
-                "adapter": record.adapter,
-                "ttft_ms": metrics.ttft_ms(record),
-                "tpot_ms": metrics.tpot_ms(record),
-            },
-        )
+    def visit(self, engine: Engine, planned: PlannedRequest) -> None:
+        """Runs one task for one arrival of an open loop, on a copy with its own connection."""
+        visitor = copy.copy(self)
+        visitor._engine = engine
+        visitor._arrival = planned
+        visitor._index = planned.index
+        visitor._connection = engine.take_connection()
+        try:
+            chosen = random.Random(planned.index).choice(self.tasks)
+            if isinstance(chosen, type):
+                raise TypeError(
+                    f"in an open loop tasks are functions, and {chosen.__name__} is not"
+                )
+            chosen(visitor)
+        finally:
+            engine.give_back(visitor._connection)
+
+
+class SDKUser(LLMUser):
+    """The same user through the async SDK: it tests what applications run.
+
+    Its records say `client: sdk`, and what the SDK adds is measured before a reported run. The SDK
+    streams completions and chat, and stamps in user space.
+    """
+
+    abstract = True
+
+    tries: Tries = staticmethod(sdk_attempt)
 
 
 class CommandLineUser(LLMUser):
-    """Does what the options of the command line say, back to back."""
+    """Does what the options of the command line say, back to back or when requests arrive."""
 
-    def on_start(self) -> None:
-        options = self._run.options
-        assert options is not None, "the test was started without its options"
-        self.adapters = options.adapters
-        self.base_share = options.base_share
-        self.prompts = options.prompts
-        self.max_tokens = options.max_tokens
-        self.seed = options.seed
-        self.route = options.route
-        self.ignore_eos = options.ignore_eos
-        self.api_key = options.api_key
-        super().on_start()
+    scenario = "command line"
 
     @task  # type: ignore[untyped-decorator]  # locust's own types are not read
     def ask(self) -> None:
@@ -173,10 +182,9 @@ def run_state_of(environment: Any) -> RunState:
     """The state that the environment's users share, made for the first of them."""
     state = getattr(environment, "lorry_run", None)
     if state is None:
-        worker = getattr(environment.runner, "worker_index", 0)
-        state = environment.lorry_run = RunState(worker=max(0, worker))
+        state = environment.lorry_run = RunState()
     return cast(RunState, state)  # the attribute is set here and by those who start a test
 
 
-def _lengths_of(value: Lengths | str | int) -> Lengths:
-    return value if isinstance(value, Lengths) else parse_lengths(str(value))
+# A locustfile that imports this module gets what a run needs beside its users.
+events.init.add_listener(lambda environment, **_: attach_run(environment))

@@ -1,22 +1,20 @@
-"""Turns a planned request into the bytes of an OpenAI route."""
+"""Turns a planned request into the bytes of the route that it takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import secrets
+from dataclasses import dataclass, field
 
 import msgspec
 
 from lorry.types.chat import ChatMessage, ChatRequest
 from lorry.types.common import StreamOptions
 from lorry.types.completions import CompletionRequest
+from lorry.types.lorax import GenerateParameters, GenerateRequest
 from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.http1 import encode_request
-from lorry_loadtest.workload import PlannedRequest
-
-Route = Literal["completions", "chat"]
-
-PATHS: dict[Route, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+from lorry_loadtest.planned import PlannedRequest
+from lorry_loadtest.routes import PATHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +22,54 @@ class Wire:
     """What all requests of a run have in common. `base_model` is sent where no adapter is chosen.
 
     Decoding is greedy, so that a request costs the same each time. `states_tokens` asks the server
-    for the token ids of every chunk, which tell how many tokens came in it.
+    for the token ids of every chunk, which tell how many tokens came in it. `run_id` makes the
+    request ids of this run unlike those of any other, so that server and client records join.
     """
 
     endpoint: Endpoint
     base_model: str
-    route: Route = "completions"
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     ignore_eos: bool = False
     states_tokens: bool = True
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))
 
-    def encode(self, planned: PlannedRequest) -> bytes:
+    def request_id(self, planned: PlannedRequest) -> str:
+        """Sent as `x-request-id`; canaries that are learned have negative indices."""
+        return f"load-{self.run_id}-{planned.index}"
+
+    def encode(self, planned: PlannedRequest, *, request_id: str) -> bytes:
         """The whole HTTP request."""
-        headers = {"Accept": "text/event-stream"}
+        headers = {"Accept": "text/event-stream", "X-Request-Id": request_id}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return encode_request(
             "POST",
-            PATHS[self.route],
+            PATHS[planned.route],
             endpoint=self.endpoint,
             headers=headers,
             body=msgspec.json.encode(self._request(planned)),
         )
 
-    def _request(self, planned: PlannedRequest) -> CompletionRequest | ChatRequest:
+    def _request(
+        self, planned: PlannedRequest
+    ) -> CompletionRequest | ChatRequest | GenerateRequest:
         model = planned.adapter or self.base_model
         options = StreamOptions(include_usage=True)
-        if self.route == "chat":
+        if planned.route == "lorax":
+            return GenerateRequest(
+                inputs=_one_text(planned),
+                parameters=GenerateParameters(
+                    adapter_id=planned.adapter,
+                    max_new_tokens=planned.max_tokens,
+                    do_sample=False,
+                    ignore_eos_token=self.ignore_eos or None,
+                    details=True,
+                ),
+            )
+        if planned.route == "chat":
             return ChatRequest(
                 model=model,
-                messages=[ChatMessage(role="user", content=planned.prompt)],
+                messages=_messages(planned),
                 max_tokens=planned.max_tokens,
                 temperature=0.0,
                 ignore_eos=self.ignore_eos,
@@ -63,7 +79,7 @@ class Wire:
             )
         return CompletionRequest(
             model=model,
-            prompt=planned.prompt,
+            prompt=_one_text(planned),
             max_tokens=planned.max_tokens,
             temperature=0.0,
             ignore_eos=self.ignore_eos,
@@ -71,3 +87,15 @@ class Wire:
             stream_options=options,
             return_token_ids=self.states_tokens,
         )
+
+
+def _one_text(planned: PlannedRequest) -> str:
+    return "\n".join((*planned.history, planned.prompt))
+
+
+def _messages(planned: PlannedRequest) -> list[ChatMessage]:
+    turns = (*planned.history, planned.prompt)
+    return [
+        ChatMessage(role="user" if place % 2 == 0 else "assistant", content=text)
+        for place, text in enumerate(turns)
+    ]

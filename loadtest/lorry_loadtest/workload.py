@@ -1,4 +1,4 @@
-"""What is sent: every request follows from the seed and its place in the run."""
+"""What is sent: every request follows from the seed and its place in the run's one stream."""
 
 from __future__ import annotations
 
@@ -6,49 +6,144 @@ import random
 from dataclasses import dataclass
 
 from lorry_loadtest.adapter_mix import AdapterMix
+from lorry_loadtest.canaries import Canary
 from lorry_loadtest.lengths import Lengths
-from lorry_loadtest.prompts import FixedPrompts, RandomWords
+from lorry_loadtest.planned import PlannedRequest
+from lorry_loadtest.prompts import PromptSource, words
+from lorry_loadtest.routes import Route
+from lorry_loadtest.traces import MOONCAKE_BLOCK_TOKENS, Trace, TraceRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which request of the run: of which level (its number of streams), worker and user."""
+class Variant:
+    """One of several kinds of request; `share` is its weight among them."""
 
-    level: int
-    worker: int
-    user: int
-    request: int
+    share: float
+    prompts: PromptSource
+    lengths: Lengths
 
-
-@dataclass(frozen=True, slots=True)
-class PlannedRequest:
-    """A request before it is sent; `adapter` None is the base model."""
-
-    place: Place
-    prompt: str
-    max_tokens: int
-    adapter: str | None
+    def __post_init__(self) -> None:
+        if not self.share > 0:
+            raise ValueError(f"the share of a kind of request is {self.share:g}, not > 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The seeded source of requests. The same seed and place always give the same request.
+    """The seeded source of requests. The same seed, stream and index always give the same request,
+    in whatever process and order they are asked for.
 
-    The level is part of the place, so that no level of a sweep repeats the prompts of another
-    and finds them in the server's prefix cache.
+    Each level of a sweep is another `stream`, so that none repeats the prompts of another and finds
+    them in the server's prefix cache. `canary_share` of the requests, evenly spread, are `canaries` in
+    turn. With `variants` each request is one of these kinds, instead of `prompts` and `max_tokens`.
+    With a `trace` the lengths are its requests', times `length_scale`. `patience_s` is the
+    mean of the exponential time after which users leave.
     """
 
     seed: int
     adapters: AdapterMix
-    prompts: RandomWords | FixedPrompts
+    prompts: PromptSource
     max_tokens: Lengths
+    route: Route = "completions"
+    stream: int = 0
+    canaries: tuple[Canary, ...] = ()
+    canary_share: float = 0.0
+    patience_s: float | None = None
+    variants: tuple[Variant, ...] = ()
+    trace: Trace | None = None
+    length_scale: float = 1.0
 
-    def request_at(self, place: Place) -> PlannedRequest:
-        key = f"{self.seed}/{place.level}/{place.worker}/{place.user}/{place.request}"
-        rng = random.Random(key)  # text is hashed with SHA-512: the same in every process
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.canary_share < 1.0:
+            raise ValueError(f"the canary share is {self.canary_share}, not from 0 to less than 1")
+        if self.patience_s is not None and not self.patience_s > 0:
+            raise ValueError(f"the patience is {self.patience_s:g} s, not > 0")
+        if not self.length_scale > 0:
+            raise ValueError(f"the length scale is {self.length_scale:g}, not > 0")
+
+    def request_at(self, index: int, *, at_ns: int | None = None) -> PlannedRequest:
+        """`at_ns` is its arrival, None in a closed loop."""
+        if self.canaries:
+            turn = int(index * self.canary_share)
+            if int((index + 1) * self.canary_share) > turn:
+                return self.canary_at(
+                    self.canaries[turn % len(self.canaries)], index=index, at_ns=at_ns
+                )
+        # text is hashed with SHA-512: the same in every process
+        rng = random.Random(f"{self._key}/{index}")
+        patience_s = None if self.patience_s is None else rng.expovariate(1 / self.patience_s)
+        if self.trace is not None:
+            return self._of_trace(rng, index, at_ns=at_ns, patience_s=patience_s)
+        adapter = self.adapters.draw(rng, index=index, at_ns=at_ns)
+        prompts, lengths = self._kind(rng)
+        max_tokens = lengths.draw(rng)
+        drawn = prompts.draw(rng, seed=self._key, index=index)
         return PlannedRequest(
-            place=place,
-            adapter=self.adapters.draw(rng),
-            max_tokens=self.max_tokens.draw(rng),
-            prompt=self.prompts.draw(rng),
+            index=index,
+            at_ns=at_ns,
+            adapter=adapter,
+            max_tokens=max_tokens,
+            prompt=drawn.text,
+            history=drawn.history,
+            patience_s=patience_s,
+            route=self.route,
         )
+
+    def canary_at(self, canary: Canary, *, index: int, at_ns: int | None = None) -> PlannedRequest:
+        return PlannedRequest(
+            index=index,
+            at_ns=at_ns,
+            adapter=canary.adapter,
+            max_tokens=canary.max_tokens,
+            prompt=canary.prompt,
+            canary=canary.name,
+            route=self.route,
+        )
+
+    def _kind(self, rng: random.Random) -> tuple[PromptSource, Lengths]:
+        if not self.variants:
+            return self.prompts, self.max_tokens
+        shares = [variant.share for variant in self.variants]
+        (chosen,) = rng.choices(self.variants, shares)
+        return chosen.prompts, chosen.lengths
+
+    @property
+    def _key(self) -> str:
+        return f"{self.seed}/{self.stream}"
+
+    def _of_trace(
+        self,
+        rng: random.Random,
+        index: int,
+        *,
+        at_ns: int | None,
+        patience_s: float | None,
+    ) -> PlannedRequest:
+        assert self.trace is not None
+        request = self.trace.requests[index % len(self.trace.requests)]
+        # one user stays with one adapter
+        by_session = random.Random(f"{self._key}/session/{request.session}")
+        chooser = rng if request.session is None else by_session
+        return PlannedRequest(
+            index=index,
+            at_ns=at_ns,
+            adapter=self.adapters.draw(chooser, index=index, at_ns=at_ns),
+            max_tokens=max(1, round(request.num_output_tokens * self.length_scale)),
+            prompt=self._trace_prompt(rng, request),
+            patience_s=patience_s,
+            route=self.route,
+        )
+
+    def _trace_prompt(self, rng: random.Random, request: TraceRequest) -> str:
+        """A word per token; a block that the trace names has the same words wherever it stands."""
+        num_words = max(1, round(request.num_prompt_tokens * self.length_scale))
+        per_block = max(1, round(MOONCAKE_BLOCK_TOKENS * self.length_scale))
+        pieces: list[str] = []
+        for block_id in request.block_ids:
+            take = min(per_block, num_words - per_block * len(pieces))
+            if take <= 0:
+                break
+            pieces.append(words(random.Random(f"{self.seed}/block/{block_id}"), take))
+        left = num_words - sum(len(piece.split()) for piece in pieces)
+        if left > 0:
+            pieces.append(words(rng, left))
+        return " ".join(pieces)

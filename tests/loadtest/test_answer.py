@@ -8,8 +8,8 @@ from lorry_loadtest.sse import EventSplitter
 
 
 def feed(answer: Answer, *events: bytes) -> None:
-    for number, event in enumerate(events):
-        answer.feed(event, arrived_ns=number)
+    for event in events:
+        answer.feed(event)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
@@ -42,7 +42,6 @@ def test_stated_token_ids_give_the_tokens_of_an_event() -> None:
     )
 
     assert answer.event_tokens == [2, 1]
-    assert answer.event_ns == [0, 1]
     assert answer.tokens_stated
     answer.check_finished()
 
@@ -56,7 +55,6 @@ def test_a_chat_chunk_with_only_a_role_is_not_a_first_token() -> None:
         b'{"choices":[{"index":0,"delta":{"content":"Arr"}}]}',
     )
 
-    assert answer.event_ns == [1]
     assert answer.event_tokens == [1]
     assert answer.text == "Arr"
 
@@ -73,12 +71,28 @@ def test_usage_is_the_token_count_when_it_comes() -> None:
     assert answer.num_tokens == 3
 
 
-def test_timings_of_another_servers_shape_are_left_out() -> None:
+def test_timings_are_kept_as_they_came() -> None:
     answer = Answer()
 
     feed(answer, b'{"choices":[],"timings":{"predicted_ms":12}}')
 
-    assert answer.timings is None
+    assert answer.timings == {"predicted_ms": 12}
+
+
+def test_lorax_brings_one_token_per_event_and_ends_without_done() -> None:
+    answer = Answer()
+
+    feed(
+        answer,
+        b'{"index":0,"token":{"id":5,"text":"Arr","special":false}}',
+        b'{"index":1,"token":{"id":2,"text":"</s>","special":true},"generated_text":"Arr",'
+        b'"details":{"finish_reason":"eos_token","prompt_tokens":3,"generated_tokens":2},'
+        b'"timings":{"queue_ms":1}}',
+    )
+
+    answer.check_finished()
+    assert answer.event_tokens == [1, 1]
+    assert (answer.text, answer.num_tokens, answer.timings) == ("Arr", 2, {"queue_ms": 1})
 
 
 def test_an_error_event_fails_the_answer() -> None:

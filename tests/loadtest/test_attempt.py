@@ -11,9 +11,12 @@ from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.limits import Limits
-from lorry_loadtest.mock_server import Fault, MockServer, MockTimes
-from lorry_loadtest.wire import Route, Wire
-from lorry_loadtest.workload import Place, PlannedRequest
+from lorry_loadtest.mock_faults import Fault
+from lorry_loadtest.mock_server import MockServer
+from lorry_loadtest.mock_stream import MockTimes
+from lorry_loadtest.planned import PlannedRequest
+from lorry_loadtest.routes import Route
+from lorry_loadtest.wire import Wire
 from tests.support.mock_llm_server import running_mock
 
 FAST = MockTimes(first_ms=5, gap_ms=2)
@@ -26,7 +29,8 @@ class Client:
     def __init__(
         self, endpoint: Endpoint, *, route: Route = "completions", connect_timeout_s: float = 5.0
     ) -> None:
-        self.wire = Wire(endpoint=endpoint, base_model="mock-base", route=route)
+        self.wire = Wire(endpoint=endpoint, base_model="mock-base")
+        self.route = route
         self.connection = Connection(endpoint, connect_timeout_s=connect_timeout_s)
 
     def send(
@@ -36,9 +40,12 @@ class Client:
         adapter: str | None = "alpha",
         limits: Limits = PATIENT,
         complaint: str | None = None,
+        patience_s: float | None = None,
     ) -> Attempted:
         return attempt(
-            PlannedRequest(Place(1, 0, 0, 0), "red boat", max_tokens, adapter),
+            PlannedRequest(
+                0, "red boat", max_tokens, adapter, patience_s=patience_s, route=self.route
+            ),
             wire=self.wire,
             connection=self.connection,
             limits=limits,
@@ -47,7 +54,7 @@ class Client:
         )
 
 
-@pytest.mark.parametrize("route", ["completions", "chat"])
+@pytest.mark.parametrize("route", ["completions", "chat", "lorax"])
 def test_every_token_is_stamped_after_the_server_wrote_it(route: Route) -> None:
     with running_mock(MockServer(times=FAST)) as mock:
         record = Client(parse_endpoint(mock.url), route=route).send().record
@@ -77,7 +84,7 @@ def test_one_connection_carries_all_requests_of_a_user() -> None:
         client = Client(parse_endpoint(mock.url))
         records = [client.send().record for _ in range(3)]
 
-    assert [record.connection_reused for record in records] == [False, True, True]
+    assert [record.reused_connection for record in records] == [False, True, True]
     assert mock.server.num_connections == 1
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lorry_loadtest.cli import main
-from lorry_loadtest.mock_server import MockServer, MockTimes
+from lorry_loadtest.mock_server import MockServer
+from lorry_loadtest.mock_stream import MockTimes
+from lorry_loadtest.observations import read_observations
 from lorry_loadtest.records import read_records
 from tests.support.mock_llm_server import running_mock
 
@@ -43,6 +45,7 @@ def test_a_sweep_writes_its_report_and_succeeds(tmp_path: Path) -> None:
         done = run_loadtest(
             *("--url", mock.url, "--concurrency", "1,3", "--duration", "0.6", "--warmup", "0.2"),
             *("--max-tokens", "4:8", "--base-share", "0.3", "--api-key", "secret", "--out", "out"),
+            "--no-calibration",
             cwd=tmp_path,
         )
         num_served = len(mock.server.served)
@@ -63,7 +66,7 @@ def test_a_failed_request_fails_the_sweep(tmp_path: Path) -> None:
     with running_mock(MockServer(times=FAST, faults={3: "cut"})) as mock:
         done = run_loadtest(
             *("--url", mock.url, "--concurrency", "2", "--duration", "0.4", "--warmup", "0"),
-            *("--max-tokens", "4", "--out", "out"),
+            *("--max-tokens", "4", "--out", "out", "--no-calibration"),
             cwd=tmp_path,
         )
 
@@ -77,11 +80,11 @@ def test_requests_cut_off_by_the_drain_limit_stay_in_the_ledger(tmp_path: Path) 
     with running_mock(MockServer(times=MockTimes(first_ms=1, gap_ms=60_000))) as mock:
         done = run_loadtest(
             *("--url", mock.url, "--concurrency", "2", "--duration", "0.5", "--warmup", "0"),
-            *("--drain", "0", "--max-tokens", "4", "--out", "out"),
+            *("--drain", "0", "--max-tokens", "4", "--out", "out", "--no-calibration"),
             cwd=tmp_path,
         )
 
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr  # nothing was measured
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["levels"][0]["ledger"] == {"cancelled": 2}
 
@@ -92,6 +95,7 @@ def test_the_locustfile_runs_under_locust_with_one_event_per_attempt(tmp_path: P
             *("-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"),
             *("--host", mock.url, "-u", "2", "-r", "2", "-t", "3s", "--stop-timeout", "5"),
             *("--max-tokens", "4", "--llm-report", "out", "--json-file", "stats"),
+            "--no-calibration",
             cwd=tmp_path,
         )
         num_served = len(mock.server.served)
@@ -120,6 +124,211 @@ def test_the_locustfile_of_the_readme_runs(tmp_path: Path) -> None:
         "Where is my parcel?",
         "What does the large box cost?",
     }
+
+
+def test_workers_send_the_planned_stream_and_the_master_reports_it(tmp_path: Path) -> None:
+    scenario = ROOT / "loadtest" / "lorry_loadtest" / "scenarios" / "adapters_zipf.py"
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_python(
+            *("-m", "locust", "-f", str(scenario), "--headless", "--host", mock.url),
+            *("--processes", "2", "-u", "2", "-r", "2", "-t", "4s", "--stop-timeout", "5"),
+            *("--arrival", "poisson:20", "--llm-report", "out", "--no-calibration"),
+            *("--json-file", "stats"),
+            cwd=tmp_path,
+        )
+
+    assert "Traceback" not in done.stderr, done.stderr
+    observations = read_observations(tmp_path / "out" / "observations-0.json")
+    records = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r.phase == "run"]
+    assert observations.sent_hash == observations.stream_hash
+    assert len(records) == observations.num_planned
+    assert {record.worker for record in records} == {0, 1}
+    assert {record.outcome for record in records} == {"ok"}
+    (row,) = json.loads((tmp_path / "stats.json").read_text())
+    assert row["num_requests"] == len(records)
+
+
+def test_a_scenario_of_an_open_loop_runs_with_calibration(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_loadtest(
+            *("--url", mock.url, "--scenario", "long_and_short", "--arrival", "poisson:30"),
+            *("--duration", "1", "--warmup", "0.2", "--out", "out"),
+            cwd=tmp_path,
+        )
+
+    assert done.returncode == 0, done.stderr
+    assert "calibration: TTFT error p99" in done.stdout
+    observations = read_observations(tmp_path / "out" / "observations-0.json")
+    records = read_records(tmp_path / "out" / "records.jsonl")
+    assert observations.sent_hash == observations.stream_hash
+    assert observations.stream_hash in done.stdout
+    assert {record.scenario for record in records} == {"long_and_short"}
+    assert {record.max_tokens for record in records} == {16, 256}
+
+
+def test_calibrate_prints_this_clients_error(tmp_path: Path) -> None:
+    done = run_loadtest("calibrate", "--duration", "0.5", "--tokens", "5", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "calibration: TTFT error p99" in done.stdout
+    assert "by a client without kernel stamps" in done.stdout
+
+
+def test_every_scenario_makes_its_plan_and_is_explained(tmp_path: Path) -> None:
+    program = """
+from lorry_loadtest.scenario_classes import user_class_of
+from lorry_loadtest.scenarios import SCENARIOS
+from lorry_loadtest.settings import settings_of
+from lorry_loadtest.catalog import Catalog
+for name in SCENARIOS:
+    settings = settings_of(user_class_of(name), None)
+    assert settings.scenario == name
+    workload = settings.workload(Catalog("base", ("a", "b")))
+    planned = [workload.request_at(i, at_ns=i * 10**9) for i in range(60)]
+    print(name, len({request.prompt_hash for request in planned}))
+"""
+    done = run_python("-c", program, cwd=tmp_path)
+    explained = (ROOT / "docs" / "loadtest.md").read_text()
+
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert len(names) == 8
+    assert all(f"`{name}`" in explained for name in names)
+
+
+SDK_LOCUSTFILE = """
+from locust import task
+from lorry_loadtest.locust_options import add_options
+from lorry_loadtest.users import SDKUser
+
+
+class ThroughTheSDK(SDKUser):
+    lengths = "4:8"
+    canary_share = 0.2
+
+    @task
+    def ask(self):
+        self.generate()
+
+
+add_options()
+"""
+
+
+def test_users_of_the_sdk_are_recorded_as_that_and_its_cost_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "sdk_locustfile.py").write_text(SDK_LOCUSTFILE)
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_python(
+            *("-m", "locust", "-f", "sdk_locustfile.py", "--headless", "--host", mock.url),
+            *("-u", "2", "-r", "2", "-t", "2s", "--stop-timeout", "5", "--llm-report", "out"),
+            cwd=tmp_path,
+        )
+
+    assert done.returncode == 0, done.stderr
+    assert "SDK overhead, median of 2 pairs" in done.stderr
+    records = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r.phase == "run"]
+    assert {record.client for record in records} == {"sdk"}
+    assert all(r.usage_completion == sum(r.event_tokens) == r.max_tokens for r in records)
+    assert any(record.canary for record in records)
+
+
+SHAPE_LOCUSTFILE = """
+from locust import task
+from lorry_loadtest.shapes import RatesShape
+from lorry_loadtest.users import LLMUser
+
+
+class Steps(RatesShape):
+    users = "1x1s,3x2s"
+
+
+class Chat(LLMUser):
+    lengths = 4
+
+    @task
+    def ask(self):
+        self.generate()
+"""
+
+
+def test_a_shape_gives_the_users_of_a_closed_loop(tmp_path: Path) -> None:
+    (tmp_path / "shape_locustfile.py").write_text(SHAPE_LOCUSTFILE)
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_python(
+            *("-m", "locust", "-f", "shape_locustfile.py", "--headless", "--host", mock.url),
+            *("--stop-timeout", "5"),
+            cwd=tmp_path,
+        )
+        num_connections = mock.server.num_connections
+
+    assert "Traceback" not in done.stderr, done.stderr
+    assert num_connections == 3 + 1  # three users, and who asked for the list of models
+
+
+def test_a_run_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
+    command = (
+        *("--concurrency", "3", "--duration", "2", "--warmup", "0.2", "--max-tokens", "4:8"),
+        *("--ignore-eos", "--no-calibration"),
+    )
+    with running_mock(MockServer(times=FAST)) as mock:
+        first = run_loadtest("--url", mock.url, *command, "--out", "a", cwd=tmp_path)
+        second = run_loadtest(
+            *("--url", mock.url, *command, "--out", "b", "--baseline", "a"),
+            *("--gate", "tpot_mean:+400%", "--junit", "junit.xml", "--markdown", "comment.md"),
+            *("--metrics-compat", "vllm"),
+            cwd=tmp_path,
+        )
+    compared = run_loadtest("compare", "a", "b", "--gate", "tpot_mean:+400%", cwd=tmp_path)
+    other = run_loadtest("compare", "a", "missing", cwd=tmp_path)
+    explained = run_loadtest("explain", "7", "--run", "b", cwd=tmp_path)
+    unknown = run_loadtest("explain", "nobody", "--run", "b", cwd=tmp_path)
+
+    assert first.returncode in (0, 3), first.stderr  # 3: a busy machine is no place to measure
+    assert "PASS        TPOT mean +400 %" in second.stdout, second.stderr
+    assert "PASS        TPOT mean +400 %" in compared.stdout, compared.stderr
+    assert "By the formulas of vllm" in second.stdout
+    assert "lorry.gate" in (tmp_path / "junit.xml").read_text()
+    assert "### Load test:" in (tmp_path / "comment.md").read_text()
+    assert other.returncode == 2
+    assert "missing" in other.stderr
+    assert explained.stdout.startswith("Request "), explained.stderr
+    assert unknown.returncode == 2
+    assert "no request 'nobody'" in unknown.stderr
+
+
+def test_a_recorded_stream_is_sent_again(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        run_loadtest(
+            *("--url", mock.url, "--concurrency", "1,3", "--duration", "1", "--warmup", "0.2"),
+            *("--max-tokens", "4:8", "--out", "a", "--no-calibration"),
+            cwd=tmp_path,
+        )
+        again = run_loadtest("replay", "a", "--level", "1", "--out", "b", cwd=tmp_path)
+        none = run_loadtest("replay", "a", "--level", "2", cwd=tmp_path)
+    first = [r for r in read_records(tmp_path / "a" / "records.jsonl") if r.level == 3]
+    second = read_records(tmp_path / "b" / "records.jsonl")
+
+    assert again.returncode in (0, 3), again.stderr
+    asked = {r.index: (r.adapter, r.max_tokens, r.prompt_hash) for r in first}
+    for record in second:
+        assert (record.adapter, record.max_tokens, record.prompt_hash) == asked[record.index]
+    assert len(second) >= 0.9 * len(first)
+    assert none.returncode == 2
+    assert "--level 2: the run has 2, from 0" in none.stderr
+
+
+def test_a_sweep_of_rates_goes_up_and_down(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_loadtest(
+            *("--url", mock.url, "--sweep", "rate:20..40:log2", "--duration", "0.8"),
+            *("--warmup", "0", "--max-tokens", "4", "--out", "out", "--no-calibration"),
+            cwd=tmp_path,
+        )
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    loads = [(level["rate_per_s"], level["descending"]) for level in report["levels"]]
+    assert loads == [(20.0, False), (40.0, False), (20.0, True)], done.stderr
+    assert "20 req/s, again" in done.stdout
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(
@@ -157,7 +366,20 @@ def test_an_adapter_that_the_server_lacks_is_named(
         (["--base-share", "2"], "base share is 2.0"),
         (["--max-tokens", "9:3"], "'9:3' is not a length"),
         (["--slo", "fast"], "'fast' is not an objective"),
+        (["--sweep", "1..4"], "'1..4' is not a sweep"),
+        (["--sweep", "rate:1..2:log2", "--concurrency", "1"], "leave out --sweep"),
+        (["--find-max", "ttft_p95<1s", "--sweep", "rate:1..2:log2"], "leave out --sweep"),
+        (["--find-max", "ttft_p95<1s", "--slo", "ttft_p95<1s"], "leave out --slo"),
+        (["--gate", "tpot_p95:+5%"], "--gate needs a --baseline"),
+        (["--baseline", "nowhere.json"], "nowhere.json: No such file"),
+        (["--metrics-compat", "wrk"], "--metrics-compat 'wrk' is not one of vllm"),
         (["--url", "nowhere"], "'nowhere' does not start with http"),
+        (["--scenario", "rush"], "--scenario rush is not one of closed_loop"),
+        (["--arrival", "weekly"], "arrival 'weekly' is not constant"),
+        (["--arrival", "trace:/nowhere"], "--arrival trace:/nowhere: No such file"),
+        (["--canaries", "2"], "--canaries 2 is not from 0"),
+        (["--patience", "x"], "--patience 'x' is not a number"),
+        (["--seed", "x"], "--seed 'x' is not a whole number"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorry_loadtest.percentiles import describe, quantile, samples_needed
+from lorry_loadtest.percentiles import describe
+from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 
 
 def test_quantiles_interpolate_between_neighbours() -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from lorry_loadtest.headline import headline, remarks
 from lorry_loadtest.slo import Objective, is_good, parse_objectives
 from lorry_loadtest.summary import summarize
-from lorry_loadtest.verdict import headline, remarks
 from tests.support.loadtest_records import make_record, make_run
 
 TTFT_P50 = Objective("ttft", "p50", 150.0)
@@ -119,7 +119,7 @@ def test_the_headline_takes_the_highest_percentile_that_has_its_samples() -> Non
     )
 
 
-def test_the_remarks_say_up_to_where_objectives_hold_and_what_failed() -> None:
+def test_the_headline_says_up_to_where_objectives_hold_and_the_remarks_what_failed() -> None:
     fast = make_run(*(make_record(events_ms=(100,)) for _ in range(20)), concurrency=2)
     slow = make_run(
         *(make_record(events_ms=(200,)) for _ in range(20)),
@@ -128,12 +128,29 @@ def test_the_remarks_say_up_to_where_objectives_hold_and_what_failed() -> None:
     )
     levels = [summarize(run, objectives=[TTFT_P50]) for run in (fast, slow)]
 
+    assert headline(levels) == (
+        "Meets TTFT p50 < 150 ms up to 2 streams = 20 output tokens/s; TTFT is over it at 8 streams."
+    )
+    assert headline(levels[:1]).endswith(
+        "up to 2 streams = 20 output tokens/s, the highest load that was tried."
+    )
+    assert headline(levels[1:]) == (
+        "Not shown to meet TTFT p50 < 150 ms: TTFT is over it at 8 streams."
+    )
     assert remarks(levels) == (
-        "Meets TTFT p50 < 150 ms up to 2 streams: TTFT is over it at 8 streams.",
+        "Up to 20 output tokens/s, at 2 streams; TTFT p50 100 ms there.",
         "1 of 41 requests failed.",
     )
-    assert remarks(levels[1:])[0] == (
-        "Not shown to meet TTFT p50 < 150 ms: TTFT is over it at 8 streams."
+
+
+def test_a_small_load_with_too_few_requests_does_not_hide_a_larger_one_that_holds() -> None:
+    few = make_run(make_record(events_ms=(100,)), concurrency=1)
+    enough = make_run(*(make_record(events_ms=(100,)) for _ in range(20)), concurrency=4)
+    levels = [summarize(run, objectives=[TTFT_P50]) for run in (few, enough)]
+
+    assert headline(levels).startswith("Meets TTFT p50 < 150 ms up to 4 streams")
+    assert headline(levels[:1]) == (
+        "Not shown to meet TTFT p50 < 150 ms: too few requests to tell at 1 stream."
     )
 
 

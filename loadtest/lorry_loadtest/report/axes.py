@@ -20,6 +20,21 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class LogScale:
+    """Maps `low`..`high` (both over 0) logarithmically to pixels `start`..`end`, and clamps."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        inside = min(self.high, max(self.low, value))
+        share = math.log(inside / self.low) / math.log(self.high / self.low)
+        return self.start + (self.end - self.start) * share
+
+
+@dataclass(frozen=True, slots=True)
 class Plot:
     """The inner rectangle of a chart, in pixels of its viewBox."""
 
@@ -38,6 +53,25 @@ def nice_ticks(high: float, *, most: int) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     num_steps = math.ceil(high / step - 1e-9)
     return [step * number for number in range(num_steps + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten that lie between; fewer when there would be more than nine.
+
+    Over less than a decade they are too few, and even steps take their place.
+    """
+    if high < 6 * low:
+        return [
+            tick
+            for tick in nice_ticks(high, most=round(4 * high / (high - low)))
+            if low <= tick <= high
+        ]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+        if len(ticks) <= 9:
+            break
+    return ticks
 
 
 def format_tick(value: float) -> str:
@@ -109,3 +143,42 @@ def rect(x: float, y: float, width: float, height: float, *, kind: str, tip: str
 def dot(x: float, y: float, radius: float, *, kind: str, tip: str = "") -> str:
     inside = f"<title>{escape(tip)}</title>" if tip else ""
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{inside}</circle>'
+
+
+def vline(x: float, y1: float, y2: float, *, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+
+def polygon(points: list[tuple[float, float]], *, kind: str, tip: str = "") -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    inside = f"<title>{escape(tip)}</title>" if tip else ""
+    return f'<polygon class="{kind}" points="{path}">{inside}</polygon>'
+
+
+def dots(points: list[tuple[float, float]], *, kind: str) -> str:
+    """Many small discs as one path of round caps: a tenth of the bytes of circles."""
+    path = "".join(f"M{x:.1f},{y:.1f}h0" for x, y in points)
+    return f'<path class="{kind}" d="{path}"/>' if path else ""
+
+
+def boxes(places: list[tuple[float, float, float, float]], *, kind: str) -> str:
+    """Many rectangles (x, y, width, height) of one kind as one path."""
+    path = "".join(
+        f"M{x:.1f},{y:.1f}h{max(width, 0.5):.1f}v{height:.1f}h{-max(width, 0.5):.1f}z"
+        for x, y, width, height in places
+    )
+    return f'<path class="{kind}" d="{path}"/>' if path else ""
+
+
+def error_bar(x: float, y_low: float, y_high: float, *, kind: str) -> str:
+    """An upright interval with caps."""
+    stem = f"M{x:.1f},{y_low:.1f}V{y_high:.1f}"
+    caps = f"M{x - 3:.1f},{y_low:.1f}h6M{x - 3:.1f},{y_high:.1f}h6"
+    return f'<path class="{kind}" d="{stem}{caps}"/>'
+
+
+def thinned(values: list[float], most: int) -> list[float]:
+    """At most so many of ascending values, evenly by rank, with both ends."""
+    if len(values) <= most:
+        return values
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]

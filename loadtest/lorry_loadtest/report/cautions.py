@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorry_loadtest.headline import format_streams
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.result import RunResult
-from lorry_loadtest.summary import LevelRun, LevelSummary
-from lorry_loadtest.verdict import format_streams
+from lorry_loadtest.summary import LevelSummary
 
 _BUSY_CLIENT = 0.7
 _CACHED_SHARE = 0.05
@@ -25,6 +26,8 @@ def cautions(result: RunResult, runs: Sequence[LevelRun]) -> list[str]:
         *_short_answers(levels, ignore_eos=result.info.ignore_eos),
         *_bundled_tokens(runs),
     ]
+    if all(level.rate_per_s is not None for level in levels):
+        return found
     found.append(
         "Users are closed loops: each waits for its answer before it asks again, so an overloaded "
         "server slows its own load down. These latencies say nothing about arrivals that do not wait."

@@ -5,21 +5,33 @@ from __future__ import annotations
 from html import escape
 
 _DEFINITIONS = {
-    "TTFT": "time to first token: from the moment the user was ready to send until the bytes of the "
-    "first event with a token arrived",
+    "TTFT": "time to first token: from the place in the schedule (in a closed loop: from the moment "
+    "the user was ready to send) until the bytes of the first event with a token arrived. From the "
+    "send it is the service's TTFT, which most tools print",
     "TPOT": "time per output token after the first event: (last - first arrival) / (tokens - tokens "
     "of the first event); undefined, never 0, for answers of one event",
-    "End to end": "from the moment the user was ready until the last token arrived",
+    "End to end": "from the schedule until the last token arrived",
     "Chunk gap": "time between two events of one answer, pooled over all answers; shows stalls that "
     "a mean per request hides",
-    "Output tokens/s": "tokens whose bytes arrived inside the measuring window, divided by its "
-    "length; warm-up and drain are outside",
-    "Requests": "finished requests that became ready inside the window, followed to their end even "
-    "after it; latencies are theirs",
+    "Stall": "a gap above five times the run's median gap and above 250 ms",
+    "Window": "from where TTFT and TPOT had settled (MSER-5), at the earliest after the warm-up, to the "
+    "last scheduled arrival",
+    "Output tokens/s": "tokens whose bytes arrived inside the window, divided by its length; warm-up "
+    "and drain are outside",
+    "Requests": "those scheduled inside the window, followed to their end even after it; latencies "
+    "are of the finished ones, and those that the drain limit cut off count as censored: their "
+    "percentiles are Kaplan and Meier's",
+    "Goodput": "requests that finished and met every objective by themselves; failed, abandoned and "
+    "cut off ones stay among the attempted",
     "p50, p95, p99": "exact percentiles of raw values with linear interpolation (type 7); n/a unless "
     "ten values lie beyond: 20 requests for p50, 200 for p95, 1,000 for p99",
-    "Arrival": "when the read of the socket returned, before anything was parsed",
+    "Intervals": "95 %: of percentiles from order statistics, which assume independent requests; of "
+    "shares Wilson's; of rates from the means of twenty batches",
+    "Arrival": "when the kernel received the bytes, where it stamps them; else when the read of the "
+    "socket returned, before anything was parsed",
     "Tokens": "as the server counts them; each event's share from the token ids in it",
+    "Unexplained": "end to end less the sum of a waterfall's parts; the network's part is the least "
+    "that any request of the run needed beyond what client and server measured",
 }
 
 

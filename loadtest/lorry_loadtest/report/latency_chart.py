@@ -1,39 +1,51 @@
-"""Latency against throughput: one point per level, every request as a faint dot behind it."""
+"""Latency against throughput: a point per level with its interval, the objective and the knee."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorry_loadtest.percentiles import quantile, samples_needed
+from lorry_loadtest.headline import format_ms, load_label
+from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
     Plot,
     Scale,
     dot,
+    dots,
+    error_bar,
     frame,
+    hline,
     nice_ticks,
     polyline,
     scales,
     svg,
     text,
+    thinned,
 )
-from lorry_loadtest.summary import LevelRun, LevelSummary
-from lorry_loadtest.verdict import format_ms, format_streams
+from lorry_loadtest.report.knee import knee
+from lorry_loadtest.slo import Objective
+from lorry_loadtest.statistics.intervals import quantile_interval
+from lorry_loadtest.statistics.quantiles import quantile, samples_needed
+from lorry_loadtest.summary import LevelSummary
 
 _PLOT = Plot(left=50, top=34, right=372, bottom=224)
 _WIDTH, _HEIGHT = 390, 264
-_MAX_DOTS_PER_LEVEL = 300
+_MAX_DOTS = 900
 _JITTER_PX = 7.0
+_LABEL_PX = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
     """A level's sample at its throughput; `values` ascend."""
 
-    concurrency: int
-    tokens_per_s: float
+    level: LevelSummary
     values: list[float]
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.level.output_tokens_per_s
 
 
 def latency_chart(
@@ -42,18 +54,22 @@ def latency_chart(
     *,
     runs: Sequence[LevelRun],
     levels: Sequence[LevelSummary],
+    objective: Objective | None = None,
 ) -> str:
     """p50 and p95 of `latency_ms`; a ring instead of a disc where a sample is under its floor."""
     points = [
-        _Point(run.concurrency, level.output_tokens_per_s, values)
+        _Point(level, values)
         for run, level in zip(runs, levels, strict=True)
         if (values := _values(run, latency_ms))
     ]
     if not points:
         body = text(_WIDTH / 2, _HEIGHT / 2, "no finished request", anchor="middle")
         return svg(_WIDTH, _HEIGHT, body, label=f"{name}: no finished request")
-    x_ticks = nice_ticks(max(point.tokens_per_s for point in points) * 1.04, most=5)
-    y_ticks = nice_ticks(max(quantile(point.values, 0.98) for point in points) * 1.06, most=5)
+    highest = max(quantile(point.values, 0.98) for point in points)
+    if objective is not None and objective.limit_ms < 2 * highest:
+        highest = max(highest, objective.limit_ms)
+    x_ticks = nice_ticks(max(point.tokens_per_s for point in points) * 1.06, most=5)
+    y_ticks = nice_ticks(highest * 1.06, most=5)
     x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
     body = frame(
         _PLOT,
@@ -64,10 +80,16 @@ def latency_chart(
         x_title="output tokens/s",
         y_title=f"{name}, ms",
     )
-    body += "".join(_dots(point, x, y) for point in points)
+    body += dots(_samples(points, x, y), kind="samples")
+    if objective is not None and objective.limit_ms <= y.high:
+        body += hline(_PLOT.left, _PLOT.right, y.at(objective.limit_ms), kind="slo")
+        label = f"{objective.statistic} < {format_ms(objective.limit_ms)}"
+        body += text(
+            _PLOT.left + 4, y.at(objective.limit_ms) - 5, label, anchor="start", kind="slo"
+        )
     body += _curve(points, 0.95, x, y, kind="p95")
     body += _curve(points, 0.50, x, y, kind="p50")
-    body += "".join(_label(point, x, y) for point in points)
+    body += _labels(points, x, y)
     return svg(_WIDTH, _HEIGHT, body, label=f"{name} against output tokens per second")
 
 
@@ -76,36 +98,51 @@ def _values(run: LevelRun, latency_ms: Callable[[RequestRecord], float | None]) 
     return sorted(value for r in finished if (value := latency_ms(r)) is not None)
 
 
-def _dots(point: _Point, x: Scale, y: Scale) -> str:
+def _samples(points: Sequence[_Point], x: Scale, y: Scale) -> list[tuple[float, float]]:
     """Spread a little sideways, so that equal values do not hide each other."""
-    stride = max(1, len(point.values) // _MAX_DOTS_PER_LEVEL)
-    dots = []
-    for number, value in enumerate(point.values[::stride]):
-        if value > y.high:
-            continue
-        sideways = ((number * 0.618034) % 1.0 * 2 - 1) * _JITTER_PX
-        dots.append(dot(x.at(point.tokens_per_s) + sideways, y.at(value), 1.7, kind="sample"))
-    return "".join(dots)
+    places = []
+    for point in points:
+        for number, value in enumerate(thinned(point.values, _MAX_DOTS // len(points))):
+            if value <= y.high:
+                sideways = ((number * 0.618034) % 1.0 * 2 - 1) * _JITTER_PX
+                places.append((x.at(point.tokens_per_s) + sideways, y.at(value)))
+    return places
 
 
 def _curve(points: Sequence[_Point], q: float, x: Scale, y: Scale, *, kind: str) -> str:
     """In the order of the levels, so that a curve bends back where more load gives less."""
-    ats = [(x.at(p.tokens_per_s), y.at(quantile(p.values, q))) for p in points]
+    ats = [(x.at(p.tokens_per_s), y.at(min(y.high, quantile(p.values, q)))) for p in points]
     marks = []
     for point, at in zip(points, ats, strict=True):
         n = len(point.values)
         enough = n >= samples_needed(q)
-        tip = (
-            f"{kind} {format_ms(quantile(point.values, q))} at {format_streams(point.concurrency)}, "
-            f"{n} requests" + ("" if enough else f" (fewer than {samples_needed(q)}: indicative)")
-        )
-        marks.append(dot(*at, 4.2, kind=f"{kind} mark{'' if enough else ' ring'}", tip=tip))
+        interval = quantile_interval(point.values, q) if enough else None
+        told = f"{kind} {format_ms(quantile(point.values, q))} at {load_label(point.level)}, {n} requests"
+        if interval is not None:
+            low, high = (min(y.high, end) for end in (interval.low, interval.high))
+            marks.append(error_bar(at[0], y.at(low), y.at(high), kind=f"{kind} error"))
+            told += f", 95 % interval {format_ms(interval.low)} to {format_ms(interval.high)}"
+        if not enough:
+            told += f" (fewer than {samples_needed(q)}: indicative)"
+        marks.append(dot(*at, 4.2, kind=f"{kind} mark{'' if enough else ' ring'}", tip=told))
     return polyline(ats, kind=f"{kind} curve") + "".join(marks)
 
 
-def _label(point: _Point, x: Scale, y: Scale) -> str:
-    """The number of streams, above the higher of the two marks."""
-    top = y.at(quantile(point.values, 0.95))
-    return text(
-        x.at(point.tokens_per_s), top - 9, str(point.concurrency), anchor="middle", kind="load"
-    )
+def _labels(points: Sequence[_Point], x: Scale, y: Scale) -> str:
+    """The load above the higher of two marks, where there is room; the knee always."""
+    at_knee = knee([point.level for point in points])
+    taken: list[tuple[float, float]] = []
+    body = ""
+    ordered = sorted(points, key=lambda point: point.level is not at_knee)
+    for point in ordered:
+        if point.level.descending:
+            continue
+        place = (x.at(point.tokens_per_s), y.at(min(y.high, quantile(point.values, 0.95))) - 9)
+        if any(abs(place[0] - px) < 22 and abs(place[1] - py) < _LABEL_PX for px, py in taken):
+            continue
+        taken.append(place)
+        level = point.level
+        load = str(level.concurrency) if level.rate_per_s is None else f"{level.rate_per_s:.3g}/s"
+        is_knee = level is at_knee and len(points) > 2
+        body += text(*place, f"{load}{' knee' if is_knee else ''}", anchor="middle", kind="load")
+    return body

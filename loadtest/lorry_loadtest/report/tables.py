@@ -1,21 +1,20 @@
-"""The tables of the page: levels, adapters and the ledger of attempts."""
+"""The tables of the page: levels, objectives and the ledger of attempts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
+from lorry_loadtest.headline import format_ms_value, load_label, short_label
 from lorry_loadtest.outcomes import MEANING, OUTCOMES
 from lorry_loadtest.percentiles import Distribution
-from lorry_loadtest.run_info import RunInfo
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_ms_value
 
 
 def level_rows(levels: Sequence[LevelSummary]) -> str:
     """One row per level."""
     head = (
-        '<tr><th rowspan="2">Streams</th><th rowspan="2">Requests/s</th>'
+        '<tr><th rowspan="2">Load</th><th rowspan="2">Requests/s</th>'
         '<th rowspan="2">Output tokens/s</th><th colspan="4">TTFT, ms</th><th colspan="3">TPOT, ms</th>'
         '<th colspan="3">End to end, ms</th><th colspan="2">Chunk gap, ms</th>'
         '<th rowspan="2">Requests</th><th rowspan="2">Failed</th></tr>'
@@ -28,7 +27,7 @@ def level_rows(levels: Sequence[LevelSummary]) -> str:
 def _level_row(level: LevelSummary) -> str:
     latencies = level.latencies
     cells = [
-        f"<th>{level.concurrency}</th>",
+        f"<th>{load_label(level)}</th>",
         _number(f"{level.requests_per_s:.2f}"),
         _number(f"<b>{level.output_tokens_per_s:,.1f}</b>"),
         _latencies(latencies.ttft_ms, "mean", "p50", "p95", "p99"),
@@ -43,14 +42,14 @@ def _level_row(level: LevelSummary) -> str:
 
 def objective_rows(levels: Sequence[LevelSummary]) -> str:
     """One row per objective, one column per level, and how many requests were good."""
-    streams = "".join(f"<th>{level.concurrency}</th>" for level in levels)
+    streams = "".join(f"<th>{short_label(level)}</th>" for level in levels)
     rows = ""
     for number, first in enumerate(levels[0].objectives):
         cells = "".join(_verdict(level.objectives[number].met) for level in levels)
         rows += f'<tr><th class="left">{escape(str(first.objective))}</th>{cells}</tr>'
     goodput = "".join(_number(f"{level.goodput_per_s or 0.0:.2f}") for level in levels)
     return (
-        f'<table><thead><tr><th class="left">Streams</th>{streams}</tr></thead><tbody>{rows}'
+        f'<table><thead><tr><th class="left">{_unit(levels)}</th>{streams}</tr></thead><tbody>{rows}'
         f'<tr><th class="left">Good requests/s</th>{goodput}</tr></tbody></table>'
     )
 
@@ -61,40 +60,12 @@ def _verdict(met: bool | None) -> str:
     return '<td class="met">met</td>' if met else '<td class="missed">missed</td>'
 
 
-def adapter_rows(level: LevelSummary, *, info: RunInfo, colors: Mapping[str | None, str]) -> str:
-    """One row per adapter of one level: its wanted and its real share, its speed, its failures."""
-    head = (
-        '<tr><th class="left" rowspan="2">Adapter</th>'
-        '<th class="left" rowspan="2">Share of requests</th><th rowspan="2">wanted</th>'
-        '<th rowspan="2">Requests</th><th rowspan="2">Output tokens/s</th>'
-        '<th colspan="3">TTFT, ms</th><th colspan="3">TPOT, ms</th>'
-        '<th colspan="2">End to end, ms</th><th rowspan="2">Failed</th></tr>'
-        "<tr><th>mean</th><th>p50</th><th>p95</th><th>mean</th><th>p50</th><th>p95</th>"
-        "<th>mean</th><th>p50</th></tr>"
-    )
-    rows = ""
-    for adapter in level.adapters:
-        share = adapter.attempted / level.attempted if level.attempted else 0.0
-        name = adapter.adapter or info.base_model
-        latencies = adapter.latencies
-        rows += (
-            f'<tr><th class="left"><i class="key {colors[adapter.adapter]}"></i>{escape(name)}'
-            f"{'' if adapter.adapter else ' <small>base model</small>'}</th>"
-            f'<td class="left"><span class="bar"><i class="{colors[adapter.adapter]}" '
-            f'style="width:{share:.0%}"></i></span> {share:.0%}</td>'
-            f"{_number(f'{info.adapters.get(name, 0.0):.0%}')}"
-            f"{_number(str(adapter.attempted))}{_number(f'{adapter.output_tokens_per_s:,.1f}')}"
-            f"{_latencies(latencies.ttft_ms, 'mean', 'p50', 'p95')}"
-            f"{_latencies(latencies.tpot_ms, 'mean', 'p50', 'p95')}"
-            f"{_latencies(latencies.e2e_ms, 'mean', 'p50')}{_failed(adapter.attempted - adapter.ok)}</tr>"
-        )
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
-
-
 def ledger_rows(levels: Sequence[LevelSummary]) -> str:
     """attempted = ok + failed by class, of all attempts, warm-up and drain included."""
-    streams = "".join(f"<th>{level.concurrency}</th>" for level in levels)
-    head = f'<tr><th class="left">Streams</th>{streams}<th>all</th><th class="left"></th></tr>'
+    streams = "".join(f"<th>{short_label(level)}</th>" for level in levels)
+    head = (
+        f'<tr><th class="left">{_unit(levels)}</th>{streams}<th>all</th><th class="left"></th></tr>'
+    )
     rows = ""
     for outcome in OUTCOMES:
         counts = [level.ledger.get(outcome, 0) for level in levels]
@@ -113,6 +84,10 @@ def ledger_rows(levels: Sequence[LevelSummary]) -> str:
         '<td class="left note">the sum of the rows above</td></tr>'
     )
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>"
+
+
+def _unit(levels: Sequence[LevelSummary]) -> str:
+    return "Streams" if levels[0].rate_per_s is None else "Requests/s"
 
 
 def _number(content: str) -> str:

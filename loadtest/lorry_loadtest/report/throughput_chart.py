@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lorry_loadtest.headline import load_label
 from lorry_loadtest.report.axes import (
     Plot,
     Scale,
@@ -16,7 +17,6 @@ from lorry_loadtest.report.axes import (
     text,
 )
 from lorry_loadtest.summary import LevelSummary
-from lorry_loadtest.verdict import format_streams
 
 _PLOT = Plot(left=50, top=34, right=572, bottom=214)
 _WIDTH, _HEIGHT = 590, 254
@@ -24,17 +24,20 @@ _PERFECT = "if it scaled perfectly"
 
 
 def throughput_chart(levels: Sequence[LevelSummary]) -> str:
-    """Output tokens/s; the thin line is perfect scaling from the lowest level."""
+    """Output tokens/s; the thin line is perfect scaling from the lowest level.
+
+    The way down of a sweep is a dashed curve of its own.
+    """
     first = levels[0]
 
-    def linear(streams: float) -> float:
-        return first.output_tokens_per_s / first.concurrency * streams
+    def linear(load: float) -> float:
+        return first.output_tokens_per_s / _load(first) * load
 
     return _chart(
         levels,
         lambda level: level.output_tokens_per_s,
         y_title="output tokens/s, all streams together",
-        label="Output tokens per second against concurrent streams",
+        label="Output tokens per second against load",
         reference=linear if len(levels) > 1 else None,
     )
 
@@ -50,7 +53,7 @@ def stream_speed_chart(levels: Sequence[LevelSummary]) -> str:
         levels,
         speed,
         y_title="tokens/s that one stream sees (1 / mean TPOT)",
-        label="Decoding speed of one stream against concurrent streams",
+        label="Decoding speed of one stream against load",
         reference=None,
     )
 
@@ -64,7 +67,7 @@ def _chart(
     reference: Callable[[float], float] | None,
 ) -> str:
     highest = max(value_of(level) for level in levels)
-    x_ticks = nice_ticks(max(level.concurrency for level in levels) * 1.04, most=8)
+    x_ticks = nice_ticks(max(_load(level) for level in levels) * 1.04, most=8)
     y_ticks = nice_ticks(highest * 1.12, most=5)
     x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
     body = frame(
@@ -73,19 +76,29 @@ def _chart(
         y=y,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        x_title="concurrent streams",
+        x_title="concurrent streams" if levels[0].rate_per_s is None else "arrivals per second",
         y_title=y_title,
     )
     if reference is not None:
         body += _reference(reference, x, y)
-    ats = [(x.at(level.concurrency), y.at(value_of(level))) for level in levels]
-    body += polyline(ats, kind="p50 curve")
-    for level, at in zip(levels, ats, strict=True):
-        shown = f"{value_of(level):,.0f}" if value_of(level) >= 10 else f"{value_of(level):.1f}"
-        tip = f"{shown} at {format_streams(level.concurrency)}"
-        body += dot(*at, 4.2, kind="p50 mark", tip=tip)
-        body += text(at[0], at[1] - 10, shown, anchor="middle", kind="load")
+    labelled: list[tuple[float, float]] = []
+    for kind, descending in (("p95", True), ("p50", False)):
+        half = [level for level in levels if level.descending is descending]
+        half.sort(key=_load)
+        ats = [(x.at(_load(level)), y.at(value_of(level))) for level in half]
+        body += polyline(ats, kind=f"{kind} curve")
+        for level, at in zip(half, ats, strict=True):
+            shown = f"{value_of(level):,.0f}" if value_of(level) >= 10 else f"{value_of(level):.1f}"
+            body += dot(*at, 4.2, kind=f"{kind} mark", tip=f"{shown} at {load_label(level)}")
+            crowded = any(abs(at[0] - px) < 30 and abs(at[1] - py) < 14 for px, py in labelled)
+            if not descending and not crowded:
+                body += text(at[0], at[1] - 10, shown, anchor="middle", kind="load")
+                labelled.append(at)
     return svg(_WIDTH, _HEIGHT, body, label=label)
+
+
+def _load(level: LevelSummary) -> float:
+    return float(level.concurrency) if level.rate_per_s is None else level.rate_per_s
 
 
 def _reference(reference: Callable[[float], float], x: Scale, y: Scale) -> str:

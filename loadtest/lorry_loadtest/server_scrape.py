@@ -1,0 +1,145 @@
+"""Follows the server's own account of itself during a run: `/metrics` and its log of steps.
+
+Both are optional. A server without them costs one question, and a sentence in the notes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gevent
+import msgspec
+
+from lorry_loadtest.connection import Connection
+from lorry_loadtest.endpoint import Endpoint
+from lorry_loadtest.http_get import GetFailed, http_get
+from lorry_loadtest.observations import ServerSample
+from lorry_loadtest.wall_clock import offset_now_ns
+
+INTERVAL_S = 0.5
+STEPS_PER_READ = 1000
+_TIMEOUT_S = 5.0
+# Buckets of histograms are most of the text and of no use as a time series.
+_SKIPPED = ("_bucket", "_created")
+
+
+class ServerScrape:
+    """A greenlet between `start` and `stop`; `samples` and `steps` may be read at any time.
+
+    Times count from `origin_ns`. A step keeps the fields that the server gave it. Added are `t_ns`,
+    its end by the server's wall clock, which on one machine is ours, and the names that other parts
+    know its blocks by.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, origin_ns: int, api_key: str | None = None) -> None:
+        self.samples: list[ServerSample] = []
+        self.steps: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self._endpoint = endpoint
+        self._api_key = api_key
+        self._origin_ns = origin_ns
+        self._connection = Connection(endpoint, connect_timeout_s=_TIMEOUT_S)
+        self._wants_metrics = True
+        self._wants_steps = True
+        self._next_step: int | None = None
+        self._greenlet: Any = None
+
+    def start(self) -> None:
+        self.read_once()
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Reads once more, so that the counters hold all of the run."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+        self.read_once()
+        self._connection.close()
+
+    def read_once(self) -> None:
+        if self._wants_metrics:
+            self._read_metrics()
+        if self._wants_steps:
+            self._read_steps()
+
+    def _run(self) -> None:
+        while True:
+            before_s = time.monotonic()
+            self.read_once()
+            gevent.sleep(max(0.0, INTERVAL_S - (time.monotonic() - before_s)))
+
+    def _read_metrics(self) -> None:
+        try:
+            text = self._get("/metrics")
+        except GetFailed as exc:
+            self._wants_metrics = self._goes_on("metrics", exc, has_some=bool(self.samples))
+            return
+        now_ns = time.perf_counter_ns() - self._origin_ns
+        self.samples.append(ServerSample(t_ns=now_ns, values=parse_metrics(text.decode())))
+
+    def _read_steps(self) -> None:
+        """As many pages as there are; the first question only asks where the log stands."""
+        while True:
+            since = "" if self._next_step is None else f"since={self._next_step}&"
+            try:
+                body = self._get(f"/v1/steps?{since}limit={STEPS_PER_READ}")
+                page = msgspec.json.decode(body, type=_StepPage)
+            except (GetFailed, msgspec.MsgspecError) as exc:
+                self._wants_steps = self._goes_on("steps", exc, has_some=bool(self.steps))
+                return
+            is_first = self._next_step is None
+            self._next_step = page.next
+            if not is_first:
+                self.steps.extend(self._on_our_clock(step, page) for step in page.steps)
+            if len(page.steps) < STEPS_PER_READ:
+                return
+
+    def _on_our_clock(self, step: dict[str, Any], page: _StepPage) -> dict[str, Any]:
+        placed = {**step, "kv_used": step.get("kv_blocks_used"), "kv_total": page.kv_blocks_total}
+        if "start_ms" in step and "step_ms" in step:
+            end_ns = round((step["start_ms"] + step["step_ms"]) * 1e6)
+            placed["t_ns"] = end_ns - offset_now_ns() - self._origin_ns
+        return placed
+
+    def _get(self, path: str) -> bytes:
+        return http_get(
+            self._endpoint,
+            path,
+            api_key=self._api_key,
+            timeout_s=_TIMEOUT_S,
+            connection=self._connection,
+        )
+
+    def _goes_on(self, what: str, failure: Exception, *, has_some: bool) -> bool:
+        """A server that never had it is not asked again; a busy one is."""
+        if has_some:
+            note = f"a read of the server's {what} failed during the run"
+            if note not in self.notes:
+                self.notes.append(note)
+            return True
+        self.notes.append(f"the server offers no {what}: {failure}")
+        return False
+
+
+class _StepPage(msgspec.Struct, frozen=True):
+    """`next` is what to ask for next."""
+
+    steps: list[dict[str, Any]]
+    next: int
+    kv_blocks_total: int | None = None
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """The samples of the Prometheus text format, by name with labels as they stand."""
+    values: dict[str, float] = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        series, _, number = line.rpartition(" ")
+        if series.partition("{")[0].endswith(_SKIPPED):
+            continue
+        try:
+            values[series] = float(number)
+        except ValueError:
+            continue  # not a sample; other servers' pages are not ours to judge
+    return values

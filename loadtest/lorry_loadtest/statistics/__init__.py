@@ -1,0 +1,1 @@
+"""Statistics on plain numbers: they know neither records nor servers."""

@@ -1,0 +1,66 @@
+"""What a check looks at and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.run_facts import RunFacts
+from lorry_loadtest.summary import LevelSummary
+
+# `unknown`: what the check needs was not measured. It is shown, and alarms nobody.
+Status = Literal["pass", "warn", "fail", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One level with its figures; `levels` are the figures of all levels of the run."""
+
+    run: LevelRun
+    summary: LevelSummary
+    levels: Sequence[LevelSummary] = ()
+
+    @property
+    def facts(self) -> RunFacts:
+        return self.run.facts
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """`value` is the number behind the status as text with its unit, `limit` what it may be."""
+
+    status: Status
+    value: str
+    limit: str
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding with its check; `level` says of which level it is the worst."""
+
+    number: int
+    name: str
+    finding: Finding
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`number` and `name` are those of docs/loadtest-validity.md; `lie` is what it guards against."""
+
+    number: int
+    name: str
+    lie: str
+    find: Callable[[Evidence], Finding]
+
+
+def judged(value: float, *, warn: float, fail: float, text: str, limit: str) -> Finding:
+    """Above `warn` it warns, above `fail` it fails. For what must not be small, give minus values."""
+    status: Status = "fail" if value > fail else "warn" if value > warn else "pass"
+    return Finding(status=status, value=text, limit=limit)
+
+
+def unknown(why: str, *, limit: str) -> Finding:
+    return Finding(status="unknown", value=why, limit=limit)

@@ -1,0 +1,67 @@
+"""Checks of what came over the wire: one event per token, as it was made, to the end."""
+
+from __future__ import annotations
+
+from lorry_loadtest import metrics
+from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.server_timings import request_timings
+from lorry_loadtest.validity.finding import Evidence, Finding, judged, unknown
+
+_MIN_TOKENS = 10
+
+
+def chunk_batching(evidence: Evidence) -> Finding:
+    """3: events per token. With fewer, a chunk gap is not the time of a token."""
+    limit = "at least 0.9 events per token; else ITL is not shown"
+    if not evidence.summary.num_tokens:
+        return unknown("no token", limit=limit)
+    share = evidence.summary.num_events / evidence.summary.num_tokens
+    return judged(-share, warn=-0.9, fail=0.0, text=f"{share:.2f} events per token", limit=limit)
+
+
+def buffered_stream(evidence: Evidence) -> Finding:
+    """4: the share of answers that came at once although they were not made at once.
+
+    By the server's own decode time where it tells; else an answer of more than ten tokens whose
+    first came after nine tenths of its time.
+    """
+    limit = "at most 5 % of answers arrive at once; no compression"
+    encoding = evidence.facts.content_encoding
+    if encoding and encoding != "identity":
+        return Finding(status="fail", value=f"content-encoding {encoding}", limit=limit)
+    answers = [
+        record
+        for record in evidence.run.cohort
+        if record.outcome == "ok" and record.completion_tokens > _MIN_TOKENS and record.event_ns
+    ]
+    if not answers:
+        return unknown("no answer of more than ten tokens", limit=limit)
+    share = sum(_came_at_once(record) for record in answers) / len(answers)
+    return judged(share, warn=0.05, fail=0.5, text=f"{share:.1%} at once", limit=limit)
+
+
+def _came_at_once(record: RequestRecord) -> bool:
+    spread_ms = (record.event_ns[-1] - record.event_ns[0]) / metrics.NS_PER_MS
+    timings = request_timings(record.server_timings)
+    if timings is not None:
+        return timings.decode_ms > 5.0 and spread_ms < 0.5 * timings.decode_ms
+    whole_ms = spread_ms + (metrics.ttft_service_ms(record) or 0.0)
+    return spread_ms < 0.1 * whole_ms
+
+
+def empty_first_event(evidence: Evidence) -> Finding:
+    """5: a first event without a token would make TTFT too good."""
+    limit = "every first event has a token"
+    answers = [record for record in evidence.run.measured if record.event_tokens]
+    if not answers:
+        return unknown("no event", limit=limit)
+    empty = sum(1 for record in answers if record.event_tokens[0] < 1)
+    return judged(empty, warn=0, fail=0, text=f"{empty} of {len(answers)} empty", limit=limit)
+
+
+def truncated_success(evidence: Evidence) -> Finding:
+    """23: an answer is a success only with a finish reason and the end of its stream."""
+    limit = "every success has a finish reason and [DONE]"
+    finished = [record for record in evidence.run.measured if record.outcome == "ok"]
+    cut = sum(1 for r in finished if r.finish_reason is None or r.t_done_ns is None)
+    return judged(cut, warn=0, fail=0, text=f"{cut} of {len(finished)} without", limit=limit)

@@ -1,0 +1,64 @@
+"""VALID, SUSPECT or INVALID: the worst of all checks over all levels, and its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from lorry_loadtest.headline import load_label
+from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.validity.checks import CHECKS
+from lorry_loadtest.validity.finding import Check, CheckResult, Evidence, Status
+
+VerdictWord = Literal["VALID", "SUSPECT", "INVALID"]
+
+EXIT_INVALID = 3
+
+_ORDER: dict[Status, int] = {"unknown": 0, "pass": 1, "warn": 2, "fail": 3}
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """`results` has every check once, with the finding of the level where it is worst."""
+
+    word: VerdictWord
+    results: tuple[CheckResult, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """3 when the figures cannot be used; a SUSPECT run succeeds and says why it is one."""
+        return EXIT_INVALID if self.word == "INVALID" else 0
+
+    @property
+    def alarms(self) -> tuple[CheckResult, ...]:
+        """What failed, then what warns."""
+        ordered = sorted(self.results, key=lambda result: -_ORDER[result.finding.status])
+        return tuple(r for r in ordered if r.finding.status in ("fail", "warn"))
+
+
+def judge(runs: Sequence[LevelRun], summaries: Sequence[LevelSummary]) -> Verdict:
+    """`runs` and `summaries` are the same levels, at least one."""
+    evidences = [
+        Evidence(run, summary, levels=summaries)
+        for run, summary in zip(runs, summaries, strict=True)
+    ]
+    results = tuple(_worst(check, evidences) for check in CHECKS)
+    worst = max(_ORDER[result.finding.status] for result in results)
+    word: VerdictWord = (
+        "INVALID" if worst == _ORDER["fail"] else "SUSPECT" if worst == _ORDER["warn"] else "VALID"
+    )
+    return Verdict(word=word, results=results)
+
+
+def _worst(check: Check, evidences: Sequence[Evidence]) -> CheckResult:
+    found = [(check.find(evidence), evidence) for evidence in evidences]
+    finding, evidence = max(found, key=lambda entry: _ORDER[entry[0].status])
+    several = len(evidences) > 1 and finding.status in ("fail", "warn")
+    return CheckResult(
+        number=check.number,
+        name=check.name,
+        finding=finding,
+        level=load_label(evidence.summary) if several else "",
+    )

@@ -1,0 +1,379 @@
+"""One process of a run, without locust: engine, pacer, canaries, scraper, and what workers tell."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gevent
+import msgspec
+import pytest
+
+from lorry_loadtest.adapter_mix import mix_of
+from lorry_loadtest.arrivals import parse_arrival
+from lorry_loadtest.catalog import Catalog
+from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
+from lorry_loadtest.endpoint import parse_endpoint
+from lorry_loadtest.engine import Engine
+from lorry_loadtest.gathered import sent_hash
+from lorry_loadtest.lengths import Lengths
+from lorry_loadtest.limits import Limits
+from lorry_loadtest.live import LiveSummary
+from lorry_loadtest.mock_faults import Fault
+from lorry_loadtest.mock_server import MockServer
+from lorry_loadtest.mock_stream import MockTimes
+from lorry_loadtest.observations import WorkerReport
+from lorry_loadtest.pacer import Pacer
+from lorry_loadtest.planned import PlannedRequest
+from lorry_loadtest.preparation import prepare
+from lorry_loadtest.prompts import RandomWords
+from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.run_state import RunState
+from lorry_loadtest.server_scrape import ServerScrape, parse_metrics
+from lorry_loadtest.settings import LoadSettings
+from lorry_loadtest.wire import Wire
+from tests.support.fake_locust import FakeEnvironment, FakeMaster
+from tests.support.loadtest_records import make_record
+from tests.support.mock_llm_server import RunningMock, running_mock
+
+FAST = MockTimes(first_ms=5, gap_ms=1)
+SETTINGS = LoadSettings(
+    scenario="test",
+    arrival=parse_arrival("constant:100"),
+    adapters=mix_of(["alpha", "beta"]),
+    adapter_mix="",
+    base_share=0.0,
+    prompts=RandomWords(Lengths.const(4)),
+    lengths=Lengths.const(3),
+    route="completions",
+    seed=7,
+    canary_share=0.0,
+    patience_s=None,
+    variants=(),
+    length_scale=1.0,
+)
+
+
+def make_engine(mock: RunningMock, settings: LoadSettings = SETTINGS, **run: Any) -> Engine:
+    return Engine(
+        settings,
+        run=RunState(**run),
+        catalog=Catalog("mock-base", ("alpha", "beta")),
+        wire=Wire(endpoint=parse_endpoint(mock.url), base_model="mock-base"),
+        limits=Limits(),
+        environment=FakeEnvironment(),
+    )
+
+
+def play(engine: Engine, *, until_s: float = 0.2) -> list[RequestRecord]:
+    """Paces the engine's whole plan and waits for all answers."""
+
+    def visit(planned: PlannedRequest) -> None:
+        connection = engine.take_connection()
+        engine.send(planned, connection=connection)
+        engine.give_back(connection)
+
+    pacer = Pacer(engine.schedule(until_s=until_s), run=engine.run, visit=visit)
+    pacer.run()
+    pacer.drain(timeout_s=10)
+    engine.close()
+    return sorted(engine.run.records, key=lambda record: record.index)
+
+
+def test_what_was_sent_is_what_was_planned() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        records = play(engine)
+
+    assert [record.outcome for record in records] == ["ok"] * len(records)
+    assert sent_hash(records, is_open_loop=True) == engine.stream_hash(until_s=0.2)
+
+
+def test_requests_are_sent_when_they_are_due_and_not_when_earlier_ones_are_answered() -> None:
+    times = MockTimes(first_ms=300, gap_ms=1)
+    with running_mock(MockServer(times=times)) as mock:
+        engine = make_engine(mock)
+        records = play(engine)
+
+    assert engine.run.max_in_flight == len(records) == 19
+    assert all(r.t_send_ns is not None and r.t_send_ns >= r.t_sched_ns for r in records)
+
+
+def test_each_attempt_fires_one_event_and_leaves_one_record() -> None:
+    with running_mock(MockServer(times=FAST, faults={1: "http_500", 3: "cut"})) as mock:
+        engine = make_engine(mock)
+        records = play(engine, until_s=0.1)
+        num_served = len(mock.server.served)
+        events = engine._environment.events.request.fired
+
+    assert len(records) == len(events) == num_served
+    assert sum(event["exception"] is not None for event in events) == 2
+    assert {event["response_length"] for event in events if not event["exception"]} == {3}
+
+
+def test_what_was_due_when_the_test_stopped_counts_as_dropped() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        engine.run.stopping.set()
+        engine.run.start_ns = -100_000_000  # a tenth of a second ago
+        play(engine)
+
+    assert (engine.run.num_records, engine.run.num_dropped) == (0, 10)
+
+
+def test_tokens_are_counted_three_times_with_one_result() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        scrape = ServerScrape(engine.wire.endpoint, origin_ns=engine.run.origin_ns)
+        scrape.read_once()
+        records = play(engine)
+        scrape.stop()
+
+    counter = 'vllm:generation_tokens_total{model_name="mock-base"}'
+    grown = scrape.samples[-1].values[counter] - scrape.samples[0].values[counter]
+    assert grown == sum(record.usage_completion or 0 for record in records)
+    assert grown == sum(sum(record.event_tokens) for record in records)
+    assert len(scrape.steps) == grown
+    assert scrape.steps[0]["t_ns"] == pytest.approx(records[0].event_ns[0], abs=50_000_000)
+
+
+def test_a_server_without_metrics_and_steps_costs_one_note_each() -> None:
+    with running_mock(MockServer(times=FAST, tells_of_itself=False)) as mock:
+        scrape = ServerScrape(parse_endpoint(mock.url), origin_ns=0)
+        for _ in range(3):
+            scrape.read_once()
+        scrape.stop()
+
+    assert (scrape.samples, scrape.steps) == ([], [])
+    assert [note.partition(":")[0] for note in scrape.notes] == [
+        "the server offers no metrics",
+        "the server offers no steps",
+    ]
+
+
+def test_series_are_read_without_buckets() -> None:
+    text = '# HELP x y\na{m="b c"} 3\nh_bucket{le="1"} 2\nh_sum 4.5\nnot a sample\n'
+
+    assert parse_metrics(text) == {'a{m="b c"}': 3.0, "h_sum": 4.5}
+
+
+def learned(mock: RunningMock) -> Engine:
+    engine = make_engine(mock, replace(SETTINGS, canary_share=0.5))
+    prepared = prepare([engine], until_s=0.2, calibrates=False)
+    assert len(prepared.records) == 8  # two adapters, two prompts, twice
+    assert {record.phase for record in prepared.records} == {"learn"}
+    engine.run.answers.update(prepared.answers)
+    engine.run.origin_ns = time.perf_counter_ns()
+    return engine
+
+
+def test_canaries_find_nothing_where_nothing_is_wrong() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        records = play(learned(mock))
+
+    assert sum(record.canary is not None for record in records) == len(records) // 2
+    assert {record.outcome for record in records} == {"ok"}
+
+
+def test_a_swapped_adapter_is_found_by_its_canary() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = learned(mock)
+        mock.server.fault_every, mock.server.fault = 1, "wrong_adapter"
+        records = play(engine)
+
+    outcomes = {record.canary is not None: record.outcome for record in records}
+    assert outcomes == {True: "wrong_output", False: "ok"}
+
+
+def test_an_answer_that_the_idle_server_does_not_repeat_is_not_compared() -> None:
+    with running_mock(MockServer(times=FAST, faults={1: "wrong_adapter"})) as mock:
+        engine = make_engine(mock, replace(SETTINGS, canary_share=0.5))
+        book = prepare([engine], until_s=0.2, calibrates=False).canaries
+
+    assert book is not None
+    assert book.unstable == ("alpha/0",)
+    assert len(book.answers) == 3
+
+
+def test_a_user_whose_patience_ends_leaves() -> None:
+    times = MockTimes(first_ms=5, gap_ms=60_000)
+    with running_mock(MockServer(times=times)) as mock:
+        engine = make_engine(mock, replace(SETTINGS, patience_s=0.02))
+        records = play(engine, until_s=0.05)
+
+    assert {record.outcome for record in records} == {"abandoned"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("wrong_usage", ("ok", 4, 3)),
+        ("short", ("ok", 1, 1)),
+        ("role_chunk", ("ok", 3, 3)),
+        ("buffered", ("ok", 3, 3)),
+        ("stall", ("ok", 3, 3)),
+    ],
+)
+def test_a_fault_shows_in_the_record(fault: Fault, expected: tuple[str, int, int]) -> None:
+    times = replace(FAST, stall_ms=60)
+    with running_mock(MockServer(times=times, faults={0: fault})) as mock:
+        (record,) = play(make_engine(mock), until_s=0.015)
+
+    assert (record.outcome, record.usage_completion, sum(record.event_tokens)) == expected
+    first_ns = mock.server.served[0].sent_ns
+    assert len(first_ns) == len(record.event_ns)
+    if fault == "stall":
+        assert record.event_ns[1] - record.event_ns[0] > 55_000_000
+
+
+def test_a_server_that_sleeps_as_if_stopped_delays_all_that_was_due() -> None:
+    with running_mock(MockServer(times=FAST, stall_at_s=0.1, stall_s=0.3)) as mock:
+        records = play(make_engine(mock), until_s=0.5)
+
+    waited_ms = [(record.event_ns[0] - record.t_sched_ns) / 1e6 for record in records]
+    # those who came in the stall waited for its end: about 300, 290, 280, ... ms
+    assert sum(wait > 50 for wait in waited_ms) >= 20
+    assert max(waited_ms) > 250
+
+
+# --- master and workers
+
+
+class Cluster:
+    """A master and its workers, whose spools hold the records that a test gives them."""
+
+    def __init__(self, num_workers: int, tmp_path: Path) -> None:
+        self.runner = FakeMaster(*(f"worker-{k}" for k in range(num_workers)))
+        self.master = MasterSide(self.runner)
+        self.workers = {name: WorkerSide(worker) for name, worker in self.runner.workers.items()}
+        self._tmp_path = tmp_path
+
+    def run(self, records: Sequence[Sequence[RequestRecord]]) -> list[list[int]]:
+        """The indices that came to the master, by worker."""
+        self.master.give_orders({"a/0": "x"}, until_s=3.0)
+        for (name, side), own in zip(self.workers.items(), records, strict=True):
+            self.runner.workers[name].on_stop = lambda side=side, own=own: self._end(side, own)
+        self.master.stop_workers(timeout_s=1)
+        return [[record.index for record in got] for got, _ in self.master.collect()]
+
+    def _end(self, side: WorkerSide, records: Sequence[RequestRecord]) -> None:
+        own_folder = self._tmp_path / f"own-{side.order.worker}"
+        own_folder.mkdir()
+        spool = side.new_spool(own_folder)
+        for record in records:
+            spool.append(record)
+        spool.close()
+        side.hand_over(
+            spool,
+            WorkerReport(
+                worker=side.order.worker,
+                cpu_s=0.1,
+                wall_s=1.0,
+                heartbeat_lags_ms=(),
+                num_records=spool.num_records,
+            ),
+        )
+
+
+def records_at(*indices: int) -> list[RequestRecord]:
+    return [
+        replace_index(make_record(sched_ms=index, events_ms=(index + 1.0,)), index)
+        for index in indices
+    ]
+
+
+def replace_index(record: RequestRecord, index: int) -> RequestRecord:
+    return msgspec.structs.replace(record, index=index)
+
+
+def test_every_worker_is_told_its_slice_and_the_common_start(tmp_path: Path) -> None:
+    cluster = Cluster(3, tmp_path)
+    cluster.master.give_orders({"a/0": "x"}, until_s=3.0)
+    orders = [side.order for side in cluster.workers.values()]
+
+    assert [(order.worker, order.num_workers) for order in orders] == [(0, 3), (1, 3), (2, 3)]
+    assert len({order.origin_realtime_ns for order in orders}) == 1
+    assert all(order.answers == {"a/0": "x"} and order.until_s == 3.0 for order in orders)
+
+
+def test_records_come_to_the_master_through_its_folder(tmp_path: Path) -> None:
+    cluster = Cluster(2, tmp_path)
+
+    assert cluster.run([records_at(0, 2), records_at(1, 3)]) == [[0, 2], [1, 3]]
+
+
+def test_records_come_in_chunks_where_the_folder_is_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunOrder, "shares_folder", property(lambda self: False))
+    monkeypatch.setattr("lorry_loadtest.spool.CHUNK_BYTES", 100)
+    cluster = Cluster(2, tmp_path)
+
+    assert cluster.run([records_at(0, 2, 4), records_at(1)]) == [[0, 2, 4], [1]]
+
+
+def test_a_lost_worker_costs_its_records_and_not_the_others(tmp_path: Path) -> None:
+    cluster = Cluster(2, tmp_path)
+    cluster.runner.clients.ready[1].state = "missing"
+    side = next(iter(cluster.workers.values()))
+    cluster.master.give_orders({}, until_s=1.0)
+    cluster.runner.workers["worker-0"].on_stop = lambda: cluster._end(side, records_at(0))
+
+    cluster.master.stop_workers(timeout_s=5)
+
+    assert [[r.index for r in got] for got, _ in cluster.master.collect()] == [[0]]
+
+
+def test_live_figures_of_workers_add_up() -> None:
+    whole, master, workers = LiveSummary(), LiveSummary(), [LiveSummary(), LiveSummary()]
+    for number in range(40):
+        record = make_record(events_ms=(number + 1.0, number + 3.0), adapter=f"a{number % 3}")
+        whole.add(record)
+        workers[number % 2].add(record)
+
+    for worker in workers:
+        master.merge(worker.take())
+        assert worker.as_dict()["outcomes"] == {}
+
+    assert master.as_dict() == whole.as_dict()
+
+
+def test_with_many_adapters_the_rest_share_a_line() -> None:
+    live = LiveSummary()
+    for number in range(50):
+        live.add(make_record(events_ms=(1.0, 2.0), adapter=f"a{number}"))
+
+    names = {adapter for metric, adapter in live.histograms if metric == "ttft_ms"}
+    assert "(others)" in names
+    assert len(names) == 20 + 2  # and the one of all
+
+
+def test_a_closed_loop_takes_every_nth_request_of_the_stream() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        closed = replace(SETTINGS, arrival=None)
+        engines = [make_engine(mock, closed, worker=k, num_workers=2) for k in range(2)]
+
+    assert [engines[0].next_request().index for _ in range(3)] == [0, 2, 4]
+    assert [engines[1].next_request().index for _ in range(3)] == [1, 3, 5]
+
+
+def test_a_paced_plan_is_not_late_for_having_been_drawn() -> None:
+    """Plans are drawn ahead of their times; what is left is the timer and the greenlets."""
+    sent: list[int] = []
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        schedule = replace(
+            engine.schedule(until_s=0.2), times_ns=array("q", range(0, 100_000_000, 5_000_000))
+        )
+        engine.run.origin_ns = time.perf_counter_ns()
+        pacer = Pacer(schedule, run=engine.run, visit=lambda p: sent.append(engine.run.now_ns))
+        pacer.run()
+        gevent.sleep(0)
+
+    late_ms = sorted((s - due) / 1e6 for s, due in zip(sent, schedule.times_ns, strict=True))
+    assert late_ms[0] >= 0
+    assert late_ms[len(late_ms) // 2] < 5
