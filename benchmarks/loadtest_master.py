@@ -52,7 +52,9 @@ def measure(url: str, folder: Path, options: argparse.Namespace) -> tuple[float,
     port = ["--master-port", "5597"]
     workers = [
         subprocess.Popen(
-            [*common, *load, "--worker", *port], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [*common, *load, "--worker", *port],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         for _ in range(options.workers)
     ]

@@ -3,10 +3,10 @@
 A mock server in a process of its own notes when it writes each event; what a client's stamps say
 beyond that is the client's error. Our client is measured as it is, with its loop blocked for 50 ms at
 a time, and against a server that stops as by a signal; beside it locust's FastHttpUser, and, in a
-Python that has them, vllm's and guidellm's clients:
+Python that has it, the client of vllm bench serve:
 
     python benchmarks/loadtest_stamps.py --events-per-s 5000 --seconds 20
-    python benchmarks/loadtest_stamps.py --vllm-python PATH --guidellm-python PATH
+    python benchmarks/loadtest_stamps.py --vllm-python PATH
 
 Prints one line per client, and JSON with --json. Errors are p50 and p99 in milliseconds.
 """
@@ -34,6 +34,7 @@ from lorry_loadtest.calibration import (
     calibrate_against,
     compare_stamps,
     mock_process,
+    send_schedule,
 )
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.http_get import http_get
@@ -52,7 +53,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--gap-ms", type=float, default=20.0, help="between two tokens of a stream")
     parser.add_argument("--vllm-python", default="", metavar="PATH", help="a Python with vllm")
-    parser.add_argument("--guidellm-python", default="", metavar="PATH", help="one with guidellm")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args()
     load = Load(options.events_per_s, options.seconds, options.gap_ms)
@@ -61,9 +61,8 @@ def main() -> None:
         measured("lorry, loop blocked 50 ms at a time", load, blocked(native)),
         measured("locust FastHttpUser", load, fast_http),
     ]
-    for name, python in (("vllm", options.vllm_python), ("guidellm", options.guidellm_python)):
-        if python:
-            rows.append(measured(name, load, foreign(name, python)))
+    if options.vllm_python:
+        rows.append(measured("vllm bench serve", load, foreign("vllm", options.vllm_python)))
     stall = stalled_server()
     print(stall["line"])
     if options.json:
@@ -160,23 +159,19 @@ def fast_http(url: str, load: Load) -> dict[str, Any]:
         session = FastHttpSession(base_url=url, request_event=environment.events.request, user=None)
         name = f"fast-{number}"
         own = stamps[name] = []
-        with session.post(
-            "/v1/completions",
-            json={
-                "model": "mock-base",
-                "prompt": "a b",
-                "max_tokens": load.num_tokens,
-                "stream": True,
-            },
-            headers={"x-request-id": name},
-            stream=True,
-            catch_response=True,
-        ) as response:
-            for line in response.iter_lines():
-                if line.startswith("data:") and '"token_ids":[' in line:
-                    json.loads(line[5:])
-                    own.append(time.perf_counter_ns())
-            response.success()
+        body = {
+            "model": "mock-base",
+            "prompt": "a b",
+            "max_tokens": load.num_tokens,
+            "stream": True,
+        }
+        lines = session.iter_lines(
+            "/v1/completions", method="POST", json=body, headers={"x-request-id": name}
+        )
+        for line in lines:
+            if line.startswith("data:") and '"token_ids":[' in line:
+                json.loads(line[5:])
+                own.append(time.perf_counter_ns())
 
     return _paced(url, load, ask, stamps)
 
@@ -242,12 +237,10 @@ def foreign(name: str, python: str) -> Measure:
 
 
 def stalled_server(
-    *, rate: float = 100.0, seconds: float = 6.0, stall_s: float = 1.0
+    *, rate: float = 25.0, seconds: float = 20.0, stall_s: float = 2.0
 ) -> dict[str, Any]:
     """The p99 of TTFT from the schedule, against a server that stops for a second, and what it is
     in theory: who arrives in the stall waits for its end, and then for the first token."""
-    from lorry_loadtest.calibration import send_schedule
-
     interval_ns = round(1e9 / rate)
     times_ns = array("q", (k * interval_ns for k in range(round(rate * seconds))))
     stall_at_s = 3.0

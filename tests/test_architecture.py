@@ -157,6 +157,19 @@ def test_the_load_test_speaks_to_the_server_over_http_only() -> None:
     assert offences == []
 
 
+def test_the_load_test_uses_the_sdk_only_where_it_measures_it() -> None:
+    offences = [
+        f"{module}: {name}"
+        for module, file in modules("lorry_loadtest")
+        for name in imports(file)
+        if name.split(".")[0] == "lorry"
+        and not is_within(name, {"lorry.types"})
+        and module != "sdk_attempt"
+    ]
+
+    assert offences == []
+
+
 def test_statistics_of_the_load_test_know_nothing_but_numbers() -> None:
     offences = [
         f"{module}: {name}"

@@ -174,6 +174,28 @@ def test_calibrate_prints_this_clients_error(tmp_path: Path) -> None:
     assert "by a client without kernel stamps" in done.stdout
 
 
+def test_every_scenario_makes_its_plan_and_is_explained(tmp_path: Path) -> None:
+    program = """
+from lorry_loadtest.scenario_classes import user_class_of
+from lorry_loadtest.scenarios import SCENARIOS
+from lorry_loadtest.settings import settings_of
+from lorry_loadtest.catalog import Catalog
+for name in SCENARIOS:
+    settings = settings_of(user_class_of(name), None)
+    assert settings.scenario == name
+    workload = settings.workload(Catalog("base", ("a", "b")))
+    planned = [workload.request_at(i, at_ns=i * 10**9) for i in range(60)]
+    print(name, len({request.prompt_hash for request in planned}))
+"""
+    done = run_python("-c", program, cwd=tmp_path)
+    explained = (ROOT / "docs" / "loadtest.md").read_text()
+
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert len(names) == 8
+    assert all(f"`{name}`" in explained for name in names)
+
+
 SDK_LOCUSTFILE = """
 from locust import task
 from lorry_loadtest.locust_options import add_options
