@@ -249,6 +249,8 @@ def _run(
         interrupted = True
     finally:
         line.clear()
+    if analysis.finds_max:
+        runs.sort(key=lambda run: run.rate_per_s or 0.0)  # a search jumps, a reader should not
     return _Measured(tuple(runs), info, found, interrupted)
 
 
