@@ -23,7 +23,7 @@ from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.conclude import conclude, exit_code
 from lorry_loadtest.console import ProgressLine, compat_lines, level_table
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
-from lorry_loadtest.find_max import FoundMax, find_max
+from lorry_loadtest.find_max import START_PER_S, FoundMax, find_max
 from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.gate.pairing import NotComparable
 from lorry_loadtest.level_run import LevelRun
@@ -37,6 +37,8 @@ from lorry_loadtest.scenarios import SCENARIOS
 
 _MAX_STREAMS = 10_000
 _DEFAULT_LEVELS = (1, 4, 16)
+# A search begins with at least so many in a measured time, so that it has something to judge.
+_FIRST_REQUESTS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -236,7 +238,8 @@ def _run(
     interrupted = False
     try:
         if analysis.finds_max:
-            found, _ = find_max(remember, analysis.objectives)
+            start_per_s = max(START_PER_S, _FIRST_REQUESTS / namespace.duration)
+            found, _ = find_max(remember, analysis.objectives, start_per_s=start_per_s)
         elif measure.has_own_plan and not levels and not analysis.sweep:
             runs.append(measure.as_planned())
         else:
@@ -246,6 +249,8 @@ def _run(
         interrupted = True
     finally:
         line.clear()
+    if analysis.finds_max:
+        runs.sort(key=lambda run: run.rate_per_s or 0.0)  # a search jumps, a reader should not
     return _Measured(tuple(runs), info, found, interrupted)
 
 

@@ -15,6 +15,8 @@ START_PER_S = 1.0
 RESOLUTION = 0.05
 CONFIRMED_SHARE = 0.9
 
+TOO_FEW = "too few requests to tell"
+
 _MOST_DOUBLINGS = 12
 _KEPT_UP = 0.95
 _FAILED_SHARE = 0.01
@@ -78,18 +80,37 @@ class _Search:
         self.reasons: dict[float, str] = {}
 
     def bracket(self, start_per_s: float) -> tuple[float, float | None]:
-        """A rate that holds and one that does not, at most a factor of two apart."""
+        """A rate that holds and one that does not, at most a factor of two apart.
+
+        A rate with too few requests to tell is too low to begin with. Where the lowest rate that
+        can be told of does not hold, nothing below it is claimed: the first number is then 0.
+        """
         rate = start_per_s
-        if self.holds(rate):
-            for _ in range(_MOST_DOUBLINGS):
-                if not self.holds(2 * rate):
-                    return rate, 2 * rate
-                rate *= 2
-            return rate, None
         for _ in range(_MOST_DOUBLINGS):
-            if self.holds(rate / 2):
-                return rate / 2, rate
-            rate /= 2
+            if self.holds(rate) or self.reasons[rate] != TOO_FEW:
+                break
+            rate *= 2
+        if rate not in self.reasons:
+            return self._upwards(rate)
+        return self._downwards(rate)
+
+    def _upwards(self, rate: float) -> tuple[float, float | None]:
+        for _ in range(_MOST_DOUBLINGS):
+            if not self.holds(2 * rate):
+                return rate, 2 * rate
+            rate *= 2
+        return rate, None
+
+    def _downwards(self, rate: float) -> tuple[float, float | None]:
+        for _ in range(_MOST_DOUBLINGS):
+            lower = rate / 2
+            if lower in self.summaries:
+                return 0.0, rate  # on the way up there were too few requests to tell
+            if self.holds(lower):
+                return lower, rate
+            if self.reasons[lower] == TOO_FEW:
+                return 0.0, rate
+            rate = lower
         return 0.0, rate
 
     def holds(self, rate_per_s: float) -> bool:
@@ -115,7 +136,7 @@ def why_not(summary: LevelSummary) -> str | None:
     if failed > _FAILED_SHARE:
         return f"{failed:.0%} failed"
     if any(result.met is None for result in summary.objectives):
-        return "too few requests to tell"
+        return TOO_FEW
     if summary.requests_per_s < _KEPT_UP * summary.offered_per_s - 1.0 / summary.window_s**0.5:
         return "the server falls behind"
     return None

@@ -35,13 +35,13 @@ def load_label(level: LevelSummary) -> str:
     if level.rate_per_s is None:
         label = format_streams(level.concurrency)
     else:
-        label = f"{level.rate_per_s:.3g} req/s"
+        label = f"{format_rate(level.rate_per_s)} req/s"
     return f"{label}, again" if level.descending else label
 
 
 def short_label(level: LevelSummary) -> str:
     """`16` or `7.4`, with an arrow on the way down."""
-    label = str(level.concurrency) if level.rate_per_s is None else f"{level.rate_per_s:.3g}"
+    label = str(level.concurrency) if level.rate_per_s is None else format_rate(level.rate_per_s)
     return f"{label} ↓" if level.descending else label
 
 
@@ -50,15 +50,15 @@ def _capacity(levels: Sequence[LevelSummary], found: FoundMax) -> str:
     wanted = " and ".join(str(result.objective) for result in levels[0].objectives)
     if found.rate_per_s <= 0:
         return f"Not shown to meet {wanted} at any rate: {found.limited_by}."
-    up_to = f"Meets {wanted} up to {found.rate_per_s:.3g} req/s = {found.tokens_per_s:,.0f} output tokens/s"
+    up_to = f"Meets {wanted} up to {format_rate(found.rate_per_s)} req/s = {found.tokens_per_s:,.0f} output tokens/s"
     if found.missed_per_s is None:
         return f"{up_to}, the highest rate that was tried."
     confirmed = (
-        f"confirmed at {found.confirmed_at_per_s:.3g}"
+        f"confirmed at {format_rate(found.confirmed_at_per_s or 0.0)}"
         if found.is_confirmed
-        else f"NOT confirmed at {found.confirmed_at_per_s:.3g}"
+        else f"NOT confirmed at {format_rate(found.confirmed_at_per_s or 0.0)}"
     )
-    return f"{up_to} (missed at {found.missed_per_s:.3g}, {confirmed}); the limit is {found.limited_by}."
+    return f"{up_to} (missed at {format_rate(found.missed_per_s)}, {confirmed}); the limit is {found.limited_by}."
 
 
 def remarks(levels: Sequence[LevelSummary]) -> tuple[str, ...]:
@@ -128,6 +128,11 @@ def _failures(levels: Sequence[LevelSummary]) -> list[str]:
 
 def format_streams(count: int) -> str:
     return "1 stream" if count == 1 else f"{count} streams"
+
+
+def format_rate(per_s: float) -> str:
+    """Three figures, or whole numbers."""
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
 def format_ms(value: float) -> str:

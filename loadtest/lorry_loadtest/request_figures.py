@@ -16,7 +16,7 @@ class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     `index` is the request's place in the seeded stream and `plan` a checksum of what was asked, so
     that two runs are paired only where they asked the same. A latency that a request has not is
-    None.
+    None; `duration` is how long each attempt took, however it ended.
     """
 
     index: tuple[int, ...]
@@ -27,6 +27,7 @@ class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
     tpot: tuple[float | None, ...]
     e2e: tuple[float | None, ...]
     max_gap: tuple[float | None, ...]
+    duration: tuple[float, ...]
 
 
 def request_figures(cohort: Sequence[RequestRecord]) -> RequestFigures:
@@ -40,6 +41,7 @@ def request_figures(cohort: Sequence[RequestRecord]) -> RequestFigures:
         tpot=tuple(_rounded(metrics.tpot_ms(record)) for record in cohort),
         e2e=tuple(_rounded(metrics.e2e_ms(record)) for record in cohort),
         max_gap=tuple(_rounded(metrics.max_gap_ms(record)) for record in cohort),
+        duration=tuple(round(metrics.duration_ms(record), 3) for record in cohort),
     )
 
 

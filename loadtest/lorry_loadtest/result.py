@@ -48,7 +48,11 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         """The level that a gate compares: the last one on the way up."""
         places = [place for place, level in enumerate(self.levels) if not level.descending]
         level = self.levels[places[-1]]
-        return GatedRun(figures=self.requests[places[-1]], window_s=level.window_s)
+        return GatedRun(
+            figures=self.requests[places[-1]],
+            window_s=level.window_s,
+            concurrency=level.concurrency if level.rate_per_s is None else None,
+        )
 
     @property
     def num_failed(self) -> int:

@@ -63,6 +63,25 @@ def test_a_server_that_meets_nothing_is_said_to_meet_nothing() -> None:
     assert levels
 
 
+def test_a_rate_with_too_few_requests_to_tell_is_left_upwards() -> None:
+    """A p95 needs 200 requests, of which a minute at one per second has 60."""
+    server = Server(7.4)
+
+    found, _ = find_max(server.measure, parse_objectives("ttft_p95<100ms"))
+
+    assert 7.0 < found.rate_per_s <= 7.4
+    assert [point.rate_per_s for point in server.points[:4]] == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_nothing_is_claimed_below_the_lowest_rate_that_can_be_told_of() -> None:
+    server = Server(1.5)
+
+    found, _ = find_max(server.measure, parse_objectives("ttft_p95<100ms"))
+
+    assert (found.rate_per_s, found.missed_per_s) == (0.0, 4.0)
+    assert found.limited_by == "TTFT p95"
+
+
 def test_a_server_without_a_limit_is_not_searched_for_ever() -> None:
     class Endless(Server):
         def measure(self, point: LoadPoint) -> LevelRun:

@@ -99,6 +99,20 @@ def test_failures_of_the_candidate_lower_goodput() -> None:
     assert gate_exit_code([result]) == 1
 
 
+def test_a_slower_server_gives_less_throughput_in_a_closed_loop() -> None:
+    """Though the requests that both runs got to have the same tokens."""
+    baseline, candidate = simulated_pair(1, slower=0.25)
+    closed = [msgspec.structs.replace(run, concurrency=8) for run in (baseline, candidate)]
+
+    (result,) = judge_gate(closed[0], closed[1], parse_gate("throughput:-5%"))
+    (of_arrivals,) = judge_gate(baseline, candidate, parse_gate("throughput:-5%"))
+
+    assert result.status == "regression"
+    assert result.ratio == pytest.approx(0.8, abs=0.01)
+    assert of_arrivals.ratio == pytest.approx(1.0)
+    assert result.baseline == pytest.approx(64 * 8 / (73 * 0.0203), rel=0.05)
+
+
 def test_goodput_counts_what_meets_the_objectives() -> None:
     baseline, candidate = simulated_pair(1, slower=0.5)
     objectives = parse_objectives("tpot_p95<25ms")
@@ -128,9 +142,9 @@ def test_requests_are_paired_by_their_index_in_the_stream() -> None:
 def test_pairing_takes_away_what_requests_have_in_common() -> None:
     baseline, candidate = simulated_pair(5, spread=1.0, noise=0.01, drift=0.0)
 
-    paired = paired_ratio(baseline.figures.tpot, candidate.figures.tpot, mean)  # type: ignore[arg-type]
+    paired = paired_ratio(baseline.figures.tpot, candidate.figures.tpot, mean, series=[0.0])  # type: ignore[arg-type]
     shuffled = sorted(candidate.figures.tpot)  # type: ignore[type-var]
-    unpaired = paired_ratio(baseline.figures.tpot, shuffled, mean)  # type: ignore[arg-type]
+    unpaired = paired_ratio(baseline.figures.tpot, shuffled, mean, series=[0.0])  # type: ignore[arg-type]
 
     assert paired.error < unpaired.error / 5
 

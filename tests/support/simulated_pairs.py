@@ -53,5 +53,6 @@ def _run(tpots: list[float]) -> GatedRun:
             tpot=tuple(tpots),
             e2e=tuple(73 * tpot for tpot in tpots),
             max_gap=tuple(2 * tpot for tpot in tpots),
+            duration=tuple(73 * tpot for tpot in tpots),
         ),
     )

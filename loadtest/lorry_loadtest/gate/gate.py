@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
-from lorry_loadtest.gate.limit import GateLimit
+from lorry_loadtest.gate.limit import GateLimit, GateStatistic
 from lorry_loadtest.gate.pairing import Pairs, pair
 from lorry_loadtest.request_figures import RequestFigures
 from lorry_loadtest.slo import Objective
-from lorry_loadtest.statistics.bootstrap import RatioEstimate, Statistic, paired_ratio
+from lorry_loadtest.statistics.bootstrap import RatioEstimate, differences, paired_ratio
 from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 
 GateStatus = Literal["pass", "regression", "undecided"]
@@ -23,10 +23,14 @@ EXIT_UNDECIDED = 3
 
 
 class GatedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One side: the requests of a level, over `window_s` seconds."""
+    """One side: the requests of a level, over `window_s` seconds.
+
+    `concurrency` is the number of users of a closed loop, None of an open one.
+    """
 
     figures: RequestFigures
     window_s: float
+    concurrency: int | None = None
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,29 +82,74 @@ def _judge(
     *,
     objectives: tuple[Objective, ...],
 ) -> GateResult:
-    if limit.metric == "goodput":
-        values = pairs.good(objectives)
-    elif limit.metric == "throughput":
-        values = pairs.tokens()
-    else:
-        values = pairs.latencies(limit)
-    statistic, needed = _statistic(limit)
-    scale = (1.0, 1.0) if limit.statistic else (1 / baseline.window_s, 1 / candidate.window_s)
-    a, b = ([value * factor for value in side] for side, factor in zip(values, scale, strict=True))
-    if len(a) < needed or not statistic(a) > 0.0:
-        return _undecidable(limit, len(a), needed)
-    estimate = paired_ratio(a, b, statistic)
+    if limit.statistic is None:
+        return _judge_rate(limit, pairs, baseline, candidate, objectives=objectives)
+    statistic, needed = _statistic(limit.statistic)
+    a, b = pairs.latencies(limit)
+    if len(a) < needed:
+        return _undecidable(limit, len(a), f"{len(a)} pairs, {needed} are needed")
+    estimate = paired_ratio(a, b, statistic, series=differences(a, b))
+    return _result(limit, estimate, statistic(a), statistic(b), num_pairs=len(a))
+
+
+def _judge_rate(
+    limit: GateLimit,
+    pairs: Pairs,
+    baseline: GatedRun,
+    candidate: GatedRun,
+    *,
+    objectives: tuple[Objective, ...],
+) -> GateResult:
+    """What the requests gave over the time that they stand for.
+
+    In an open loop each stands for the same share of the window. In a closed one a faster server is
+    asked for more, and the pairs are only what both runs got to; there each request stands for its
+    own duration over the number of users.
+    """
+    amounts = pairs.good(objectives) if limit.metric == "goodput" else pairs.tokens()
+    durations = pairs.durations_s()
+    a, b = (
+        list(zip(amount, _times(run, duration), strict=True))
+        for run, amount, duration in zip((baseline, candidate), amounts, durations, strict=True)
+    )
+    if not _rate(a) > 0.0:
+        return _undecidable(limit, len(a), "the baseline is zero")
+    series = differences(*amounts) if baseline.concurrency is None else differences(*durations)
+    estimate = paired_ratio(a, b, _rate, series=series)
+    return _result(limit, estimate, _rate(a), _rate(b), num_pairs=len(a))
+
+
+def _times(run: GatedRun, durations_s: Sequence[float]) -> list[float]:
+    if run.concurrency is None:
+        return [run.window_s / len(run.figures.index)] * len(durations_s)
+    return [duration / run.concurrency for duration in durations_s]
+
+
+def _rate(values: Sequence[tuple[float, float]]) -> float:
+    """Amounts over times; 0 when there was no time."""
+    time_s = math.fsum(time for _, time in values)
+    return math.fsum(amount for amount, _ in values) / time_s if time_s else 0.0
+
+
+def _result(
+    limit: GateLimit,
+    estimate: RatioEstimate,
+    baseline: float,
+    candidate: float,
+    *,
+    num_pairs: int,
+) -> GateResult:
     status, reason = _decide(limit, estimate)
     return GateResult(
         limit=limit,
         status=status,
-        baseline=statistic(a),
-        candidate=statistic(b),
+        baseline=baseline,
+        candidate=candidate,
         ratio=estimate.ratio,
         low=estimate.bound(1 - CONFIDENCE),
         high=estimate.bound(CONFIDENCE),
         power=estimate.power(limit.ratio, confidence=CONFIDENCE),
-        num_pairs=len(a),
+        num_pairs=num_pairs,
         reason=reason,
     )
 
@@ -131,10 +180,7 @@ def _times_longer(limit: GateLimit, estimate: RatioEstimate) -> int:
     return max(2, math.ceil((estimate.error / wanted) ** 2))
 
 
-def _undecidable(limit: GateLimit, num_pairs: int, needed: int) -> GateResult:
-    reason = (
-        f"{num_pairs} pairs, {needed} are needed" if num_pairs < needed else "the baseline is zero"
-    )
+def _undecidable(limit: GateLimit, num_pairs: int, reason: str) -> GateResult:
     return GateResult(
         limit=limit,
         status="undecided",
@@ -149,13 +195,11 @@ def _undecidable(limit: GateLimit, num_pairs: int, needed: int) -> GateResult:
     )
 
 
-def _statistic(limit: GateLimit) -> tuple[Statistic, int]:
+def _statistic(name: GateStatistic) -> tuple[Callable[[Sequence[float]], float], int]:
     """What is computed from each side, and the fewest pairs for it."""
-    if limit.statistic is None:
-        return math.fsum, 20
-    if limit.statistic == "mean":
+    if name == "mean":
         return _mean, 20
-    q = int(limit.statistic[1:]) / 100
+    q = int(name[1:]) / 100
     return (lambda values: quantile(sorted(values), q)), samples_needed(q)
 
 

@@ -47,6 +47,12 @@ class Pairs:
             [float(self.b.tokens[j]) for _, j in self.places],
         )
 
+    def durations_s(self) -> tuple[list[float], list[float]]:
+        return (
+            [self.a.duration[i] / 1e3 for i, _ in self.places],
+            [self.b.duration[j] / 1e3 for _, j in self.places],
+        )
+
 
 def pair(a: RequestFigures, b: RequestFigures) -> Pairs:
     """By index in the seeded stream. Raises NotComparable when the streams are not the same."""

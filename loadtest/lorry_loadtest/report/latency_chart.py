@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorry_loadtest.headline import format_ms, load_label
+from lorry_loadtest.headline import format_ms, format_rate, load_label
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
@@ -142,7 +142,11 @@ def _labels(points: Sequence[_Point], x: Scale, y: Scale) -> str:
             continue
         taken.append(place)
         level = point.level
-        load = str(level.concurrency) if level.rate_per_s is None else f"{level.rate_per_s:.3g}/s"
+        load = (
+            str(level.concurrency)
+            if level.rate_per_s is None
+            else f"{format_rate(level.rate_per_s)}/s"
+        )
         is_knee = level is at_knee and len(points) > 2
         body += text(*place, f"{load}{' knee' if is_knee else ''}", anchor="middle", kind="load")
     return body

@@ -78,11 +78,12 @@ def _chart(name: str, points: Sequence[LivePoint], curves: Sequence[tuple[str, V
     y_ticks = nice_ticks(highest * 1.06, most=5)
     x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
     body = frame(_PLOT, x=x, y=y, x_ticks=x_ticks, y_ticks=y_ticks, x_title="seconds", y_title=name)
-    for kind, value in curves:
+    # one label above its line and one below, since the lines may lie close together
+    for (kind, value), below in zip(curves, (-2.0, 11.0), strict=False):
         line = [(x.at(p.t_s), y.at(v)) for p in points if (v := value(p)) is not None]
         body += polyline(line, kind=f"{kind} curve")
         if line and len(curves) > 1:
-            body += text(line[-1][0] + 3, line[-1][1] + 4, kind, anchor="start")
+            body += text(line[-1][0] + 3, line[-1][1] + below, kind, anchor="start")
     return svg(_WIDTH, _HEIGHT, body, label=name)
 
 

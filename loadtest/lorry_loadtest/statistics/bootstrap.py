@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeVar
 
 from lorry_loadtest.statistics.quantiles import quantile
 
-Statistic = Callable[[Sequence[float]], float]
+Value = TypeVar("Value")
 
 NUM_RESAMPLES = 600
 
@@ -41,14 +42,18 @@ class RatioEstimate:
 
 
 def paired_ratio(
-    a: Sequence[float],
-    b: Sequence[float],
-    statistic: Statistic,
+    a: Sequence[Value],
+    b: Sequence[Value],
+    statistic: Callable[[Sequence[Value]], float],
     *,
+    series: Sequence[float],
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> RatioEstimate:
     """The ratio of a statistic of `b` to that of `a`; `a[i]` and `b[i]` are of the same request.
+
+    `series` is the difference of each pair, by which it is seen how far neighbours depend on each
+    other.
 
     Both are in the order of time. Blocks of neighbours are drawn together, the same ones on both
     sides, so that neither what a request is like nor slow changes of a server widen or narrow the
@@ -59,14 +64,14 @@ def paired_ratio(
     assert n == len(b) >= 2
     # twice the best length for the error's own error: too short makes it too small, and that
     # costs more than what too long costs
-    block = max(1, min(2 * block_length(differences(a, b)), n // 10))
+    block = max(1, min(2 * block_length(series), n // 10))
     rng = random.Random(seed)
     ratios = []
     num_blocks = math.ceil(n / block)
     twice_a, twice_b = [*a, *a], [*b, *b]
     for _ in range(num_resamples):
-        drawn_a: list[float] = []
-        drawn_b: list[float] = []
+        drawn_a: list[Value] = []
+        drawn_b: list[Value] = []
         for _ in range(num_blocks):
             start = rng.randrange(n)
             drawn_a += twice_a[start : start + block]
