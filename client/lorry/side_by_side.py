@@ -36,7 +36,7 @@ def wrap(text: str, cells: int) -> list[str]:
         line = paragraph
         while num_cells(line) > cells:
             cut = _cut(line, cells)
-            lines.append(line[:cut].rstrip())
+            lines.append(line[:cut].rstrip(" "))
             line = line[cut:].lstrip(" ")
         if line or not paragraph:
             lines.append(line)
