@@ -41,16 +41,15 @@ from lorry.errors import (
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.health import Health
-from lorry.limits.adaptive import AdaptiveLimit, LimitChange
 from lorry.limits.base import Limiter, Permit
 from lorry.limits.fixed import Limit
-from lorry.limits.rate import RateLimit
 from lorry.middleware import CallNext, Middleware
 from lorry.options import ChatOptions, GenerateOptions
 from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
-from lorry.stream import TextStream, TokenStream
+from lorry.stream import EventStream, TextStream, TokenStream
+from lorry.stream_events import Finished, KeepAlive, Started
 from lorry.sweep import sweep
 from lorry.timeout import Timeout
 from lorry.timing import AttemptTiming, Timing
@@ -67,6 +66,8 @@ if TYPE_CHECKING:
     from lorry.blocking.client import Client
     from lorry.classify import Classification, Entity
     from lorry.embeddings import Embeddings
+    from lorry.limits.adaptive import AdaptiveLimit, LimitChange
+    from lorry.limits.rate import RateLimit
     from lorry.server_metrics import ServerMetrics
     from lorry.sweep.compare import Comparison, compare
     from lorry.sweep.point import SweepPoint
@@ -83,6 +84,7 @@ _LATE = {
     "FaultTransport": "lorry.transports.faults",
     "RecordingTransport": "lorry.transports.record",
     "ReplayTransport": "lorry.transports.replay",
+    "AdaptiveLimit": "lorry.limits.adaptive",
     "Arrivals": "lorry.batch.arrivals",
     "BatchOptions": "lorry.batch.settings",
     "BatchRun": "lorry.batch.run",
@@ -94,8 +96,10 @@ _LATE = {
     "Embeddings": "lorry.embeddings",
     "Entity": "lorry.classify",
     "Gamma": "lorry.batch.arrivals",
+    "LimitChange": "lorry.limits.adaptive",
     "Poisson": "lorry.batch.arrivals",
     "Progress": "lorry.batch.progress",
+    "RateLimit": "lorry.limits.rate",
     "Request": "lorry.batch.request",
     "ServerMetrics": "lorry.server_metrics",
     "SweepPoint": "lorry.sweep.point",
@@ -137,13 +141,16 @@ __all__ = [
     "Endpoint",
     "EndpointStats",
     "Entity",
+    "EventStream",
     "FaultTransport",
+    "Finished",
     "Forbidden",
     "Gamma",
     "GenerateOptions",
     "Generation",
     "HTTPStatusError",
     "Health",
+    "KeepAlive",
     "Limit",
     "LimitChange",
     "Limiter",
@@ -166,6 +173,7 @@ __all__ = [
     "ServerMetrics",
     "ServerStreamError",
     "ServerTiming",
+    "Started",
     "StreamCancelled",
     "StreamError",
     "StreamProtocolError",

@@ -7,7 +7,7 @@ chat, come down to one `Delta` per chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,10 +16,10 @@ from lorry.error_mapping import read_error_report, stream_error
 from lorry.errors import StreamProtocolError
 from lorry.generation import Generation, ServerTiming, Token, Usage
 from lorry.options import CallOptions
-from lorry.timing import Timing
+from lorry.timing import Stopwatch, Timing
 from lorry.tool_calls import ToolCallBuilder
 from lorry.types import chat, common
-from lorry.types.completions import Completion, CompletionLogprobs
+from lorry.types.completions import Completion, CompletionChoice, CompletionLogprobs
 
 _DONE = b"[DONE]"
 _BRACE = 0x7B  # what every event but [DONE] begins with
@@ -54,17 +54,13 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     timings: common.Timings | None = None
     tool_calls: Sequence[chat.MessageToolCall] | None = None
 
-    @property
-    def is_final(self) -> bool:
-        """It ends the text or follows its end; such chunks carry what servers add of their own."""
-        return self.finish_reason is not None or self.usage is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one route answers: a reader for whole answers and one for the chunks of a stream."""
+    """How one route answers: a reader for whole answers, with what they have no place for, and one
+    for the chunks of a stream."""
 
-    read_answer: Callable[[bytes], Delta]
+    read_answer: Callable[[bytes], tuple[Delta, dict[str, Any]]]
     read_chunk: Callable[[bytes], Delta]
 
 
@@ -105,19 +101,25 @@ class GenerationBuilder:
             self._has_ended = True
             return []
         delta = self._dialect.read_chunk(data)
-        if delta.is_final:
+        # such chunks carry what servers add of their own: they end the text or follow its end
+        if delta.finish_reason is not None or delta.usage is not None:
             self._extra.update(_unknown_fields(data))
         return self._add(delta, t_ns=t_ns)
 
     def add_answer(self, body: bytes, *, t_ns: int) -> None:
         """Take a whole, not streamed answer."""
-        delta = self._dialect.read_answer(body)
-        self._extra.update(_unknown_fields(body))
+        delta, self._extra = self._dialect.read_answer(body)
         self._add(delta, t_ns=t_ns)
         self._has_ended = True
 
+    def timing(self, stopwatch: Stopwatch) -> Timing:
+        """The record so far, with the server's count of tokens and its account of the time."""
+        counts = self._usage
+        num_tokens = (len(self._tokens) or None) if counts is None else counts.completion_tokens
+        return stopwatch.snapshot(num_tokens=num_tokens, server=self._timings)
+
     def build(
-        self, timing: Timing, *, options: CallOptions, endpoint: str, keeps_tokens: bool
+        self, stopwatch: Stopwatch, *, options: CallOptions, endpoint: str, keeps_tokens: bool
     ) -> Generation:
         """`keeps_tokens`: single tokens mean something, because of stamps or logprobs."""
         ids, prompt_ids = self._token_ids, self._prompt_token_ids
@@ -126,7 +128,7 @@ class GenerationBuilder:
             tool_calls=self._tool_calls.build(),
             finish_reason=self._last.finish_reason,
             usage=self.usage,
-            timing=timing if self._timings is None else replace(timing, server=self._timings),
+            timing=self.timing(stopwatch),
             request_id=options.request_id,
             endpoint=endpoint,
             model=self._last.model,
@@ -136,7 +138,7 @@ class GenerationBuilder:
             tokens=tuple(self._tokens) if keeps_tokens else None,
             stop_reason=self._last.stop_reason,
             seed=options.sampling.get("seed"),
-            attempts=len(timing.attempts),
+            attempts=len(stopwatch.attempts),
             server=self._timings,
             tag=options.tag,
             extra=dict(self._extra),
@@ -202,8 +204,19 @@ class GenerationBuilder:
         ]
 
 
-def _completion_delta(data: bytes) -> Delta:
-    answer = _decode(data, _COMPLETION_DECODER, Completion)
+def _completion_chunk_delta(data: bytes) -> Delta:
+    return _completion_delta(_decode(data, _COMPLETION_DECODER, Completion))
+
+
+def _completion_answer(data: bytes) -> tuple[Delta, dict[str, Any]]:
+    try:
+        return _completion_delta(_KNOWN_COMPLETION_DECODER.decode(data)), {}
+    except msgspec.DecodeError:  # it has other fields too, or is none
+        answer = _decode(data, _COMPLETION_DECODER, Completion)
+    return _completion_delta(answer), _unknown_fields(data)
+
+
+def _completion_delta(answer: Completion) -> Delta:
     if not answer.choices:
         return Delta(answer.model, usage=answer.usage, timings=answer.timings)
     choice = answer.choices[0]
@@ -220,8 +233,12 @@ def _completion_delta(data: bytes) -> Delta:
     )
 
 
-def _chat_answer_delta(data: bytes) -> Delta:
+def _chat_answer(data: bytes) -> tuple[Delta, dict[str, Any]]:
     answer = _decode(data, _CHAT_DECODER, chat.ChatCompletion)
+    return _chat_answer_delta(answer), _unknown_fields(data)
+
+
+def _chat_answer_delta(answer: chat.ChatCompletion) -> Delta:
     if not answer.choices:
         return Delta(answer.model, usage=answer.usage, timings=answer.timings)
     choice = answer.choices[0]
@@ -256,6 +273,16 @@ def _chat_chunk_delta(data: bytes) -> Delta:
         timings=answer.timings,
         tool_calls=choice.delta.tool_calls,
     )
+
+
+class _KnownChoice(CompletionChoice, frozen=True, forbid_unknown_fields=True):
+    """A choice without other fields."""
+
+
+class _KnownCompletion(Completion, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An answer without fields that a generation has no place for, as most are: read only once."""
+
+    choices: list[_KnownChoice]  # type: ignore[assignment]  # read and never written
 
 
 def _completion_logprobs(logprobs: CompletionLogprobs) -> list[TokenLogprob]:
@@ -344,8 +371,9 @@ _FIELDS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CHOICES_DECODER = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _TIMINGS_DECODER = msgspec.json.Decoder(ServerTiming | None)
 _COMPLETION_DECODER = msgspec.json.Decoder(Completion)
+_KNOWN_COMPLETION_DECODER = msgspec.json.Decoder(_KnownCompletion)
 _CHAT_DECODER = msgspec.json.Decoder(chat.ChatCompletion)
 _CHAT_CHUNK_DECODER = msgspec.json.Decoder(chat.ChatCompletionChunk)
 
-COMPLETIONS = Dialect(read_answer=_completion_delta, read_chunk=_completion_delta)
-CHAT = Dialect(read_answer=_chat_answer_delta, read_chunk=_chat_chunk_delta)
+COMPLETIONS = Dialect(read_answer=_completion_answer, read_chunk=_completion_chunk_delta)
+CHAT = Dialect(read_answer=_chat_answer, read_chunk=_chat_chunk_delta)

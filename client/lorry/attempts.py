@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -22,7 +22,7 @@ import msgspec
 
 from lorry.balancing import Balancer, EndpointState, Visit
 from lorry.call_outcome import concluded
-from lorry.error_mapping import status_error
+from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     AdapterLoading,
     ClientError,
@@ -47,13 +47,12 @@ _SAFE_IN_KEYS = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is to be sent and in what time. `api_key` only serves to blot it out.
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be sent and in what time.
 
-    `make_key` makes the key of each attempt; `api_key` is None then. With `takes_any_status` an
-    answer with any status is an answer. `num_tokens` is what a limiter takes the call for. `pinned`
-    is the one server that it may go to; None leaves the choice to the balancer.
+    `make_key` makes the key of each attempt. With `takes_any_status` an answer with any status is an
+    answer. `num_tokens` is what a limiter takes the call for. `pinned` is the one server that it may
+    go to; None leaves the choice to the balancer.
     """
 
     method: str
@@ -61,14 +60,17 @@ class Call:
     request_id: str
     timeout: Timeout
     retry: RetryPolicy
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str]
+    body: bytes | None = None
     adapter: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    make_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
+    make_key: Callable[[], Awaitable[str]] | None = None
     num_tokens: int = 0
     takes_any_status: bool = False
-    pinned: EndpointState | None = field(default=None, repr=False)
+    pinned: EndpointState | None = None
+
+    def __repr__(self) -> str:
+        # headers may hold a key, and the body a prompt
+        return f"Call({self.method} {self.path}, request_id={self.request_id!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,7 @@ class Attempts:
         self._outlet = outlet
         self._stopwatch = stopwatch
         self._visit: Visit | None = None
-        # servers may refuse a key with the characters of which quoted strings are made
-        id_ = call.request_id
-        self._key = id_ if id_.isalnum() else quote(id_, safe=_SAFE_IN_KEYS)
+        self._key = idempotency_key(call.request_id)
         states = outlet.balancer.states
         self._state = call.pinned or (states[0] if len(states) == 1 else None)
 
@@ -171,7 +171,7 @@ class Attempts:
 
     async def _attempt(self, state: EndpointState, turn: Turn) -> WireResponse:
         call = self._call
-        key = call.api_key
+        key: str | None = None
         if call.make_key is not None:
             key = await turn.within(_made_key(call.make_key), phase="queue")
         attempt = self._stopwatch.start_attempt(time.perf_counter_ns())
@@ -246,7 +246,8 @@ class Attempts:
                 response.abort()
                 await response.aclose()
                 raise
-            problem = status_error(response.status, response.headers, body, secret=key)
+            secret = key or carried_key(self._call.headers)
+            problem = status_error(response.status, response.headers, body, secret=secret)
         await response.aclose()
         raise problem
 
@@ -271,6 +272,14 @@ class Attempts:
         failure.endpoint = self.endpoint
         failure.adapter = self._call.adapter
         failure.attempts = len(self._stopwatch.attempts)
+
+
+def idempotency_key(request_id: str) -> str:
+    """The key of a request and its repetitions.
+
+    Servers may refuse one with the characters of which quoted strings are made, so these are escaped.
+    """
+    return request_id if request_id.isalnum() else quote(request_id, safe=_SAFE_IN_KEYS)
 
 
 def _is_success(response: WireResponse) -> bool:

@@ -12,9 +12,10 @@ from typing import Any, Literal, overload
 import msgspec
 
 from lorry.errors import StreamProtocolError
+from lorry.exchange import Exchange
 from lorry.options import CallOptions, resolve
 from lorry.request_body import BASE_MODEL, encode_body
-from lorry.session import Session
+from lorry.session import Session, answer_to
 from lorry.timeout import Timeout
 
 
@@ -118,38 +119,36 @@ class Classify:
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         labels: list[Classification] | list[list[Entity]]
         if dialect == "vllm":
-            labels = await self._labels(texts, options)
+            body = {"model": options.adapter or BASE_MODEL, "input": texts}
+            exchange = self._exchange("/classify", body, options)
+            labels = _labels(await answer_to(exchange, _VllmAnswer))
         else:
-            labels = await self._entities(texts, options)
+            exchange = self._exchange("/classify_batch", {"inputs": texts}, options)
+            labels = _entities(await answer_to(exchange, list[list[_LoraxEntity]]))
         if len(labels) != len(texts):
-            raise StreamProtocolError(f"{len(labels)} answers came for {len(texts)} inputs")
+            problem = StreamProtocolError(f"{len(labels)} answers came for {len(texts)} inputs")
+            exchange.describe(problem)
+            raise problem
         return labels
 
-    async def _labels(self, texts: list[str], options: CallOptions) -> list[Classification]:
-        body = {"model": options.adapter or BASE_MODEL, "input": texts}
-        answer = await self._session.fetch(
+    def _exchange(self, path: str, body: dict[str, Any], options: CallOptions) -> Exchange:
+        return self._session.exchange(
             "POST",
-            "/classify",
-            _VllmAnswer,
+            path,
             options=options,
             body=encode_body(body, options.extra_body),
             takes_turn=True,
             any_server=True,
         )
-        items = sorted(answer.data, key=lambda item: item.index)
-        return [Classification(item.label, tuple(item.probs)) for item in items]
 
-    async def _entities(self, texts: list[str], options: CallOptions) -> list[list[Entity]]:
-        answer = await self._session.fetch(
-            "POST",
-            "/classify_batch",
-            list[list[_LoraxEntity]],
-            options=options,
-            body=encode_body({"inputs": texts}, options.extra_body),
-            takes_turn=True,
-            any_server=True,
-        )
-        return [
-            [Entity(item.entity_group, item.word, item.score, item.start, item.end) for item in of]
-            for of in answer
-        ]
+
+def _labels(answer: _VllmAnswer) -> list[Classification]:
+    items = sorted(answer.data, key=lambda item: item.index)
+    return [Classification(item.label, tuple(item.probs)) for item in items]
+
+
+def _entities(answer: list[list[_LoraxEntity]]) -> list[list[Entity]]:
+    return [
+        [Entity(item.entity_group, item.word, item.score, item.start, item.end) for item in of]
+        for of in answer
+    ]

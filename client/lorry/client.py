@@ -16,8 +16,7 @@ from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
 from lorry.health import Health, check_health, wait_until_ready
-from lorry.limits.base import Limiter
-from lorry.limits.fixed import as_limiter
+from lorry.limits.fixed import LimitLike, as_limiter
 from lorry.middleware import Middleware, checked_middleware
 from lorry.models import Models
 from lorry.options import GenerateOptions, default_options
@@ -67,8 +66,8 @@ class AsyncClient:
     configured and left open, or a `Transport`.
 
     `api_key` may be an async function, which is asked for a key before each attempt. `limit` is how
-    many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`; without one,
-    as many are as are made. `defaults` are options of every generation that does not give them
+    many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`, or a list of
+    them, all of which hold; without one, as many are as are made. `defaults` are options of every generation that does not give them
     itself. Raises ConfigError for a wrong setting, TypeError for an unknown default.
     """
 
@@ -79,7 +78,7 @@ class AsyncClient:
         api_key: KeySource | None = None,
         timeout: Timeout | float | None = None,
         retry: RetryPolicy | int | None = None,
-        limit: int | Limiter | None = None,
+        limit: LimitLike | None = None,
         transport: TransportLike | None = None,
         middleware: Sequence[Middleware] = (),
         headers: Mapping[str, str] | None = None,
@@ -146,7 +145,7 @@ class AsyncClient:
         self,
         *,
         retry: RetryPolicy | int | None = None,
-        limit: int | Limiter | EllipsisType | None = ...,
+        limit: LimitLike | EllipsisType | None = ...,
         headers: Mapping[str, str] | None = None,
         **defaults: Unpack[GenerateOptions],
     ) -> Self:
@@ -173,7 +172,7 @@ class AsyncClient:
         return view
 
     async def warmup(self, connections: int = 0) -> None:
-        """Import the HTTP library and open so many connections now rather than in the first calls.
+        """Import the HTTP library and open so many connections to each server before the first call.
 
         Each asks the server for `/health`; any answer will do. A connection that nobody uses lasts
         some seconds. Raises ConnectError if the server is not there.
@@ -189,8 +188,9 @@ class AsyncClient:
     ) -> Generation:
         """Return one completed generation for a text or for token ids.
 
-        `GenerateOptions` lists the options: `max_tokens`, `adapter`, sampling, limits of time. Sends a single request that is not streamed, unless `token_times` or a limit on the first
-        token or on silence needs the stream. Cancelling the task closes the connection before
+        `GenerateOptions` lists the options: `max_tokens`, `adapter`, sampling, limits of time. Sends
+        a single request that is not streamed, unless `token_times` or a limit on the first token or
+        on silence needs the stream. Cancelling the task closes the connection before
         CancelledError leaves this call, so the server stops. Raises a subclass of ClientError.
         """
         return await self._completions.generate(prompt, options)

@@ -23,6 +23,9 @@ KeySource: TypeAlias = str | Callable[[], Awaitable[str]]
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 
+# a token, RFC 9110, 5.6.2
+_IN_HEADER_NAMES = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
@@ -66,7 +69,7 @@ def read_config(
         make_key, api_key = api_key, None
     elif api_key is not None:
         all_headers["authorization"] = f"Bearer {_checked_key(api_key)}"
-    all_headers.update({name.lower(): value for name, value in (headers or {}).items()})
+    all_headers.update(checked_headers(headers))
     return ClientConfig(
         endpoints=as_endpoints(_settled(base_url, environ.get("LORRY_BASE_URL"))),
         timeout=_timeout(timeout, environ.get("LORRY_TIMEOUT")),
@@ -87,8 +90,27 @@ def changed_config(
         limits = as_timeout(timeout, default=config.timeout)
     except ValueError as error:
         raise ConfigError(f"timeout is wrong: {error}") from error
-    added = {name.lower(): value for name, value in (headers or {}).items()}
-    return replace(config, timeout=limits, headers={**config.headers, **added})
+    all_headers = {**config.headers, **checked_headers(headers)}
+    return replace(config, timeout=limits, headers=all_headers)
+
+
+def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers with their names in small letters.
+
+    Raises ConfigError for what cannot be sent, and says the name only: the value may be a key. A
+    library below would find it too, and show it.
+    """
+    headers = {}
+    for name, value in (given or {}).items():
+        if not (name and _IN_HEADER_NAMES.issuperset(name.lower())):
+            raise ConfigError(f"headers has {name!r}, which is not the name of a header")
+        if not (isinstance(value, str) and value.replace("\t", " ").isprintable()):
+            raise ConfigError(
+                f"the header {name!r} has a value that cannot be sent; it must be a string without "
+                "line ends or other control characters"
+            )
+        headers[name.lower()] = value
+    return headers
 
 
 def _timeout(given: Timeout | float | None, variable: str | None) -> Timeout:

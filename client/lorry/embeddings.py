@@ -11,10 +11,13 @@ from typing import Any
 import msgspec
 
 from lorry.errors import StreamProtocolError
+from lorry.exchange import Exchange
 from lorry.options import resolve
 from lorry.request_body import BASE_MODEL, encode_body
-from lorry.session import Session
+from lorry.session import Session, answer_to
+from lorry.telemetry import observed
 from lorry.timeout import Timeout
+from lorry.timing import Timing
 
 PATH = "/v1/embeddings"
 
@@ -22,13 +25,16 @@ PATH = "/v1/embeddings"
 class Embeddings(msgspec.Struct, frozen=True):
     """One vector for each input, in its order: float32 arrays, which numpy reads without a copy.
 
-    `prompt_tokens` is what the server counted, None where it does not say.
+    `prompt_tokens` is what the server counted, None where it does not say. `timing` is that of a
+    call which is not streamed.
     """
 
     vectors: tuple[array[float], ...]
     model: str
     prompt_tokens: int | None
     request_id: str
+    endpoint: str
+    timing: Timing
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -92,27 +98,42 @@ class Embed:
             timeout=self._session.config.timeout,
         )
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        body: dict[str, Any] = {"model": adapter or BASE_MODEL, "input": texts}
+        body: dict[str, Any] = {"model": options.adapter or BASE_MODEL, "input": texts}
         if dimensions is not None:
             body["dimensions"] = dimensions
-        answer = await self._session.fetch(
+        exchange = self._session.exchange(
             "POST",
             PATH,
-            _Answer,
             options=options,
             body=encode_body(body, options.extra_body),
             takes_turn=True,
             any_server=True,
         )
-        items = sorted(answer.data, key=lambda item: item.index)
-        if len(items) != len(texts):
-            raise StreamProtocolError(f"{len(items)} vectors came for {len(texts)} inputs")
-        return Embeddings(
-            vectors=tuple(_vector(item.embedding) for item in items),
-            model=answer.model,
-            prompt_tokens=None if answer.usage is None else answer.usage.prompt_tokens,
-            request_id=options.request_id,
-        )
+        telemetry = self._session.telemetry
+        if telemetry is None:
+            return await _embed(exchange, num_texts=len(texts))
+        observation = telemetry.begin(PATH, texts, options, is_streamed=False)
+        return await observed(observation, _embed(exchange, num_texts=len(texts)))
+
+
+async def _embed(exchange: Exchange, *, num_texts: int) -> Embeddings:
+    answer = await answer_to(exchange, _Answer)
+    items = sorted(answer.data, key=lambda item: item.index)
+    try:
+        if len(items) != num_texts:
+            raise StreamProtocolError(f"{len(items)} vectors came for {num_texts} inputs")
+        vectors = tuple(_vector(item.embedding) for item in items)
+    except StreamProtocolError as error:
+        exchange.describe(error)
+        raise
+    return Embeddings(
+        vectors=vectors,
+        model=answer.model,
+        prompt_tokens=None if answer.usage is None else answer.usage.prompt_tokens,
+        request_id=exchange.call.request_id,
+        endpoint=exchange.endpoint,
+        timing=exchange.stopwatch.snapshot(),
+    )
 
 
 def _vector(embedding: list[float] | str) -> array[float]:

@@ -100,6 +100,12 @@ def status_error(
     )
 
 
+def carried_key(headers: Mapping[str, str]) -> str | None:
+    """The key that a request's headers carry, to be blotted out; their names are in small letters."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    return credentials or scheme or None
+
+
 def stream_error(report: ErrorReport) -> ServerStreamError | DeadlineExceeded:
     """Return the error for an error event inside a stream."""
     if _is_deadline(report):

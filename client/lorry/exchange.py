@@ -134,8 +134,10 @@ class Exchange:
 
         A connection whose answer was read to its end is given back instead. Harmless when repeated.
         """
-        await self._give_back_connection()
-        self._leave()
+        try:
+            await self._give_back_connection()
+        finally:  # also when the task is cancelled while the connection is being closed
+            self._leave()
 
     def abort(self) -> None:
         """Close the connection now, from wherever."""

@@ -14,6 +14,7 @@ from lorry.generation import Generation
 from lorry.options import CallOptions, GenerateOptions
 from lorry.session import Session
 from lorry.stream import TokenStream
+from lorry.telemetry import observed
 
 _Prompt = TypeVar("_Prompt", contravariant=True)
 
@@ -66,14 +67,7 @@ class GenerateRoute(Generic[_Prompt]):
         if telemetry is None:
             return await self._whole(exchange, resolved)
         observation = telemetry.begin(self._path, prompt, resolved, is_streamed=False)
-        try:
-            with observation.sending():
-                generation = await self._whole(exchange, resolved)
-        except BaseException as error:
-            observation.ended(None, error)
-            raise
-        observation.ended(generation, None)
-        return generation
+        return await observed(observation, self._whole(exchange, resolved))
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
         """A stream whose request has not been sent."""
@@ -89,7 +83,7 @@ class GenerateRoute(Generic[_Prompt]):
             exchange.describe(error)
             raise
         return builder.build(
-            exchange.stopwatch.snapshot(num_tokens=builder.usage.completion_tokens),
+            exchange.stopwatch,
             options=options,
             endpoint=exchange.endpoint,
             keeps_tokens="logprobs" in options.sampling,

@@ -63,6 +63,6 @@ async def _problem_of(session: Session) -> str | None:
     """What stands in the way of one server's work, None if nothing does."""
     try:
         health = await check_health(session)
-    except (ConnectError, ConnectionLost) as error:
+    except (ConnectError, ConnectionLost, DeadlineExceeded) as error:
         return str(error)
     return None if health.is_ready else health.detail

@@ -8,7 +8,6 @@ stamps of tokens, and so that a stream which ends before its end is an error.
 
 from __future__ import annotations
 
-import time
 from types import ModuleType
 from typing import Any, NoReturn, Self
 
@@ -24,6 +23,8 @@ from lorry.errors import (
     HTTPStatusError,
     RetriesExhausted,
     StreamError,
+    StreamProtocolError,
+    StreamTruncated,
 )
 from lorry.exchange import Exchange
 from lorry.options import CallOptions, resolve
@@ -164,31 +165,37 @@ class _Body:
         try:
             data = await self._exchange.read()
         except ClientError as error:
-            await self.aclose()
             if self._is_complete and isinstance(error, ConnectionLost):
-                raise StopAsyncIteration from None  # nothing of the text is missing
+                self._exchange.end()  # nothing of the text is missing
+                await self.aclose()
+                raise StopAsyncIteration from None
+            self._exchange.describe(error)
+            await self.aclose()
             _raise_translated(error, self._library)
         if data:
             if self._reader is not None:
                 self._reader.read(data)
             return data
-        await self.aclose()
         if self._reader is not None and self._reader.is_cut:
-            raise self._library.RemoteProtocolError(
-                "the stream ended without a finish reason and without [DONE]"
-            )
+            cut = StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            self._exchange.describe(cut)
+            await self.aclose()
+            _raise_translated(cut, self._library)
+        if self._reader is None or self._reader.failure is None:
+            self._exchange.end()
+        await self.aclose()
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._reader is not None and self._reader.failure is not None:
+            self._exchange.describe(self._reader.failure)
         if self._reader is not None and self._reader.has_ended:
             await self._exchange.finish()
             return
         await self._exchange.close()
-        if self._exchange.stopwatch.done_ns is None:
-            self._exchange.stopwatch.done_ns = time.perf_counter_ns()
 
     @property
     def _is_complete(self) -> bool:
@@ -207,6 +214,7 @@ class _StreamReader:
         self._decoder = SSEDecoder()
         self._builder = GenerationBuilder(dialect)
         self._can_read = True
+        self.failure: ClientError | None = None  # that the server reported
 
     def read(self, data: bytes) -> None:
         if not self._can_read:
@@ -218,8 +226,10 @@ class _StreamReader:
                 if tokens:
                     stopwatch.tokens_came(len(tokens))
                     self._exchange.first_token_came()
-        except ClientError:
+        except ClientError as error:
             self._can_read = False
+            if not isinstance(error, StreamProtocolError):
+                self.failure = error
             self._exchange.first_token_came()
             return
         if self._builder.is_complete:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict
+
+import msgspec
 
 from lorry.timeout import Timeout
 
@@ -60,8 +61,7 @@ _LOCAL = frozenset({"deadline", "timeout", "token_times", "request_id", "tag", "
 _ONE_CHOICE = "a call has one choice; for several answers, call several times, each with a seed"
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one call, resolved. `sampling` holds the fields that go to the server."""
 
     sampling: dict[str, Any]

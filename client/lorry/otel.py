@@ -1,4 +1,4 @@
-"""OpenTelemetry for a client: a span and metrics for every generation, trace context on the wire.
+"""OpenTelemetry for a client: spans and metrics of what models are asked, trace context on the wire.
 
     import lorry.otel
     lorry.otel.instrument(client)
@@ -25,13 +25,19 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, Trac
 
 from lorry._version import __version__
 from lorry.client import AsyncClient
+from lorry.embeddings import Embeddings
 from lorry.errors import ClientError, ConfigError, StreamCancelled
-from lorry.generation import Generation
 from lorry.options import CallOptions
+from lorry.telemetry import Result
 from lorry.timing import Timing
+from lorry.types.chat import ChatMessage
 
 PROVIDER = "lorry"
-_OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
 _SECONDS = [0.01 * 2**exponent for exponent in range(14)]
 _TOKENS = [float(4**exponent) for exponent in range(14)]
 # attributes of the request, by the option that they record
@@ -53,10 +59,10 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     capture_content: bool = False,
 ) -> None:
-    """Record a client's generations from now on; the providers are the global ones if not given.
+    """Record a client's generations and embeddings from now on, and those of its views.
 
-    Its views are recorded with it. `capture_content` puts prompts and
-    texts on the spans. Raises ConfigError for a client that is instrumented already.
+    The providers are the global ones if not given. `capture_content` puts prompts and texts of
+    generations on the spans. Raises ConfigError for a client that is instrumented already.
     """
     session = client._session
     if session.telemetry is not None:
@@ -83,7 +89,7 @@ class OpenTelemetry:
 
     def begin(
         self, path: str, prompt: Any, options: CallOptions, *, is_streamed: bool
-    ) -> GenerationSpan:
+    ) -> CallSpan:
         shared: dict[str, Any] = {
             "gen_ai.operation.name": _OPERATIONS.get(path, path),
             "gen_ai.provider.name": PROVIDER,
@@ -99,7 +105,7 @@ class OpenTelemetry:
             messages = _input_messages(prompt)
             if messages:
                 span.set_attribute("gen_ai.input.messages", json.dumps(messages))
-        return GenerationSpan(
+        return CallSpan(
             span,
             self._instruments,
             shared=shared,
@@ -111,8 +117,8 @@ class OpenTelemetry:
         propagate.inject(headers)
 
 
-class GenerationSpan:
-    """The `Observation` of one generation: its span, and the numbers when it has ended."""
+class CallSpan:
+    """The `Observation` of one call: its span, and the numbers when it has ended."""
 
     def __init__(
         self,
@@ -141,7 +147,7 @@ class GenerationSpan:
         ):
             yield
 
-    def ended(self, result: Generation | None, error: BaseException | None) -> None:
+    def ended(self, result: Result | None, error: BaseException | None) -> None:
         span, shared = self._span, self._shared
         endpoint = result.endpoint if result is not None else getattr(error, "endpoint", None)
         shared.update(_server_attributes(endpoint))
@@ -161,17 +167,11 @@ class GenerationSpan:
         self._record(result, timing)
         span.end()
 
-    def _describe_result(self, result: Generation) -> None:
-        span, usage = self._span, result.usage
-        for name, value in (
-            ("lorry.request.id", result.request_id),
-            ("gen_ai.usage.input_tokens", usage.prompt_tokens),
-            ("gen_ai.usage.output_tokens", usage.completion_tokens),
-            ("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens),
-            ("gen_ai.response.finish_reasons", result.finish_reason and [result.finish_reason]),
-        ):
-            if value is not None:
-                span.set_attribute(name, value)
+    def _describe_result(self, result: Result) -> None:
+        span = self._span
+        span.set_attributes({k: v for k, v in _result_attributes(result).items() if v is not None})
+        if isinstance(result, Embeddings):
+            return
         if self._captures_content and span.is_recording():
             message = {
                 "role": "assistant",
@@ -180,17 +180,15 @@ class GenerationSpan:
             }
             span.set_attribute("gen_ai.output.messages", json.dumps([message]))
 
-    def _record(self, result: Generation | None, timing: Timing | None) -> None:
+    def _record(self, result: Result | None, timing: Timing | None) -> None:
         instruments, shared = self._instruments, self._shared
         # histograms other than the duration's have no error among their attributes
         clean = {name: value for name, value in shared.items() if name != "error.type"}
         instruments.duration.record(time.perf_counter() - self._started, shared)
         if result is not None:
-            usage = result.usage
-            for kind, count in (
-                ("input", usage.prompt_tokens),
-                ("output", usage.completion_tokens),
-            ):
+            attributes = _result_attributes(result)
+            for kind in ("input", "output"):
+                count = attributes.get(f"gen_ai.usage.{kind}_tokens")
                 if count is not None:
                     instruments.tokens.record(count, {**clean, "gen_ai.token.type": kind})
         if not self._is_streamed or timing is None or timing.first_token_ns is None:
@@ -240,6 +238,24 @@ def _request_attributes(options: CallOptions, *, is_streamed: bool) -> dict[str,
     return attributes
 
 
+def _result_attributes(result: Result) -> dict[str, Any]:
+    """What an answer says of itself; what it does not say is None."""
+    if isinstance(result, Embeddings):
+        return {
+            "lorry.request.id": result.request_id,
+            "gen_ai.usage.input_tokens": result.prompt_tokens,
+            "gen_ai.embeddings.dimension.count": len(result[0]) if len(result) else None,
+        }
+    usage, reason = result.usage, result.finish_reason
+    return {
+        "lorry.request.id": result.request_id,
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.response.finish_reasons": None if reason is None else [reason],
+    }
+
+
 def _server_attributes(endpoint: str | None) -> dict[str, Any]:
     if not endpoint:
         return {}
@@ -248,19 +264,19 @@ def _server_attributes(endpoint: str | None) -> dict[str, Any]:
     return {"server.address": parts.hostname or "", "server.port": parts.port or default_port}
 
 
-def _timing_of(result: Generation | None, error: BaseException | None) -> Timing | None:
+def _timing_of(result: Result | None, error: BaseException | None) -> Timing | None:
     if result is not None:
         return result.timing
     return error.timing if isinstance(error, ClientError) else None
 
 
 def _input_messages(prompt: Any) -> list[dict[str, Any]]:
-    """A prompt as the conventions have it; one of token ids has no text and is left out."""
+    """A prompt as the conventions have it; token ids, and texts to be embedded, are left out."""
     if isinstance(prompt, str):
         return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}]
     messages = []
     for message in prompt:
-        if isinstance(message, int):
+        if not isinstance(message, (Mapping, ChatMessage)):
             return []
         plain = msgspec.to_builtins(message)
         messages.append(

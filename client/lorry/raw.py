@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from lorry.config import checked_headers
 from lorry.errors import ClientError, ConfigError
 from lorry.exchange import Exchange
 from lorry.options import resolve
@@ -32,7 +33,7 @@ class RawClient:
     A status is never an error here, and so never sent again: only a refused connection is. The
     client's key, headers, limits of time and limiter hold as for every call; `headers` are added,
     `adapter` says whose turn the limiter counts it as. `timeout` as a number is the total. Bodies
-    are sent and returned as they are.
+    are sent and returned as they are. A client of several servers says which by `client.at(url)`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -90,7 +91,7 @@ class RawClient:
             options=options,
             body=body,
             accept="*/*",
-            headers={name.lower(): value for name, value in (headers or {}).items()},
+            headers=checked_headers(headers),
             takes_turn=True,
             takes_any_status=True,
         )
@@ -114,6 +115,7 @@ class RawStream:
 
     async def __aenter__(self) -> Self:
         response = await self._exchange.open()
+        self._exchange.first_token_came()  # it cannot be seen, so no limit may wait for it
         self.status, self.headers = response.status, _plain(response.headers)
         return self
 

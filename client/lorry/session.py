@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
@@ -57,9 +58,11 @@ class Session:
 
     @property
     def transport(self) -> Transport:
-        if self._shared.transport is None:
-            self._shared.transport = default_transport()
-        return self._shared.transport
+        shared = self._shared
+        if shared.transport is None:
+            with shared.lock:  # loops in several threads have one transport
+                shared.transport = shared.transport or default_transport()
+        return shared.transport
 
     @property
     def call_log(self) -> CallLog:
@@ -142,7 +145,6 @@ class Session:
             headers={**config.headers, "accept": accept, **(headers or {})},
             body=body,
             adapter=options.adapter,
-            api_key=config.api_key,
             make_key=config.make_key,
             num_tokens=len(body or b"") // BYTES_PER_TOKEN + num_new_tokens,
             takes_any_status=takes_any_status,
@@ -175,14 +177,7 @@ class Session:
             takes_turn=takes_turn,
             any_server=any_server,
         )
-        await exchange.open()
-        answer = await exchange.read_all()
-        try:
-            return msgspec.json.decode(answer, type=kind)
-        except msgspec.DecodeError as error:
-            problem = StreamProtocolError(f"not an answer of {path}: {error}", snippet=answer)
-            exchange.describe(problem)
-            raise problem from error
+        return await answer_to(exchange, kind)
 
     def stats(self) -> ClientStats:
         """The counters now, and the connections of the running loop if there is one."""
@@ -224,10 +219,24 @@ class Session:
             await self._shared.transport.aclose()
 
 
+async def answer_to(exchange: Exchange, kind: type[_T]) -> _T:
+    """Send a small request that has not begun, and decode its answer. Raises ClientError."""
+    await exchange.open()
+    answer = await exchange.read_all()
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.DecodeError as error:
+        path = exchange.call.path
+        problem = StreamProtocolError(f"not an answer of {path}: {error}", snippet=answer)
+        exchange.describe(problem)
+        raise problem from error
+
+
 class _Shared:
     """What a session and its views have in common, whichever of them makes or changes it."""
 
     def __init__(self, transport: Transport | None) -> None:
+        self.lock = threading.Lock()
         self.transport = transport
         self.counters = CallCounters()
         self.call_log = CallLog()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Literal, Self
 
@@ -21,6 +22,7 @@ from lorry.exchange import Exchange
 from lorry.generation import Generation, Token
 from lorry.options import CallOptions
 from lorry.sse import SSEDecoder
+from lorry.stream_events import Finished, KeepAlive, Started, StreamEvent
 from lorry.telemetry import Observation
 from lorry.timing import Timing
 from lorry.transports.base import WireResponse
@@ -59,6 +61,7 @@ class TokenStream:
         self._state: Literal["new", "open", "ended"] = "new"
         self._failure: ClientError | None = None
         self._is_reading = False
+        self._reader_left: asyncio.Event | None = None  # for whoever closes under a reader
 
     def __repr__(self) -> str:
         usage = self._builder.usage
@@ -100,8 +103,16 @@ class TokenStream:
         return self._ready.popleft()
 
     def text_stream(self) -> TextStream:
-        """The same stream as pieces of text, empty ones left out; both share one position."""
+        """The same stream as pieces of text, empty ones left out; all views share one position."""
         return TextStream(self)
+
+    def events(self) -> EventStream:
+        """The same stream with what else happens in it; all views share one position.
+
+        `Started`, then `Token`s and `KeepAlive`s as they come, at the end the `Usage` and `Finished`,
+        which has the whole. A stream that fails raises instead of finishing.
+        """
+        return EventStream(self)
 
     def nowait(self) -> list[Token]:
         """All tokens that have been received and not been iterated over, without waiting."""
@@ -132,7 +143,10 @@ class TokenStream:
     def partial(self) -> Generation:
         """What has been received so far; valid at any moment, also after an error."""
         return self._builder.build(
-            self.timing, options=self._options, endpoint=self.endpoint, keeps_tokens=True
+            self._exchange.stopwatch,
+            options=self._options,
+            endpoint=self.endpoint,
+            keeps_tokens=True,
         )
 
     @property
@@ -143,8 +157,7 @@ class TokenStream:
     @property
     def timing(self) -> Timing:
         """The record so far."""
-        usage = self._builder.usage
-        return self._exchange.stopwatch.snapshot(num_tokens=usage.completion_tokens)
+        return self._builder.timing(self._exchange.stopwatch)
 
     def cancel(self, reason: str = "") -> None:
         """End the stream, from any task (from a thread: `loop.call_soon_threadsafe`).
@@ -163,6 +176,9 @@ class TokenStream:
                 self._exchange.cancel("another task closed it")
             self._fail(StreamCancelled("the stream was closed before its end"))
         await self._exchange.close()
+        if self._is_reading:  # another task, which closes what it had begun to open
+            self._reader_left = self._reader_left or asyncio.Event()
+            await self._reader_left.wait()
 
     def __del__(self) -> None:
         if getattr(self, "_state", "new") == "open":
@@ -197,6 +213,8 @@ class TokenStream:
             raise
         finally:
             self._is_reading = False
+            if self._reader_left is not None:
+                self._reader_left.set()
         if self._state == "ended":
             await self._exchange.close()
 
@@ -292,3 +310,45 @@ class TextStream:
             token = await anext(self._stream)
             if token.text:
                 return token.text
+
+
+class EventStream:
+    """What happens in a `TokenStream`, one event after another."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self._stream = stream
+        self._has_started = False
+        self._num_comments = 0  # those that were told of
+        self._at_the_end: Iterator[StreamEvent] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        stream = self._stream
+        stopwatch, decoder = stream._exchange.stopwatch, stream._decoder
+        if not self._has_started:
+            await stream.__aenter__()
+            self._has_started = True
+            began_ns = stopwatch.attempts[-1].headers_ns if stopwatch.attempts else None
+            return Started(stream.request_id, stream.endpoint, began_ns)
+        while not stream._ready:
+            count = decoder.num_comments - self._num_comments
+            if count:
+                self._num_comments += count
+                return KeepAlive(count, stopwatch.last_read_ns)
+            if stream._failure is not None:
+                raise stream._failure
+            if stream._state == "ended":
+                return self._next_at_the_end()
+            await stream._advance()
+        return stream._ready.popleft()
+
+    def _next_at_the_end(self) -> StreamEvent:
+        if self._at_the_end is None:
+            generation = self._stream.partial
+            self._at_the_end = iter((generation.usage, Finished(generation)))
+        event = next(self._at_the_end, None)
+        if event is None:
+            raise StopAsyncIteration
+        return event

@@ -186,8 +186,13 @@ class Stopwatch:
         else:
             stamps.extend([at_ns] * num_tokens)
 
-    def snapshot(self, *, num_tokens: int | None = None) -> Timing:
-        """`num_tokens` is the server's count of the completion; without it, what was counted."""
+    def snapshot(
+        self, *, num_tokens: int | None = None, server: Timings | None = None
+    ) -> Timing:
+        """`num_tokens` is the server's count of the completion; without it, what was counted.
+
+        `server` is the server's own account.
+        """
         stamps = self.token_ns
         return Timing(
             created_ns=self.created_ns,
@@ -203,4 +208,5 @@ class Stopwatch:
             num_buffered_tokens=self.num_buffered_tokens,
             admitted_ns=self.admitted_ns,
             loop_lag_max=self.loop_lag_max,
+            server=server,
         )

@@ -9,7 +9,7 @@ from lorry.session import Session
 
 
 async def warm_up(session: Session, *, connections: int) -> None:
-    """Open at least `connections` connections, by as many questions for `/health` at once.
+    """Open at least `connections` connections to each server, by as many questions for `/health`.
 
     Any answer will do. All questions are asked before the first is answered, so that none takes
     over the connection of another.
@@ -19,7 +19,8 @@ async def warm_up(session: Session, *, connections: int) -> None:
     _ = session.transport  # imports its library
     options = resolve({}, timeout=session.config.timeout)
     exchanges = [
-        session.exchange("GET", "/health", options=options, takes_any_status=True)
+        session.at(url).exchange("GET", "/health", options=options, takes_any_status=True)
+        for url in session.endpoints
         for _ in range(connections)
     ]
     try:

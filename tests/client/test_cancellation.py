@@ -187,3 +187,37 @@ async def test_a_deadline_of_asyncio_around_a_call_works_as_ever() -> None:
         await script.left.wait()
 
     assert script.left.is_set()
+
+
+class SlowToLeave:
+    """A transport that never answers, and needs some turns of the loop to close what it opened."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.is_closed = False
+
+    async def send(
+        self, request: lorry.WireRequest, *, attempt: lorry.AttemptTiming
+    ) -> lorry.WireResponse:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.is_closed = True
+        raise AssertionError
+
+    async def aclose(self) -> None: ...
+
+
+async def test_closing_a_stream_that_another_task_opens_returns_when_that_is_undone() -> None:
+    transport = SlowToLeave()
+    stream = lorry.AsyncClient("http://x", transport=transport).stream("Hi")
+    task = asyncio.create_task(stream.text())
+    await transport.began.wait()
+    await stream.aclose()
+
+    assert transport.is_closed
+    with pytest.raises(lorry.StreamCancelled):
+        await task

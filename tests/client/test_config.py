@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,3 +131,17 @@ def test_wrong_list_of_addresses_is_named(given: Any, problem: str) -> None:
 def test_wrong_weight_is_named(weight: float) -> None:
     with pytest.raises(lorry.ConfigError, match="weight"):
         lorry.Endpoint("http://a", weight=weight)
+
+
+@pytest.mark.parametrize("headers", [{"x": "sk-secret\n"}, {"x y": "v"}, {"": "v"}, {"x": 7}])
+async def test_headers_that_cannot_be_sent_are_refused_and_not_shown(headers: Any) -> None:
+    client = lorry.AsyncClient("http://h:1")
+    for refuse in (
+        lambda: lorry.AsyncClient("http://h:1", headers=headers),
+        lambda: lorry.Client("http://h:1", headers=headers),
+        lambda: client.with_options(headers=headers),
+        lambda: client.raw.stream("GET", "/x", headers=headers),
+    ):
+        with pytest.raises(lorry.ConfigError, match="header") as caught:
+            refuse()
+        assert "secret" not in "".join(traceback.format_exception(caught.value))

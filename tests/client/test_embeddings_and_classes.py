@@ -36,6 +36,8 @@ async def test_embeddings_are_vectors_in_the_order_of_the_texts() -> None:
 
     assert [list(vector) for vector in found] == [[1.0, 2.0], [3.0, 4.0]]
     assert (len(found), found[1][0], found.model, found.prompt_tokens) == (2, 3.0, "m", 5)
+    assert found.endpoint == server.url
+    assert found.timing.e2e is not None
     assert repr(found) == "Embeddings(2 of 2 dimensions, model='m')"
     assert pickle.loads(pickle.dumps(found)) == found
     assert server.requests[0].path == "/v1/embeddings"
@@ -61,8 +63,13 @@ async def test_an_answer_that_does_not_fit_is_a_protocol_error(
         FakeLLMServer(answering(vectors(*answer))) as server,
         lorry.AsyncClient(server.url) as client,
     ):
-        with pytest.raises(lorry.StreamProtocolError, match=problem):
-            await client.embeddings("a")
+        with pytest.raises(lorry.StreamProtocolError, match=problem) as caught:
+            await client.embeddings("a", request_id="id-1")
+        stats = client.stats()
+
+    assert (caught.value.request_id, caught.value.attempts) == ("id-1", 1)
+    assert caught.value.timing is not None
+    assert stats.num_failed == {"StreamProtocolError": 1}
 
 
 async def test_what_a_server_has_not_got_is_its_own_error() -> None:

@@ -179,6 +179,21 @@ async def test_no_key_shows_in_errors_or_reprs(fault: str) -> None:
     assert "sk-very-secret" not in repr(client) + repr(vars(client)["_session"].config)
 
 
+async def test_a_key_that_was_given_as_a_header_does_not_show_either() -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.plain(401, f"you sent {request.headers['authorization']}".encode())
+
+    headers = {"Authorization": "Basic hidden-words"}
+    async with (
+        FakeLLMServer(script) as server,
+        lorry.AsyncClient(server.url, api_key="not-sent", headers=headers) as client,
+    ):
+        with pytest.raises(lorry.Unauthorized, match="you sent Basic") as caught:
+            await client.generate("Hi")
+
+    assert "hidden-words" not in str(caught.value) + repr(vars(caught.value))
+
+
 async def test_connection_lost_in_an_error_answer_still_gives_the_status() -> None:
     async def script(request: ReceivedRequest, reply: Reply) -> None:
         await reply.raw(b"HTTP/1.1 500 Broken\r\ncontent-length: 100\r\n\r\nhalf")

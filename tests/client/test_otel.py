@@ -289,3 +289,43 @@ async def test_a_view_of_one_server_is_recorded_with_its_client(recorder: Record
         await client.at(server.url).generate("Hi")
 
     assert len(recorder.spans) == 1
+
+
+async def test_embeddings_are_spans_too(recorder: Recorder) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        data = [{"index": 0, "embedding": [1.0, 2.0]}]
+        usage = {"prompt_tokens": 4, "total_tokens": 4}
+        await reply.json(200, {"data": data, "model": "vectors", "usage": usage})
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        recorder.instrument(client, capture_content=True)
+        await client.embeddings(SECRET, adapter="pirate", request_id="id-1")
+
+    span = recorder.span
+    assert span.name == "embeddings pirate"
+    assert dict(span.attributes or {}) == {
+        "gen_ai.operation.name": "embeddings",
+        "gen_ai.provider.name": "lorry",
+        "gen_ai.request.model": "pirate",
+        "gen_ai.response.model": "vectors",
+        "gen_ai.usage.input_tokens": 4,
+        "gen_ai.embeddings.dimension.count": 2,
+        "server.address": "127.0.0.1",
+        "server.port": server.port,
+        "lorry.request.id": "id-1",
+    }
+    (tokens,) = recorder.metrics()["gen_ai.client.token.usage"]
+    assert (tokens.attributes or {})["gen_ai.token.type"] == "input"
+    assert "traceparent" in server.requests[0].headers
+
+
+async def test_embeddings_that_fail_are_named_on_their_span(recorder: Recorder) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.json(200, {"data": []})
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        recorder.instrument(client)
+        with pytest.raises(lorry.StreamProtocolError):
+            await client.embeddings("a")
+
+    assert (recorder.span.attributes or {})["error.type"] == "lorry.errors.StreamProtocolError"

@@ -99,3 +99,16 @@ async def test_ready_can_be_cancelled() -> None:
             await waiting
 
     assert len(server.requests) == 1
+
+
+async def test_ready_outlasts_a_question_that_is_not_answered_in_time() -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        if len(server.requests) == 1:
+            await reply.client_left()
+        else:
+            await reply.plain(200, b"")
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url, timeout=0.2) as client:
+        await client.ready(timeout=30)
+
+    assert len(server.requests) == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pickle
+from collections.abc import Mapping
+from typing import Self
 
 import pytest
 
@@ -251,3 +253,71 @@ async def test_a_raw_request_that_gets_no_answer_fails_as_every_call() -> None:
 
     assert caught.value.attempts == 1
     assert client.stats().num_failed == {"ConnectionLost": 2}
+
+
+async def test_the_limit_on_the_first_token_does_not_hold_for_bytes() -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream("text/plain")
+        for piece in (b"one", b"two", b"three"):
+            await reply.chunk(piece)
+            await reply.pause(0.05)
+        await reply.end_stream()
+
+    limits = lorry.Timeout(first_token=0.06)
+    async with FakeLLMServer(script) as server:
+        client = lorry.AsyncClient(server.url, timeout=limits)
+        async with client.raw.stream("GET", "/slow") as answer:
+            whole = b"".join([piece async for piece in answer])
+        await client.aclose()
+
+    assert whole == b"onetwothree"
+
+
+class Lingering:
+    """An answer whose connection takes for ever to close."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers: Mapping[str, str] = {}
+        self.is_closing = asyncio.Event()
+
+    async def send(self, request: lorry.WireRequest, *, attempt: lorry.AttemptTiming) -> Self:
+        return self
+
+    def read_nowait(self) -> bytes:
+        return b""
+
+    async def read_some(self) -> bytes:
+        return b"x"
+
+    def abort(self) -> None: ...
+
+    async def aclose(self) -> None:
+        self.is_closing.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_permit_comes_back_from_a_call_that_is_cancelled_while_it_closes() -> None:
+    transport, limit = Lingering(), lorry.Limit(1)
+    client = lorry.AsyncClient("http://x", transport=transport, limit=limit)
+
+    async def leave_early() -> None:
+        async with client.raw.stream("GET", "/x") as answer:
+            await anext(answer)
+
+    task = asyncio.create_task(leave_early())
+    await transport.is_closing.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert (limit.num_in_flight, client.stats().num_in_flight) == (0, 0)
+
+
+async def test_warming_up_opens_connections_to_every_server() -> None:
+    async with FakeLLMServer(answer) as one, FakeLLMServer(answer) as other:
+        client = lorry.AsyncClient([one.url, other.url])
+        await client.warmup(connections=3)
+        await client.aclose()
+
+    assert (one.num_connections, other.num_connections) == (3, 3)

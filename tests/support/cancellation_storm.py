@@ -13,7 +13,6 @@ import os
 import random
 import socket
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -25,6 +24,7 @@ NUM_CALLERS = 100
 NUM_PLACES = 75
 MAX_PAUSE_S = 0.25
 SLOWEST_END_S = 0.5
+TICK_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Account:
         """Nothing is left of any call, and every call had one outcome; raises AssertionError."""
         found = {
             "server is idle": self.server_is_idle,
-            # it runs in the same loop, and notices as late as that is
-            "server stopped in time": self.slowest_end_s < SLOWEST_END_S + self.stats.loop_lag_max,
+            "server stopped in time": self.slowest_end_s < SLOWEST_END_S,
             "sockets": self.num_sockets,
             "tasks": self.num_tasks,
             "places taken": self.num_places_taken,
@@ -72,6 +71,31 @@ class Account:
         )
 
 
+class LoopTime:
+    """Seconds in which the loop ran: ten milliseconds for each tick of a timer, however late it came.
+
+    A loop that a busy machine lets run only now and then notices late, in seconds of a clock, what it
+    is told; but in its first turns.
+    """
+
+    def __init__(self) -> None:
+        self._num_ticks = 0
+        self._set_timer()
+
+    def __call__(self) -> float:
+        return self._num_ticks * TICK_S
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        self._num_ticks += 1
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+
 async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
     """Make calls, whole and streamed, `NUM_CALLERS` at a time, and cancel each some time later."""
     draw = random.Random(seed)
@@ -84,7 +108,8 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
     began_at = lag.enter()
     retry = lorry.RetryPolicy(max_attempts=2, max_retry_after_s=60)
 
-    async with WatchfulServer(seed=seed + 1) as server:
+    now = LoopTime()
+    async with WatchfulServer(seed=seed + 1, clock=now) as server:
         client = lorry.AsyncClient(server.url, limit=limit, retry=retry)
         await client.warmup()  # the import of a library would be felt by all calls
 
@@ -96,7 +121,7 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
                 else:
                     await client.generate("Hi", request_id=request_id)
             finally:
-                left_at[request_id] = time.monotonic()
+                left_at[request_id] = now()
                 if stream is not None:
                     stages[stage_of(stream.timing)] += 1
 
@@ -144,6 +169,7 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
             loop_lag_s=lag.leave(began_at),
             stats=stats,
         )
+    now.stop()
     for _ in range(100):  # a loop closes the files of a server some turns later
         if num_files() == num_files_before:
             break

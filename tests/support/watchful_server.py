@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import Self
 
 ANSWER = (
@@ -30,9 +31,10 @@ POLL_S = 0.01
 
 
 class WatchfulServer:
-    """`async with WatchfulServer(seed=1) as server:` serves at `server.url`."""
+    """`async with WatchfulServer(seed=1) as server:` serves at `server.url`; `clock` is of its stamps."""
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.draw = random.Random(seed)
         self.open_requests: set[str] = set()
         self.ended_at: dict[str, float] = {}
@@ -69,7 +71,7 @@ class WatchfulServer:
 
     def ended(self, request_id: str) -> None:
         self.open_requests.discard(request_id)
-        self.ended_at[request_id] = time.monotonic()
+        self.ended_at[request_id] = self._clock()
 
 
 class _Connection(asyncio.Protocol):

@@ -273,7 +273,8 @@ class BatchRun(Generic[_Result]):
         except ClientError as error:
             result = error
             self._num_failed += 1
-        self._num_in_flight -= 1
+        finally:  # also when it is cancelled
+            self._num_in_flight -= 1
         if self._journal is not None and due.key is not None:
             self._journal.add(due.key, due.index, result)
         adapter = due.options.get("adapter") or None

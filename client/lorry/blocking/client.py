@@ -61,6 +61,8 @@ class Client:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
+        if config.make_key is not None:
+            raise ConfigError("api_key is a function; the blocking client takes a string")
         if len(config.endpoints) > 1:
             raise ConfigError("base_url names several servers; the blocking client has one")
         self._session = BlockingSession(

@@ -42,7 +42,7 @@ class Connection:
 
     def is_usable(self, now: float) -> bool:
         """Idle for not too long, and nothing came: a byte could only be the server's farewell."""
-        if now - self.idle_since > KEEPALIVE_S:
+        if now - self.idle_since > KEEPALIVE_S or self.socket.fileno() < 0:
             return False
         if not hasattr(select, "poll"):  # Windows
             return not select.select([self.socket.fileno()], [], [], 0)[0]
@@ -60,6 +60,8 @@ class ConnectionPool:
 
     def __init__(self, base_url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(base_url)
+        # whether the server repeats idempotency keys in its answers, which says that it heeds them
+        self.heeds_keys = False
         self._url = base_url
         self._host = parts.hostname or ""
         self._is_tls = parts.scheme == "https"

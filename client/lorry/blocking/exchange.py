@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from lorry.attempts import MAX_ERROR_BODY_BYTES
+from lorry.attempts import IDEMPOTENT_METHODS, MAX_ERROR_BODY_BYTES, idempotency_key
 from lorry.blocking.connection import Connection, ConnectionPool
 from lorry.blocking.retry_account import RetryAccount
 from lorry.call_outcome import cancelled, concluded, too_late
-from lorry.error_mapping import status_error
+from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -33,7 +33,7 @@ READ_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class BlockingCall:
-    """What is to be sent, where, and in what time. `api_key` only serves to blot it out."""
+    """What is to be sent, where, and in what time."""
 
     method: str
     base_url: str
@@ -44,7 +44,6 @@ class BlockingCall:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
     adapter: str | None = None
-    api_key: str | None = field(default=None, repr=False)
 
 
 class BlockingExchange:
@@ -68,6 +67,7 @@ class BlockingExchange:
         self._first_token_came = False
         self._cancel_reason: str | None = None
         self._was_cancelled = threading.Event()
+        self._lock = threading.Lock()  # of `_connection`, between its reader and `cancel`
 
     def open(self) -> Mapping[str, str]:
         """Send until an answer with status 2xx begins; return its headers.
@@ -76,25 +76,30 @@ class BlockingExchange:
         """
         self._started_at = time.monotonic()
         failures: list[ClientError] = []
+        was_stale = False
         self._retries.pay_in()
         try:
             while True:
                 try:
                     return self._attempt()
                 except ClientError as failure:
-                    failure.endpoint = self.call.base_url
+                    self._note(failure)
                     failures.append(failure)
-                verdict = self.call.retry.judge(
-                    failures[-1],
-                    num_attempts=len(failures),
-                    remaining_s=self._remaining_s(),
-                    random=random.random,
-                )
-                if verdict.delay_s is None:
-                    raise concluded(failures, verdict.reason)
+                if not was_stale and self._is_stale(failures[-1]):
+                    was_stale, delay_s = True, 0.0
+                else:
+                    verdict = self.call.retry.judge(
+                        failures[-1],
+                        num_attempts=len(failures) - was_stale,
+                        remaining_s=self._remaining_s(),
+                        random=random.random,
+                    )
+                    if verdict.delay_s is None:
+                        raise concluded(failures, verdict.reason)
+                    delay_s = verdict.delay_s
                 if not self._retries.pay_out():
                     raise concluded(failures, "budget")
-                self._was_cancelled.wait(verdict.delay_s)
+                self._was_cancelled.wait(delay_s)
         except ClientError as error:
             self.describe(error)
             raise
@@ -134,7 +139,8 @@ class BlockingExchange:
 
     def close(self) -> None:
         """Keep the connection if the body was read to its end, else close it now."""
-        connection, self._connection = self._connection, None
+        with self._lock:  # a `cancel` after this must not close what the next call is given
+            connection, self._connection = self._connection, None
         response, self._response = self._response, None
         if connection is None:
             return
@@ -150,9 +156,9 @@ class BlockingExchange:
         """End the call, from any thread: whoever waits in it gets StreamCancelled."""
         self._cancel_reason = reason
         self._was_cancelled.set()
-        connection = self._connection
-        if connection is not None:
-            connection.socket.abort()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.socket.abort()
 
     def first_token_came(self) -> None:
         """From now on the limit on the first token does not hold."""
@@ -160,13 +166,28 @@ class BlockingExchange:
 
     def describe(self, error: ClientError) -> None:
         """Write on an error which call it ended, and when."""
-        error.request_id = self.call.request_id
-        error.endpoint = self.call.base_url
-        error.adapter = self.call.adapter
-        error.attempts = len(self.stopwatch.attempts)
+        self._note(error)
+        if isinstance(error, DeadlineExceeded) and not error.limit_s:
+            error.limit_s = self.call.timeout.total or 0.0  # of an error that the server wrote
         if self.stopwatch.done_ns is None:
             self.stopwatch.done_ns = time.perf_counter_ns()
         error.timing = self.stopwatch.snapshot()
+
+    def _is_stale(self, failure: ClientError) -> bool:
+        """A kept connection ended before the answer, and a second copy does no harm."""
+        attempt = self.stopwatch.attempts[-1]
+        return (
+            isinstance(failure, ConnectionLost)
+            and attempt.headers_ns is None
+            and attempt.reused_connection is True
+            and (self.call.method in IDEMPOTENT_METHODS or self._pool.heeds_keys)
+        )
+
+    def _note(self, failure: ClientError) -> None:
+        failure.request_id = self.call.request_id
+        failure.endpoint = self.call.base_url
+        failure.adapter = self.call.adapter
+        failure.attempts = len(self.stopwatch.attempts)
 
     def _attempt(self) -> Mapping[str, str]:
         call = self.call
@@ -189,10 +210,13 @@ class BlockingExchange:
         except BaseException as error:
             self._fail(error)
         headers = {name.lower(): value for name, value in response.headers.items()}
+        if headers.get("idempotency-key") == idempotency_key(call.request_id):
+            self._pool.heeds_keys = True
         if not 200 <= response.status < 300:
             body = self._read_error_body()
             self.close()
-            raise status_error(response.status, headers, body, secret=call.api_key)
+            secret = carried_key(call.headers)
+            raise status_error(response.status, headers, body, secret=secret)
         encoding = headers.get("content-encoding", "identity")
         if encoding != "identity":
             self.close()
@@ -212,7 +236,7 @@ class BlockingExchange:
         headers = {**call.headers, "host": urlsplit(call.base_url).netloc}
         headers["x-request-id"] = call.request_id
         if call.method == "POST":
-            headers["idempotency-key"] = call.request_id
+            headers["idempotency-key"] = idempotency_key(call.request_id)
         if len(self.stopwatch.attempts) > 1:
             headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
         remaining_s = self._remaining_s()

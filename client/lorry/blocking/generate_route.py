@@ -58,7 +58,7 @@ class BlockingGenerateRoute(Generic[_Prompt]):
             exchange.describe(error)
             raise
         return builder.build(
-            exchange.stopwatch.snapshot(num_tokens=builder.usage.completion_tokens),
+            exchange.stopwatch,
             options=resolved,
             endpoint=exchange.call.base_url,
             keeps_tokens="logprobs" in resolved.sampling,

@@ -58,7 +58,6 @@ class BlockingSession:
             headers={**self.config.headers, "accept": accept},
             body=body,
             adapter=options.adapter,
-            api_key=self.config.api_key,
         )
         return BlockingExchange(call, self._connections(), self._retries)
 

@@ -45,6 +45,7 @@ class BlockingTokenStream:
         self._builder = builder
         self._options = options
         self._decoder = SSEDecoder()
+        self._num_bytes = 0
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
         self._failure: ClientError | None = None
@@ -100,14 +101,16 @@ class BlockingTokenStream:
     def partial(self) -> Generation:
         """What has been received so far; valid at any moment, also after an error."""
         return self._builder.build(
-            self.timing, options=self._options, endpoint=self.endpoint, keeps_tokens=True
+            self._exchange.stopwatch,
+            options=self._options,
+            endpoint=self.endpoint,
+            keeps_tokens=True,
         )
 
     @property
     def timing(self) -> Timing:
         """The record so far."""
-        usage = self._builder.usage
-        return self._exchange.stopwatch.snapshot(num_tokens=usage.completion_tokens)
+        return self._builder.timing(self._exchange.stopwatch)
 
     def cancel(self, reason: str = "") -> None:
         """End the stream, from any thread: its connection is closed, its reader StreamCancelled."""
@@ -170,11 +173,16 @@ class BlockingTokenStream:
     def _take(self, data: bytes) -> None:
         stopwatch = self._exchange.stopwatch
         for event in self._decoder.feed(data):
-            tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
+            try:
+                tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
+            except StreamProtocolError as error:
+                error.offset = self._num_bytes + max(0, data.find(event.data))
+                raise
             if tokens:
                 stopwatch.tokens_came(len(tokens))
                 self._exchange.first_token_came()
                 self._ready.extend(tokens)
+        self._num_bytes += len(data)
 
     def _end(self) -> None:
         self._state = "ended"

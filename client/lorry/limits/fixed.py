@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from lorry.errors import ClientError
 from lorry.limits.base import Limiter
 from lorry.limits.gate import Gate
 from lorry.limits.lanes import DeficitRoundRobin, FirstCome, Lane
+from lorry.limits.several import SeveralLimits
 from lorry.per_loop import PerLoop
 from lorry.timing import Timing
 
@@ -71,15 +74,26 @@ class Place:
             self._gate.leave(lane)
 
 
-def as_limiter(given: int | Limiter | None) -> Limiter | None:
-    """A number is a `Limit`; None is no limit. Raises TypeError for anything else."""
+LimitLike: TypeAlias = int | Limiter | Sequence[int | Limiter]
+
+
+def as_limiter(given: LimitLike | None) -> Limiter | None:
+    """A number is a `Limit`, a list all of its limits; None is no limit.
+
+    Raises TypeError for anything else, ValueError for an empty list.
+    """
     if given is None or (isinstance(given, Limiter) and not isinstance(given, type)):
         return given
     if isinstance(given, int) and not isinstance(given, bool):
         return Limit(given)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        limits = [limit for each in given if (limit := as_limiter(each)) is not None]
+        if not limits:
+            raise ValueError("limit is an empty list; None is no limit")
+        return limits[0] if len(limits) == 1 else SeveralLimits(limits)
     raise TypeError(
         f"limit is a {type(given).__name__}; it must be a number of calls, a Limit, "
-        "an AdaptiveLimit, a RateLimit or another Limiter"
+        "an AdaptiveLimit, a RateLimit, another Limiter, or a list of them"
     )
 
 

@@ -79,7 +79,9 @@ class AiohttpTransport:
         loop = asyncio.get_running_loop()
         for other in list(self._sessions):
             if other.is_closed():  # without having shut its generators down
-                del self._sessions[other], self._current[other]
+                # another thread may be doing the same
+                self._sessions.pop(other, None)
+                self._current.pop(other, None)
         keeper = self._keep_session(loop)
         self._sessions[loop] = keeper
         return await anext(keeper)
@@ -97,7 +99,8 @@ class AiohttpTransport:
         try:
             yield session
         finally:
-            del self._current[loop], self._sessions[loop]
+            self._current.pop(loop, None)
+            self._sessions.pop(loop, None)
             await session.close()
 
 
@@ -171,12 +174,13 @@ class _StampingConnector(aiohttp.TCPConnector):
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
-        sending = _SENDING.get()
+        sending, was_used = _SENDING.get(), connection.protocol in self._used
+        if not was_used:
+            self._used.add(connection.protocol)
         if sending is not None:
             sending.socket = connection.transport
             sending.attempt.connected_ns = time.perf_counter_ns()
-            sending.attempt.reused_connection = connection.protocol in self._used
-        self._used.add(connection.protocol)
+            sending.attempt.reused_connection = was_used
         self._num_in_use += 1
         connection.add_callback(self._released)
         return connection

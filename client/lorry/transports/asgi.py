@@ -76,8 +76,11 @@ class ASGITransport:
         await lifespan.stop()
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> Lifespan:
-        for other in [other for other in self._lifespans if other.is_closed()]:
-            del self._lifespans[other], self._calls[other]
+        for other in list(self._lifespans):
+            if other.is_closed():
+                # another thread may be doing the same
+                self._lifespans.pop(other, None)
+                self._calls.pop(other, None)
         self._calls[loop] = set()
         lifespan = self._lifespans[loop] = Lifespan(self._app)
         return lifespan
