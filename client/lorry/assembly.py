@@ -205,7 +205,12 @@ class GenerationBuilder:
 
 
 def _completion_chunk_delta(data: bytes) -> Delta:
-    return _completion_delta(_decode(data, _COMPLETION_DECODER, Completion))
+    answer = _decode(data, _COMPLETION_DECODER, Completion)
+    if answer.choices and answer.usage is None and answer.timings is None:
+        choice = answer.choices[0]
+        if choice.finish_reason is choice.logprobs is choice.prompt_token_ids is None:
+            return Delta(answer.model, choice.text, choice.token_ids)  # as nearly all are
+    return _completion_delta(answer)
 
 
 def _completion_answer(data: bytes) -> tuple[Delta, dict[str, Any]]:

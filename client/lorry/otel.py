@@ -87,9 +87,7 @@ class OpenTelemetry:
         self._instruments = _Instruments(meter)
         self._captures_content = capture_content
 
-    def begin(
-        self, path: str, prompt: Any, options: CallOptions, *, is_streamed: bool
-    ) -> CallSpan:
+    def begin(self, path: str, prompt: Any, options: CallOptions, *, is_streamed: bool) -> CallSpan:
         shared: dict[str, Any] = {
             "gen_ai.operation.name": _OPERATIONS.get(path, path),
             "gen_ai.provider.name": PROVIDER,

@@ -186,9 +186,7 @@ class Stopwatch:
         else:
             stamps.extend([at_ns] * num_tokens)
 
-    def snapshot(
-        self, *, num_tokens: int | None = None, server: Timings | None = None
-    ) -> Timing:
+    def snapshot(self, *, num_tokens: int | None = None, server: Timings | None = None) -> Timing:
         """`num_tokens` is the server's count of the completion; without it, what was counted.
 
         `server` is the server's own account.

@@ -108,7 +108,10 @@ async def test_ready_outlasts_a_question_that_is_not_answered_in_time() -> None:
         else:
             await reply.plain(200, b"")
 
-    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url, timeout=0.2) as client:
+    async with (
+        FakeLLMServer(script) as server,
+        lorry.AsyncClient(server.url, timeout=0.2) as client,
+    ):
         await client.ready(timeout=30)
 
     assert len(server.requests) == 2

@@ -46,21 +46,24 @@ async def test_events_are_the_start_the_tokens_the_counts_and_the_end() -> None:
 
 
 async def test_views_of_a_stream_share_one_position() -> None:
-    async with FakeLLMServer(whole) as server, lorry.AsyncClient(server.url) as client:
-        async with client.stream("Hi") as stream:
-            first = await anext(stream)
-            rest = [type(event) async for event in stream.events()]
+    async with (
+        FakeLLMServer(whole) as server,
+        lorry.AsyncClient(server.url) as client,
+        client.stream("Hi") as stream,
+    ):
+        first = await anext(stream)
+        rest = [type(event) async for event in stream.events()]
 
     assert first.text == "a"
     assert rest == [lorry.Started, lorry.KeepAlive, lorry.Usage, lorry.Finished]
 
 
 async def test_a_stream_that_is_cut_does_not_finish() -> None:
-    told = []
     async with FakeLLMServer(cut) as server, lorry.AsyncClient(server.url) as client:
+        events = client.stream("Hi").events()
+        told = [type(await anext(events)), type(await anext(events))]
         with pytest.raises(lorry.StreamTruncated):
-            async for event in client.stream("Hi").events():
-                told.append(type(event))
+            await anext(events)
 
     assert told == [lorry.Started, lorry.Token]
 
