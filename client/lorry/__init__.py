@@ -10,7 +10,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 from lorry._version import __version__
-from lorry.adapter_report import AdapterCards
 from lorry.balancing import EndpointStats
 from lorry.client import AsyncClient
 from lorry.endpoints import Endpoint
@@ -40,12 +39,10 @@ from lorry.errors import (
     Unauthorized,
 )
 from lorry.generation import Generation, ServerTiming, Token, Usage
-from lorry.health import Health
 from lorry.limits.base import Limiter, Permit
 from lorry.limits.fixed import Limit
 from lorry.middleware import CallNext, Middleware
 from lorry.options import ChatOptions, GenerateOptions
-from lorry.raw import RawResponse, RawStream
 from lorry.retry import RetryBudget, RetryPolicy
 from lorry.stats import ClientStats
 from lorry.stream import EventStream, TextStream, TokenStream
@@ -57,6 +54,7 @@ from lorry.tool_calls import ToolCall
 from lorry.transports.base import Transport, WireRequest, WireResponse
 
 if TYPE_CHECKING:
+    from lorry.adapter_report import AdapterCards
     from lorry.batch.arrivals import Arrivals, Constant, Gamma, Poisson, Trace
     from lorry.batch.progress import Progress
     from lorry.batch.request import Request
@@ -66,8 +64,10 @@ if TYPE_CHECKING:
     from lorry.blocking.client import Client
     from lorry.classify import Classification, Entity
     from lorry.embeddings import Embeddings
+    from lorry.health import Health
     from lorry.limits.adaptive import AdaptiveLimit, LimitChange
     from lorry.limits.rate import RateLimit
+    from lorry.raw import RawResponse, RawStream
     from lorry.server_metrics import ServerMetrics
     from lorry.sweep.compare import Comparison, compare
     from lorry.sweep.point import SweepPoint
@@ -80,6 +80,10 @@ if TYPE_CHECKING:
 
 # imported when they are first asked for: whoever makes single calls does not wait for them
 _LATE = {
+    "AdapterCards": "lorry.adapter_report",
+    "Health": "lorry.health",
+    "RawResponse": "lorry.raw",
+    "RawStream": "lorry.raw",
     "ASGITransport": "lorry.transports.asgi",
     "FaultTransport": "lorry.transports.faults",
     "RecordingTransport": "lorry.transports.record",

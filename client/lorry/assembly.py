@@ -7,7 +7,6 @@ chat, come down to one `Delta` per chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,8 +54,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: Sequence[chat.MessageToolCall] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True):
     """How one route answers: a reader for whole answers, with what they have no place for, and one
     for the chunks of a stream."""
 
@@ -208,7 +206,7 @@ def _completion_chunk_delta(data: bytes) -> Delta:
     answer = _decode(data, _COMPLETION_DECODER, Completion)
     if answer.choices and answer.usage is None and answer.timings is None:
         choice = answer.choices[0]
-        if choice.finish_reason is choice.logprobs is choice.prompt_token_ids is None:
+        if choice.finish_reason is None and choice.logprobs is None and not choice.prompt_token_ids:
             return Delta(answer.model, choice.text, choice.token_ids)  # as nearly all are
     return _completion_delta(answer)
 

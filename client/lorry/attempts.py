@@ -14,7 +14,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -73,8 +72,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         return f"Call({self.method} {self.path}, request_id={self.request_id!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Outlet:
+class Outlet(msgspec.Struct, frozen=True):
     """What the calls of one client go out through."""
 
     transport: Transport

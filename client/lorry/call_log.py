@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from lorry.timing import Stopwatch, Timing
 
 MAX_CALLS = 1024
 
 
-@dataclass(slots=True)
-class LoggedCall:
+class LoggedCall(msgspec.Struct):
     """What is kept of a call. `num_tokens` is the server's count, once it is known."""
 
     stopwatch: Stopwatch

@@ -7,7 +7,6 @@ from functools import cached_property
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from lorry.adapters import Adapters
 from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
 from lorry.config import KeySource, changed_config, read_config
@@ -15,12 +14,9 @@ from lorry.endpoints import EndpointLike
 from lorry.errors import ClientError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
-from lorry.health import Health, check_health, wait_until_ready
 from lorry.limits.fixed import LimitLike, as_limiter
 from lorry.middleware import Middleware, checked_middleware
-from lorry.models import Models
 from lorry.options import GenerateOptions, default_options
-from lorry.raw import RawClient
 from lorry.request_body import completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.session import Session
@@ -28,18 +24,20 @@ from lorry.stats import ClientStats
 from lorry.stream import TokenStream
 from lorry.timeout import Timeout
 from lorry.timing import Timing
-from lorry.tokenizing import detokenize, tokenize
 from lorry.transports.select import TransportLike, as_transport
-from lorry.warm_up import warm_up
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from lorry.adapters import Adapters
     from lorry.batch.request import Items, Request
     from lorry.batch.run import BatchRun
     from lorry.batch.settings import BatchOptions, OnError
     from lorry.classify import Classify
     from lorry.embeddings import Embed
+    from lorry.health import Health
+    from lorry.models import Models
+    from lorry.raw import RawClient
     from lorry.server_metrics import ServerMetrics
 
 
@@ -103,9 +101,6 @@ class AsyncClient:
             session, "/v1/completions", encode_body=completion_body, dialect=COMPLETIONS
         )
         self.chat = Chat(session)
-        self.models = Models(session)
-        self.adapters = Adapters(session)
-        self.raw = RawClient(session)
 
     async def __aenter__(self) -> Self:
         _ = self._session.transport  # import the HTTP library here rather than in the first call
@@ -177,6 +172,8 @@ class AsyncClient:
         Each asks the server for `/health`; any answer will do. A connection that nobody uses lasts
         some seconds. Raises ConnectError if the server is not there.
         """
+        from lorry.warm_up import warm_up
+
         await warm_up(self._session, connections=connections)
 
     def stats(self) -> ClientStats:
@@ -289,31 +286,58 @@ class AsyncClient:
 
         return timing_of(self._session.call_log, answer)
 
+    # what one program in ten needs is imported when it is asked for: single calls start sooner
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """The server's adapters: `await client.adapters.list()`; see `lorry.adapters.Adapters`."""
+        from lorry.adapters import Adapters
+
+        return Adapters(self._session)
+
+    @cached_property
+    def models(self) -> Models:
+        """The base model and the adapters: `await client.models.list()`."""
+        from lorry.models import Models
+
+        return Models(self._session)
+
+    @cached_property
+    def raw(self) -> RawClient:
+        """Any request, bytes in and bytes out; see `lorry.raw.RawClient`."""
+        from lorry.raw import RawClient
+
+        return RawClient(self._session)
+
     @cached_property
     def embeddings(self) -> Embed:
         """`await client.embeddings(texts)`; see `lorry.embeddings.Embed`."""
-        from lorry.embeddings import Embed  # few programs want vectors
+        from lorry.embeddings import Embed
 
         return Embed(self._session)
 
     @cached_property
     def classify(self) -> Classify:
         """`await client.classify(texts)`; see `lorry.classify.Classify`."""
-        from lorry.classify import Classify  # few programs want labels
+        from lorry.classify import Classify
 
         return Classify(self._session)
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids that the server makes of a text, with those that it puts in front."""
+        from lorry.tokenizing import tokenize
+
         return await tokenize(self._session, text)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, on servers that have vLLM's route for it."""
+        from lorry.tokenizing import detokenize
+
         return await detokenize(self._session, token_ids)
 
     async def metrics(self) -> ServerMetrics:
         """The server's own figures: `(await client.metrics())["vllm:num_requests_running"].total`."""
-        from lorry.server_metrics import fetch_metrics  # most programs never ask for them
+        from lorry.server_metrics import fetch_metrics
 
         return await fetch_metrics(self._session)
 
@@ -322,9 +346,13 @@ class AsyncClient:
 
         Of a client with several servers, `client.at(url).health()` asks one.
         """
+        from lorry.health import check_health
+
         return await check_health(self._session)
 
     # `timeout` is what callers of every client expect this to be called
     async def ready(self, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
         """Wait until the server is ready, or all of them are; DeadlineExceeded after `timeout` s."""
+        from lorry.health import wait_until_ready
+
         await wait_until_ready(self._session, timeout_s=timeout)

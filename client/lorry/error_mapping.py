@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -40,8 +39,7 @@ _TOO_LONG_TEXTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorReport:
+class ErrorReport(msgspec.Struct, frozen=True):
     """What a server said, whichever way it said it. `type` is LoRAX's `error_type` too."""
 
     message: str

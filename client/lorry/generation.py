@@ -10,7 +10,6 @@ import msgspec
 from lorry.timing import Timing
 from lorry.tool_calls import ToolCall
 from lorry.types.common import Timings
-from lorry.waterfall import duration
 
 SHOWN_CHARS = 60
 
@@ -103,6 +102,8 @@ class Generation:
 
     def facts(self) -> list[str]:
         """What there is to say of it beside its text, in a few words each."""
+        from lorry.waterfall import duration  # to show itself
+
         facts = [self.adapter or self.model or "base", self.finish_reason or "not finished"]
         if self.usage.completion_tokens is not None:
             facts.append(f"{self.usage.completion_tokens} tokens")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from lorry.errors import ClientError, ConfigError, HTTPStatusError, NotRetried
 
 # what `min_per_s` may save up, and how long what `ratio` brought is remembered
@@ -67,8 +69,7 @@ class BudgetAccount:
         self._reserve = min(most, self._reserve + passed_s * self._budget.min_per_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Whether to send again: after `delay_s` seconds, or, when that is None, why not."""
 
     delay_s: float | None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from lorry.balancing import EndpointStats
 
@@ -33,14 +35,13 @@ class ClientStats:
     endpoints: tuple[EndpointStats, ...] = ()
 
 
-@dataclass(slots=True)
-class CallCounters:
+class CallCounters(msgspec.Struct):
     """Counts calls; the session of a client owns it and its exchanges write it."""
 
     num_started: int = 0
     num_finished: int = 0
     num_cancelled: int = 0
-    num_failed: Counter[str] = field(default_factory=Counter)
+    num_failed: Counter[str] = msgspec.field(default_factory=Counter)
     num_retries: int = 0
     num_queued: int = 0
     loop_lag_max: float = 0.0

@@ -8,11 +8,11 @@ bytes returned, before anything was parsed, so all tokens of one read share a st
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from lorry.waterfall import draw
+import msgspec
 
 if TYPE_CHECKING:
     from lorry.types.common import Timings
@@ -67,6 +67,8 @@ class Timing:
 
     def __str__(self) -> str:
         """The waterfall of the call, a line for each part of it; see `lorry.waterfall`."""
+        from lorry.waterfall import draw  # which needs this module
+
         return draw(self)
 
     def _repr_html_(self) -> str:
@@ -146,21 +148,20 @@ def _seconds(start_ns: int | None, end_ns: int | None) -> float | None:
     return (end_ns - start_ns) / 1e9
 
 
-@dataclass(slots=True)
-class Stopwatch:
+class Stopwatch(msgspec.Struct):
     """Collects the stamps of one call. The exchange owns it; others see `Timing` snapshots."""
 
     created_ns: int
     intended_ns: int
     admitted_ns: int | None = None
-    attempts: list[AttemptTiming] = field(default_factory=list)
+    attempts: list[AttemptTiming] = []
     first_byte_ns: int | None = None
     last_read_ns: int = 0
     done_ns: int | None = None
     num_events: int = 0
     num_buffered_tokens: int = 0
     loop_lag_max: float | None = None
-    token_ns: array[int] = field(default_factory=lambda: array("q"))
+    token_ns: array[int] = msgspec.field(default_factory=lambda: array("q"))
 
     def start_attempt(self, sent_ns: int) -> AttemptTiming:
         attempt = AttemptTiming(sent_ns)
