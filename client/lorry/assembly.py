@@ -104,10 +104,11 @@ class GenerationBuilder:
             self._extra.update(_unknown_fields(data))
         return self._add(delta, t_ns=t_ns)
 
-    def add_answer(self, body: bytes, *, t_ns: int) -> None:
-        """Take a whole, not streamed answer."""
+    def add_answer(self, body: bytes, *, t_ns: int, keeps_tokens: bool) -> None:
+        """Take a whole, not streamed answer. `keeps_tokens`: its single tokens are wanted."""
         delta, self._extra = self._dialect.read_answer(body)
-        self._add(delta, t_ns=t_ns)
+        # where nobody wants them, and the server has counted them, thousands need not be made
+        self._add(delta, t_ns=t_ns, splits=keeps_tokens or delta.usage is None)
         self._has_ended = True
 
     def timing(self, stopwatch: Stopwatch) -> Timing:
@@ -155,7 +156,7 @@ class GenerationBuilder:
             cached_tokens=None if details is None else details.cached_tokens,
         )
 
-    def _add(self, delta: Delta, *, t_ns: int) -> list[Token]:
+    def _add(self, delta: Delta, *, t_ns: int, splits: bool = True) -> list[Token]:
         if delta.usage is not None:
             self._usage = delta.usage
         if delta.timings is not None:
@@ -166,7 +167,7 @@ class GenerationBuilder:
             self._prompt_token_ids = delta.prompt_token_ids
         if delta.finish_reason is not None or self._last.finish_reason is None:
             self._last = delta
-        tokens = self._split(delta, t_ns)
+        tokens = self._split(delta, t_ns) if splits else []
         if delta.text:
             self._texts.append(delta.text)
         if delta.token_ids:

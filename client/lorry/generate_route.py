@@ -77,8 +77,9 @@ class GenerateRoute(Generic[_Prompt]):
         await exchange.open()
         body = await exchange.read_all()
         builder = GenerationBuilder(self._dialect)
+        keeps_tokens = "logprobs" in options.sampling
         try:
-            builder.add_answer(body, t_ns=time.perf_counter_ns())
+            builder.add_answer(body, t_ns=time.perf_counter_ns(), keeps_tokens=keeps_tokens)
         except ClientError as error:
             exchange.describe(error)
             raise
@@ -86,7 +87,7 @@ class GenerateRoute(Generic[_Prompt]):
             exchange.stopwatch,
             options=options,
             endpoint=exchange.endpoint,
-            keeps_tokens="logprobs" in options.sampling,
+            keeps_tokens=keeps_tokens,
         )
 
     def _stream(

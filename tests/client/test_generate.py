@@ -206,3 +206,19 @@ async def test_answer_that_is_not_json_is_a_protocol_error_with_its_start() -> N
 
     assert caught.value.snippet == b"<html>proxy</html>"
     assert caught.value.endpoint == server.url
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+async def test_tokens_of_a_whole_answer_are_counted_by_the_server_or_here(is_counted: bool) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+        body = completion("abc", finish_reason="stop", token_ids=[5, 6, 7])
+        await reply.json(200, {**body, "usage": usage} if is_counted else body)
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        generation = await client.generate("Hi")
+
+    assert generation.usage.completion_tokens == generation.timing.num_tokens == 3
+    assert generation.usage.source == ("server" if is_counted else "counted")
+    assert generation.token_ids == (5, 6, 7)
+    assert (generation.tokens, generation.extra) == (None, {})

@@ -52,8 +52,9 @@ class BlockingGenerateRoute(Generic[_Prompt]):
         exchange.open()
         body = exchange.read_all()
         builder = GenerationBuilder(self._dialect)
+        keeps_tokens = "logprobs" in resolved.sampling
         try:
-            builder.add_answer(body, t_ns=time.perf_counter_ns())
+            builder.add_answer(body, t_ns=time.perf_counter_ns(), keeps_tokens=keeps_tokens)
         except ClientError as error:
             exchange.describe(error)
             raise
@@ -61,7 +62,7 @@ class BlockingGenerateRoute(Generic[_Prompt]):
             exchange.stopwatch,
             options=resolved,
             endpoint=exchange.call.base_url,
-            keeps_tokens="logprobs" in resolved.sampling,
+            keeps_tokens=keeps_tokens,
         )
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> BlockingTokenStream:
