@@ -26,8 +26,7 @@ def test_thousands_of_random_cancellations_leave_nothing_behind() -> None:
     account = asyncio.run(storm(NUM_CALLS, seed=11, limit=lorry.Limit(NUM_PLACES)))
 
     account.check()
-    # every stage was met, hundreds of times on a machine that does nothing else; the retry's sleep
-    # has its own count
+    # every stage was met, how often depends on the machine; the retry's sleep has its own count
     assert min(account.stages[stage] for stage in ("queue", "connect", "headers", "tokens")) > 0
     assert account.stats.num_retries > 0
     assert account.outcomes["finished"] > 0
