@@ -12,8 +12,9 @@ def add_adapter_flags(add: Callable[..., Any]) -> None:
         "--adapter",
         action="append",
         default=[],
-        metavar="NAME=PATH",
-        help="a PEFT LoRA folder to serve as NAME; may be given more than once",
+        metavar="NAME=SOURCE",
+        help="a PEFT LoRA to serve as NAME from a folder or a URL, such as s3://bucket/sql or "
+        "hf://owner/name@revision; may be given more than once",
     )
     add(
         "--allow-partial-adapters",

@@ -45,7 +45,7 @@ def build_library(
                     roots=config.adapter_roots,
                     prefixes=config.adapter_sources,
                     folders=tuple(map(str, config.watched_folders)),
-                    named=tuple(str(spec.path) for spec in config.adapters),
+                    named=tuple(spec.source for spec in config.adapters),
                     max_adapter_bytes=config.max_adapter_bytes,
                     disk_cache_bytes=config.adapter_disk_cache_bytes,
                 ),
@@ -72,8 +72,8 @@ def build_library(
         if weight.name == info.model_id:
             engine.set_adapter_weight(None, weight.weight)
     for spec in config.adapters:
-        progress(f"reading adapter {spec.name} from {spec.path}")
-        library.preload(spec.name, str(spec.path))
+        progress(f"reading adapter {spec.name} from {spec.source}")
+        library.preload(spec.name, spec.source)
     return library
 
 

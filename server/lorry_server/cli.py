@@ -32,8 +32,9 @@ GRACE_AFTER_DRAIN_S = 5
 def main(argv: Sequence[str]) -> int:
     """Run the server until it is told to stop. Returns the exit status.
 
-    0 after SIGTERM or SIGINT; 1 when it could not start or the engine failed; argparse exits
-    with 2 on wrong arguments.
+    0 after SIGTERM or SIGINT, which let accepted requests finish and end them when they come a
+    second time; 1 when it could not start or the engine failed; argparse exits with 2 on wrong
+    arguments.
     """
     started_s = time.perf_counter()
     try:
@@ -80,12 +81,10 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # Not uvicorn's own: it raises the signal again at the end, and the exit status of an
-            # orderly end would be that of a killed process.
-            if self.should_exit:
-                self.force_exit = True
-                return
-            logger.info("draining", timeout_s=config.drain_timeout_s)
-            service.begin_drain(end_after_s=config.drain_timeout_s)
+            # orderly end would be that of a killed process. Nothing is logged here: a handler may
+            # come in the middle of a write to the log.
+            self.force_exit = self.should_exit  # the second time nobody is waited for
+            service.begin_drain(end_after_s=0.0 if self.should_exit else config.drain_timeout_s)
             self.should_exit = True
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,6 +97,8 @@ def _serve(config: ServerConfig, listener: socket.socket, started_s: float) -> i
             _announce(listener, started_s)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if service.stats().is_draining:
+                logger.info("draining", timeout_s=config.drain_timeout_s)
             for watch in self._watches:
                 watch.cancel()
             library.close()

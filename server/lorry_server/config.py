@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import configargparse
 
 from lorry_server.adapter_flags import add_adapter_flags
-from lorry_server.adapters.sources.source_url import is_url, parse_prefix
+from lorry_server.adapters.sources.source_url import is_url, parse_prefix, parse_url
 from lorry_server.errors import StartupError
 from lorry_server.lora.names import check_adapter_name
 
@@ -37,10 +37,10 @@ _BYTES = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[kmg]i?)?b?", r
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """`--adapter name=path`."""
+    """`--adapter name=source`: a folder, or a URL in its one form."""
 
     name: str
-    path: Path
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +132,12 @@ def read_config(argv: Sequence[str]) -> ServerConfig:
 
     adapters = []
     for text in given.adapter:
-        name, separator, path = text.partition("=")
-        if not separator or not path:
-            wrong("--adapter", text, "write it as name=path")
+        name, separator, source = text.partition("=")
+        if not separator or not source:
+            wrong("--adapter", text, "write it as name=path or name=URL")
         try:
-            adapters.append(AdapterSpec(check_adapter_name(name), Path(path).expanduser()))
+            source = str(parse_url(source) if is_url(source) else Path(source).expanduser())
+            adapters.append(AdapterSpec(check_adapter_name(name), source))
         except ValueError as exc:
             wrong("--adapter", text, str(exc))
     weights = []

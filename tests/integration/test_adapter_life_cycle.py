@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import httpx
 import pytest
 
@@ -77,6 +78,35 @@ async def test_names_below_a_root_answer_as_if_they_had_been_given_at_the_start(
     assert sorted(card["id"] for card in cards) == sorted(names)
     assert {card["tier"] for card in cards} == {"device"}
     assert unknown.status_code == 404
+
+
+async def test_a_url_that_is_named_at_the_start_is_served_and_opens_no_other(
+    folder, root, tmp_path
+):
+    memory = fsspec.filesystem("memory")
+    for name in ("qv-r4", "down-r1"):
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            memory.pipe_file(f"memory://named/{name}/{file}", (root / name / file).read_bytes())
+    flags = ("--adapter", "sql=memory://named/qv-r4/", "--cache-dir", str(tmp_path))
+
+    async with (
+        whole_server(
+            folder, "--cpu-kernels", "torch", *flags, adapters={"local": root / "qv-r4"}
+        ) as server,
+        httpx.AsyncClient() as client,
+    ):
+        url = server.base_url
+        answers = [await ask(client, url, name) for name in ("sql", "local", "tiny")]
+        card = (await client.get(f"{url}/v1/adapters/sql")).json()
+        other = await client.put(
+            f"{url}/v1/adapters/other", json={"source": "memory://named/down-r1"}
+        )
+    memory.rm("memory://named", recursive=True)
+
+    assert answers[0] == answers[1] != answers[2]
+    assert (card["source"], card["pinned"]) == ("memory://named/qv-r4", True)
+    assert other.status_code == 400
+    assert "start it with --adapter-source memory://named/" in other.text
 
 
 async def test_a_name_that_moves_under_load_never_mixes_versions(folder, root):

@@ -27,12 +27,20 @@ def test_defaults_serve_the_default_model_on_loopback() -> None:
     assert (config.scheduling, config.adapter_weights) == ("fair", ())
 
 
-def test_adapters_are_names_and_paths() -> None:
-    config = read_config(["--adapter", "sql=/a/b", "--adapter", "team/x=rel=ative"])
+def test_adapters_are_names_and_where_they_come_from() -> None:
+    config = read_config(
+        [
+            *("--adapter", "sql=/a/b", "--adapter", "team/x=rel=ative", "--adapter", "home=~/x"),
+            *("--adapter", "law=s3://bucket/law/", "--adapter", "tax=hf://org/tax@v=1"),
+        ]
+    )
 
     assert config.adapters == (
-        AdapterSpec("sql", Path("/a/b")),
-        AdapterSpec("team/x", Path("rel=ative")),
+        AdapterSpec("sql", "/a/b"),
+        AdapterSpec("team/x", "rel=ative"),
+        AdapterSpec("home", str(Path.home() / "x")),
+        AdapterSpec("law", "s3://bucket/law"),
+        AdapterSpec("tax", "hf://org/tax@v=1"),
     )
 
 
@@ -116,6 +124,9 @@ def test_a_toml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
         (["--kv-cache-dtype", "int4"], ["--kv-cache-dtype", "int4", "int8"]),
         (["--adapter", "sql"], ["--adapter", "sql", "name=path"]),
         (["--adapter", "../x=/a"], ["--adapter", "../x", "not allowed"]),
+        (["--adapter", "sql=S3://bucket/sql"], ["--adapter", "S3://bucket", "lower case"]),
+        (["--adapter", "sql=s3://"], ["--adapter", "sql=s3://", "names no folder"]),
+        (["--adapter", "sql=https://me:word@host/x"], ["--adapter", "no user or password"]),
         (["--adapter-root", "S3://bucket"], ["--adapter-root", "S3://bucket", "lower case"]),
         (["--adapter-source", "/data"], ["--adapter-source", "/data", "--adapter-root"]),
         (["--adapter-source", "https://"], ["--adapter-source", "name a host"]),

@@ -166,7 +166,7 @@ def family_of(model_family: str, *, is_compiled: bool = False) -> dict[str, dict
     is_tied = model_family in TIED
     missing = set() if model_family in ("qwen2", "granite") else set(WITH_BIAS)
     if is_compiled:
-        missing |= {"linear-saved"} | ({"tokens-and-head"} if is_tied else set())
+        missing |= {"linear-saved"}
     configs = FAMILY | (TYING if is_tied else {})
     return {name: one for name, one in configs.items() if name not in missing}
 

@@ -114,7 +114,8 @@ class AdapterLibrary:
         """Whether `acquire` returns at once. Raises NotFoundError as it does."""
         recipe = self._parse_recipe(text)
         if recipe is not None:
-            return self._held_composition(recipe) is not None
+            held = self._held_composition(recipe)
+            return held is not None and not held.is_leaving
         reference = parse_reference(text)
         _, version = self._find_version(reference.name, reference.prefix)
         return version is not None and version.prepared is not None and not version.is_leaving
@@ -262,6 +263,9 @@ class AdapterLibrary:
 
     async def _acquire_composition(self, recipe: ParsedRecipe, text: str) -> AdapterLease:
         held = self._held_composition(recipe)
+        if held is not None and held.is_leaving:
+            await self._wait_while_leaving(lambda: self._held_composition(recipe), text)
+            held = self._held_composition(recipe)
         if held is not None:
             return self._lease(held, None, asked=text, tier=self._tier(held))
         started_s = time.perf_counter()

@@ -64,5 +64,5 @@ class LoadThreads:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(ended, result, error)
 
-        self.num_running += 1
         threading.Thread(target=run, name="lorry-adapter-load", daemon=True).start()
+        self.num_running += 1  # `ended` is for a later turn of the loop

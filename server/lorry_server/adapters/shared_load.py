@@ -36,7 +36,6 @@ class SharedLoad:
     key: str
     name: str
     number: int
-    source: str | None = None
     is_asked: bool = False
     is_pinned: bool = False
     is_done: bool = False

@@ -162,6 +162,12 @@ class Engine:
             for sequence in list(self._sequences.values())
         ]
 
+    def abort_all(self) -> list[TokenOutput]:
+        """End every sequence: nobody can wait for them any longer."""
+        return [
+            self._end(sequence, FinishReason.ABORT) for sequence in list(self._sequences.values())
+        ]
+
     def _end_expired(self, now: float) -> list[TokenOutput]:
         return [
             self._end(sequence, FinishReason.DEADLINE)

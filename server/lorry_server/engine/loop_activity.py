@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import platform
 import selectors
 import sys
 import threading
@@ -52,8 +53,13 @@ def new_watched_loop() -> asyncio.AbstractEventLoop:
 
 
 def _core_address() -> int | None:
-    """The first word of the main thread's area of restartable sequences (Linux rseq(2), glibc 2.35)."""
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+    """The first word of the main thread's area of restartable sequences (Linux rseq(2), glibc 2.35).
+
+    Only on x86-64 is a thread's identity its thread pointer, from which the area's place is counted.
+    """
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return None
+    if threading.current_thread() is not threading.main_thread():
         return None
     libc = ctypes.CDLL(None)
     try:

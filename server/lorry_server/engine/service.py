@@ -44,7 +44,7 @@ class _Abort:
 
 @dataclass(frozen=True, slots=True)
 class _EndAll:
-    error: str
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +110,15 @@ class EngineService:
         await asyncio.to_thread(self._thread.join)
 
     def begin_drain(self, *, end_after_s: float | None = None) -> None:
-        """Refuse new requests from now on; end the accepted ones with an error after a while."""
+        """Refuse new requests from now on; end the accepted ones after a while, if it is given."""
         self._is_draining = True
         if end_after_s is not None and self._loop is not None:
             # May be called from a signal handler.
-            self._loop.call_soon_threadsafe(
-                self._loop.call_later, end_after_s, self.end_all, "the server has shut down"
-            )
+            self._loop.call_soon_threadsafe(self._loop.call_later, end_after_s, self.end_all)
 
-    def end_all(self, error: str) -> None:
-        """End every accepted request with `error`: the time to finish them is over."""
-        self._inbox.append(_EndAll(error))
+    def end_all(self) -> None:
+        """Abort every accepted request: the time to finish them is over."""
+        self._inbox.append(_EndAll())
         self._wake.set()
 
     async def drain(self) -> None:
@@ -268,7 +266,7 @@ class EngineService:
             elif isinstance(message, _Abort):
                 output = self._engine.abort(message.request_id)
             elif isinstance(message, _EndAll):
-                outputs += self._engine.fail_all(message.error)
+                outputs += self._engine.abort_all()
             elif isinstance(message, _Offer):
                 self._engine.offer_adapter(message.prepared)
             elif isinstance(message, _SetWeight):

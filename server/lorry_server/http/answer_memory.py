@@ -25,12 +25,22 @@ CHUNK_OVERHEAD_BYTES = 64  # of a bytes object and its place in a list
 Header = tuple[bytes, bytes]
 
 
+class Follower:
+    """Somebody who reads an answer; `place` is the number of the chunk that it reads next."""
+
+    __slots__ = ("place",)
+
+    def __init__(self) -> None:
+        self.place = 0
+
+
 class SharedAnswer:
     """One answer, while it comes and after: its head and its chunks, for whoever else wants it.
 
     `status` is None until the head is there. `has_ended` says that nothing more comes; the answer
     is whole if `is_complete`. Without `is_replayable` it was too long to remember, or had to make
-    room: nobody can begin to read it any more, who has begun reads on.
+    room: nobody can begin to read it any more, who has begun reads on. Then `chunks` are
+    little more than what one of them has still to read, and `num_read` were before them.
     """
 
     def __init__(self, key: IdempotencyKey, fingerprint: bytes) -> None:
@@ -40,12 +50,17 @@ class SharedAnswer:
         self.headers: list[Header] = []
         self.chunks: list[bytes] = []
         self.num_bytes = 0
-        self.num_followers = 0
+        self.num_read = 0
         self.is_complete = False
         self.has_ended = False
         self.is_replayable = True
         self.ended_s = 0.0
+        self._followers: set[Follower] = set()
         self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def num_followers(self) -> int:
+        return len(self._followers)
 
     async def change(self) -> None:
         """Return when the answer has grown or ended, or a follower has left."""
@@ -58,16 +73,42 @@ class SharedAnswer:
                 self._waiters.remove(waiter)
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
+    def followed(self) -> Iterator[Follower]:
         """As long as the block runs somebody reads the answer, and it is worth going on with."""
-        self.num_followers += 1
+        follower = Follower()
+        self._followers.add(follower)
         try:
-            yield
+            yield follower
         finally:
-            self.num_followers -= 1
-            if not self.num_followers and not self.is_replayable:
-                self.chunks = []
+            self._followers.remove(follower)
+            self.forget_read()
             self.wake()
+
+    def next_chunk(self, follower: Follower) -> bytes | None:
+        """Return what `follower` reads next; None if it has not come."""
+        if follower.place == self.num_read + len(self.chunks):
+            return None
+        chunk = self.chunks[follower.place - self.num_read]
+        follower.place += 1
+        self.forget_read()
+        return chunk
+
+    def is_read_by(self, follower: Follower) -> bool:
+        """Whether the answer is whole and `follower` has had all of it."""
+        return self.is_complete and follower.place == self.num_read + len(self.chunks)
+
+    def forget_read(self) -> None:
+        """Let go of what nobody is going to read any more.
+
+        Not before it is half of what is there: what is left has to be moved.
+        """
+        if self.is_replayable:
+            return
+        num_chunks = self.num_read + len(self.chunks)
+        first = min((follower.place for follower in self._followers), default=num_chunks)
+        if 2 * (first - self.num_read) >= len(self.chunks):
+            del self.chunks[: first - self.num_read]
+            self.num_read = first
 
     def wake(self) -> None:
         """Tell those who wait for a change that there is one."""
@@ -174,8 +215,7 @@ class AnswerMemory:
         self.num_bytes -= answer.num_bytes
         answer.num_bytes = 0
         answer.is_replayable = False
-        if not answer.num_followers:
-            answer.chunks = []
+        answer.forget_read()
 
     def _forget_old(self) -> None:
         oldest_s = self._clock() - self._kept_s

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorry_server.errors import LorryServerError, RequestError
-from lorry_server.http.answer_memory import AnswerMemory, SharedAnswer
+from lorry_server.http.answer_memory import AnswerMemory, Follower, SharedAnswer
 from lorry_server.http.deadline import before_deadline
 from lorry_server.http.disconnect import unless_disconnected
 from lorry_server.http.idempotency_key import HEADER, IdempotencyKey
@@ -99,18 +99,18 @@ class SharedAnswers:
         record = RequestRecord.in_scope(scope)
         record.is_replayed = True
         self._metrics.repeated_key("kept" if answer.has_ended else "joined")
-        with answer.followed():
+        with answer.followed() as follower:
             async with before_deadline(record, metrics=self._metrics, phase="joined"):
                 await unless_disconnected(receive, has_head(answer))
             if answer.status is None:
                 raise JoinedRequestFailed("the request that had this key first has failed")
             try:
-                await unless_disconnected(receive, self._send_all(answer, send))
+                await unless_disconnected(receive, self._send_all(answer, follower, send))
             except (ClientDisconnect, TimeoutError):
                 # It has left, or takes nothing: then its connection is closed in the middle.
                 record.is_abandoned = True
 
-    async def _send_all(self, answer: SharedAnswer, send: Send) -> None:
+    async def _send_all(self, answer: SharedAnswer, follower: Follower, send: Send) -> None:
         await self._send(
             send,
             {
@@ -119,11 +119,9 @@ class SharedAnswers:
                 "headers": [*answer.headers, REPLAYED],
             },
         )
-        place = 0
         while True:
-            while place < len(answer.chunks):
-                chunk, place = answer.chunks[place], place + 1
-                is_last = answer.is_complete and place == len(answer.chunks)
+            while (chunk := answer.next_chunk(follower)) is not None:
+                is_last = answer.is_read_by(follower)
                 message = {"type": "http.response.body", "body": chunk, "more_body": not is_last}
                 await self._send(send, message)
             if answer.has_ended or answer.is_complete:

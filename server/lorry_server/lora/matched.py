@@ -25,6 +25,10 @@ class OwnRows:
     ids_K: Tensor | None
     rows_KI: Tensor
 
+    def of(self, values_O: Tensor) -> Tensor:
+        """Of a value or a row for each row of the weight, those of these rows."""
+        return values_O if self.ids_K is None else values_O[self.ids_K]
+
 
 @dataclass(frozen=True, slots=True)
 class ScaleAndShift:

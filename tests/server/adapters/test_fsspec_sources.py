@@ -175,6 +175,18 @@ def test_what_is_not_allowed_is_not_asked_for(
     assert s3.made_with == []
 
 
+def test_what_the_operator_named_is_read_though_nothing_else_there_is_allowed(
+    s3: type[FakeS3], tmp_path: Path
+) -> None:
+    sources = sources_for(tmp_path, named=("s3://bucket/adapters/sql",))
+
+    folder = sources.fetch("s3://bucket/adapters/sql", cancelled=never)
+
+    assert read_files(folder) == adapter_files()
+    assert "start it with --adapter-source s3://" in refusal(sources, "s3://bucket/adapters/law")
+    assert "start it with --adapter-source s3://" in refusal(sources, "s3://bucket/adapters")
+
+
 def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,17 +186,17 @@ async def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> Non
         assert service.stats().is_draining
 
 
-async def test_time_is_up_ends_streams_with_an_error() -> None:
+async def test_what_has_not_finished_when_the_time_for_it_is_over_is_aborted() -> None:
     async with running_service() as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=190)])
         reader = StreamReader(stream)
         await anext(reader)
-        service.end_all("time is up")
+        service.end_all()
 
         last = [output async for output in reader][-1]
 
-        assert last.finish_reason is FinishReason.ERROR
-        assert last.error == "time is up"
+        assert last.finish_reason is FinishReason.ABORT
+        assert last.error is None
 
 
 async def test_one_failed_step_is_survived() -> None:

@@ -105,6 +105,28 @@ def test_who_reads_an_answer_reads_on_though_it_is_not_kept():
     assert memory.num_bytes == 0
 
 
+def test_of_an_answer_that_is_not_kept_stays_what_somebody_has_still_to_read():
+    memory = AnswerMemory(max_answer_bytes=500)
+    answer = memory.begin(key("a"), b"")
+    with answer.followed() as slow:
+        with answer.followed() as quick:
+            read = []
+            for place in range(100):
+                memory.add_chunk(answer, bytes([place]) * 100, is_last=place == 99)
+                read.append(answer.next_chunk(quick))
+                if place % 10 == 9:
+                    read_slowly = answer.next_chunk(slow)
+                    assert read_slowly == bytes([place // 10]) * 100
+            assert read == [bytes([place]) * 100 for place in range(100)]
+            assert answer.next_chunk(quick) is None
+            assert answer.is_read_by(quick)
+            assert not answer.is_read_by(slow)
+        rest = [answer.next_chunk(slow) for _ in range(50)]
+        assert rest == [bytes([place]) * 100 for place in range(10, 60)]
+        assert len(answer.chunks) <= 50
+    assert (answer.chunks, memory.num_bytes) == ([], 0)
+
+
 def test_what_is_forgotten_may_begin_again_while_its_last_chunks_still_come():
     memory = AnswerMemory()
     old = memory.begin(key("a"), b"")

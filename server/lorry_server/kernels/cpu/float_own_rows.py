@@ -6,9 +6,8 @@ import numpy as np
 from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
-from lorry_server.kernels.cpu.float_results import clear_tile, exact_rows, settle_rows
-from lorry_server.kernels.cpu.float_tile import STEP_BYTES, multiply_floats, multiply_pairs
-from lorry_server.kernels.cpu.matmul import LD_TILE, finish_logits, num_rows
+from lorry_server.kernels.cpu.float_results import add_product, clear_tile, settle_rows
+from lorry_server.kernels.cpu.matmul import finish_logits, num_rows, scale_results
 from lorry_server.kernels.cpu.own_rows import next_run, store_own_tile
 from lorry_server.kernels.cpu.simd import load_i32, load_i64
 
@@ -19,19 +18,25 @@ def own_float_panel(rec, entry, first, rows, panel, tile):
     is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
     groups, ld = load_i64(rec + t.NUM_GROUPS), load_i64(rec + t.LD_XQ)
     w = load_i64(entry + t.OWN_W) + panel * groups * (2048 if is_bf16 else 4096)
-    x = load_i64(rec + t.XQ) + first * ld
-    steps = 32 * groups
+    steps = (16 if is_bf16 else 32) * groups
     clear_tile(rows, tile)
-    row = np.int64(0)
-    while row < rows:
-        taken = exact_rows(rows - row)
-        x_row, y_row = x + row * ld, tile + row * LD_TILE
-        if is_bf16:
-            multiply_pairs(taken, w, w + 64, STEP_BYTES, x_row, ld, steps // 2, y_row, LD_TILE, w)
-        else:
-            multiply_floats(taken, w, w + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, w)
-        row += taken
-    if load_i64(rec + t.ROUNDS) != 0:
+    add_product(rec, rows, w, load_i64(rec + t.XQ) + first * ld, ld, steps, tile)
+
+
+@njit(nogil=True)
+def add_own_float_lora(rec, entry, first, rows, panel, tile):
+    """Add what LoRA on the head makes of the rows in these columns."""
+    is_bf16 = load_i64(rec + t.ELEMENT) == t.BFLOAT16
+    rank = load_i64(entry + t.OWN_RANK)
+    if rank > 0:
+        shrunk = load_i64(rec + t.SHRUNK)
+        ld = 32 * load_i64(shrunk + t.SHRUNK_GROUPS) * (2 if is_bf16 else 4)
+        steps = (rank + 1) // 2 if is_bf16 else rank
+        b = load_i64(entry + t.OWN_B) + panel * steps * 128
+        add_product(rec, rows, b, load_i64(shrunk + t.SHRUNK_XQ) + first * ld, ld, steps, tile)
+    scale = load_i64(entry + t.OWN_RESULT_SCALE)
+    scale_results(scale, load_i64(entry + t.OWN_RESULT_SHIFT), rows, panel, tile)
+    if scale != 0 and load_i64(rec + t.ROUNDS) != 0:
         settle_rows(rows, tile)
 
 
@@ -50,6 +55,7 @@ def float_own_rows_chunk(rec, step, chunk, scratch):
             end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
             for panel in range(begin, end):
                 own_float_panel(rec, entry, first, stop - first, panel, scratch)
+                add_own_float_lora(rec, entry, first, stop - first, panel, scratch)
                 finish_logits(rec, stop - first, scratch)
                 store_own_tile(rec, entry, first, stop - first, panel, scratch)
         first = stop

@@ -75,25 +75,30 @@ def add_float_adapters(rec, step, first, rows, panel, tile):
             rank = load_i64(part + t.LORA_RANK)
             steps = (rank + 1) // 2 if is_bf16 else rank
             b = load_i64(part + t.LORA_B) + panel * steps * 128
-            row = m
-            while row < end and rank > 0:
-                taken = exact_rows(end - row)
-                x_row, y_row = x + row * ld, tile + row * LD_TILE
-                if is_bf16:
-                    multiply_pairs(
-                        taken, b, b + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, b
-                    )
-                else:
-                    multiply_floats(
-                        taken, b, b + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, b
-                    )
-                row += taken
-            if rounds and rank > 0:
-                settle_rows(end - m, tile + m * LD_TILE)
-            scale_results(entry, end - m, panel, tile + m * LD_TILE)
-            if rounds and load_i64(entry + t.LORA_RESULT_SCALE) != 0:
-                settle_rows(end - m, tile + m * LD_TILE)
+            here = tile + m * LD_TILE
+            if rank > 0:
+                add_product(rec, end - m, b, x + m * ld, ld, steps, here)
+            scale = load_i64(entry + t.LORA_RESULT_SCALE)
+            scale_results(scale, load_i64(entry + t.LORA_RESULT_SHIFT), end - m, panel, here)
+            if rounds and scale != 0:
+                settle_rows(end - m, here)
         m = end
+
+
+@njit(nogil=True)
+def add_product(rec, rows, w, x, ld, steps, tile):
+    """Add the product of rows with a panel of `steps` steps to a tile, and touch no row more."""
+    row = np.int64(0)
+    while row < rows:
+        taken = exact_rows(rows - row)
+        x_row, y_row = x + row * ld, tile + row * LD_TILE
+        if load_i64(rec + t.ELEMENT) == t.BFLOAT16:
+            multiply_pairs(taken, w, w + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, w)
+        else:
+            multiply_floats(taken, w, w + 64, STEP_BYTES, x_row, ld, steps, y_row, LD_TILE, w)
+        row += taken
+    if load_i64(rec + t.ROUNDS) != 0:
+        settle_rows(rows, tile)
 
 
 @njit(nogil=True)

@@ -138,17 +138,23 @@ def add_adapters(rec, step, first, rows, panel, next_panel, tile, scratch):
                     high = load_f32x16(row + 64) + load_f32x16(delta + 128 * i + 64) * scale_b
                     store_f32x16(row, low)
                     store_f32x16(row + 64, high)
-            scale_results(entry, end - m, panel, tile + m * LD_TILE)
+            scale_results(
+                load_i64(entry + t.LORA_RESULT_SCALE),
+                load_i64(entry + t.LORA_RESULT_SHIFT),
+                end - m,
+                panel,
+                tile + m * LD_TILE,
+            )
         m = end
 
 
 @njit(nogil=True)
-def scale_results(entry, rows, panel, tile):
-    """What an adapter does to finished results, y * scale + shift, in place."""
-    if load_i64(entry + t.LORA_RESULT_SCALE) == 0:
+def scale_results(scale, shift, rows, panel, tile):
+    """What an adapter does to finished results, y * scale + shift, in place; nothing where `scale` is 0."""
+    if scale == 0:
         return
-    scale = load_i64(entry + t.LORA_RESULT_SCALE) + 128 * panel
-    shift = load_i64(entry + t.LORA_RESULT_SHIFT) + 128 * panel
+    scale += 128 * panel
+    shift += 128 * panel
     for m in range(rows):
         for half in range(0, 128, 64):
             at = tile + m * LD_TILE + half

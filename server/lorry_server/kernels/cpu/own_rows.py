@@ -1,7 +1,8 @@
 """Rows of the head that adapters bring themselves: their results stand in place of the head's.
 
 It follows the head's matmul. What the head has made of those columns is written over, so only rows whose
-adapter has such rows pay.
+adapter has such rows pay. LoRA on the head changes these columns like the others; its B is there twice
+for them, once in the order of the head's columns and once in that of the own rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import numpy as np
 from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
-from lorry_server.kernels.cpu.matmul import LD_TILE, MAX_ROWS, finish_logits, num_rows, store_tile
+from lorry_server.kernels.cpu.matmul import (
+    DELTA,
+    LD_DELTA,
+    LD_TILE,
+    MAX_ROWS,
+    finish_logits,
+    num_rows,
+    scale_results,
+    store_tile,
+)
 from lorry_server.kernels.cpu.simd import (
     load_f32,
     load_f32x16,
@@ -76,6 +86,46 @@ def own_panel(rec, entry, first, rows, panel, tile):
 
 
 @njit(nogil=True)
+def add_own_lora(rec, entry, first, rows, panel, tile):
+    """Add what LoRA on the head makes of the rows in these columns."""
+    rank = load_i64(entry + t.OWN_RANK)
+    if rank > 0:
+        shrunk = load_i64(rec + t.SHRUNK)
+        ld_scale = 4 * load_i64(shrunk + t.SHRUNK_GROUPS)  # the head is one slice
+        ld = 8 * ld_scale
+        num_steps = (rank + 3) // 4
+        delta = tile + DELTA
+        multiply(
+            rows,
+            load_i64(entry + t.OWN_B) + panel * num_steps * LD_DELTA,
+            load_i64(shrunk + t.SHRUNK_XQ) + first * ld,
+            ld,
+            load_i64(shrunk + t.SHRUNK_START) + first * ld_scale,
+            ld_scale,
+            load_i64(shrunk + t.SHRUNK_SCALE) + first * ld_scale,
+            ld_scale,
+            num_steps // 8,
+            num_steps % 8,
+            delta,
+            LD_DELTA,
+            NOTHING,
+        )
+        scale = load_i64(entry + t.OWN_B_SCALE) + 128 * panel
+        for m in range(rows):
+            for half in range(0, 128, 64):
+                at = tile + m * LD_TILE + half
+                share = load_f32x16(delta + LD_DELTA * m + half) * load_f32x16(scale + half)
+                store_f32x16(at, load_f32x16(at) + share)
+    scale_results(
+        load_i64(entry + t.OWN_RESULT_SCALE),
+        load_i64(entry + t.OWN_RESULT_SHIFT),
+        rows,
+        panel,
+        tile,
+    )
+
+
+@njit(nogil=True)
 def own_rows_chunk(rec, step, chunk, scratch):
     """A few panels of every adapter that has so many, times its rows."""
     adapters = load_i64(step + t.ROW_ADAPTERS)
@@ -90,6 +140,7 @@ def own_rows_chunk(rec, step, chunk, scratch):
             end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
             for panel in range(begin, end):
                 own_panel(rec, entry, first, stop - first, panel, scratch)
+                add_own_lora(rec, entry, first, stop - first, panel, scratch)
                 finish_logits(rec, stop - first, scratch)
                 store_own_tile(rec, entry, first, stop - first, panel, scratch)
         first = stop

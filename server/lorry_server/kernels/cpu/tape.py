@@ -74,11 +74,14 @@ LORA_ENTRY_BYTES = LORA_B_SCALE + 4 * WORD_BYTES
 
 # OWN_ROWS: rows of the head that adapters bring themselves. It reads XQ*, Y, LD_Y, FACTOR and SOFTCAP as
 # the head's MATMUL does, and a table with an entry for each slot: panels, the packed rows, their
-# scales, the ids of their columns (or 0: all, in order), and how many these are. OWN_PANELS is the
-# address of a word: the most panels of an adapter of the step.
+# scales, the ids of their columns (or 0: all, in order), and how many these are; and what LoRA on the
+# head does to these columns: its rank, B, the scales of B, factors and shifts (or 0). What its A has
+# made of the rows is where SHRUNK says. OWN_PANELS is the address of a word: the most panels of an
+# adapter of the step.
 OWN_TABLE, OWN_PANELS = 296, 304
 OWN_NUM_PANELS, OWN_W, OWN_SCALE, OWN_IDS, OWN_NUM_IDS = range(0, 40, 8)
-OWN_ENTRY_BYTES = 40
+OWN_RANK, OWN_B, OWN_B_SCALE, OWN_RESULT_SCALE, OWN_RESULT_SHIFT = range(40, 80, 8)
+OWN_ENTRY_BYTES = 80
 OWN_PANELS_PER_CHUNK = 4
 
 # KEYS_AND_VALUES and ATTEND

@@ -48,8 +48,8 @@ class AdapterPacker(Protocol):
         """Put an adapter's updates of a linear into `memory`; from any thread."""
         ...
 
-    def pack_own_rows(self, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
-        """The same with rows of the head, for an `OwnRowsTable`."""
+    def pack_own_rows(self, one: MatchedSlice, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+        """The same with own rows of the head, and what `one` does to them, for an `OwnRowsTable`."""
         ...
 
     def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows: ...
@@ -126,8 +126,7 @@ class AdapterTable:
         """See `DeviceAdapters.prepare`; once all linears have their `fields`."""
         matched = self._matcher.match(adapter)
         memory = AdapterMemory()
-        own_rows = self._own_rows_of_head(adapter, matched)
-        own_entry = None if own_rows is None else self._packer.pack_own_rows(own_rows, memory)
+        own_entry = self._pack_own_rows(adapter, matched, memory)
         entries = {
             name: self._packer.pack(self._packed[name], slices, memory)
             for name, slices in matched.by_linear.items()
@@ -199,17 +198,19 @@ class AdapterTable:
         slots_T[segments.tokens_P] = np.repeat(segments.slots_G, np.diff(segments.starts_G1))
         return slots_T
 
-    def _own_rows_of_head(self, adapter: Adapter, matched: MatchedAdapter) -> OwnRows | None:
-        """Raises AdapterError for rows that are elsewhere, or beside something else on the head."""
-        found = None
+    def _pack_own_rows(
+        self, adapter: Adapter, matched: MatchedAdapter, memory: AdapterMemory
+    ) -> Entry | None:
+        """Raises AdapterError for rows that are not the head's."""
+        entry = None
         for slices in matched.by_linear.values():
             for one in slices:
                 if one.own_rows is None:
                     continue
-                if one.part.name != HEAD or one.weights is not None or one.results is not None:
+                if one.part.name != HEAD:
                     raise AdapterError(
                         f"adapter {str(adapter.path)!r}: {one.part.name!r} is replaced, which the "
                         "compiled kernels do not do; --cpu-kernels torch serves it"
                     )
-                found = one.own_rows
-        return found
+                entry = self._packer.pack_own_rows(one, one.own_rows, memory)
+        return entry

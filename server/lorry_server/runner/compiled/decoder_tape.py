@@ -317,6 +317,7 @@ class DecoderTape:
             self.hidden_in.as_input()
             | self._arithmetic.fields
             | logits
+            | self._adapters.fields(head)
             | self._adapters.own_rows.fields(),
             rows=t.LOGITS_ROWS,
         )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.float_pack import pack_elements
@@ -43,14 +44,14 @@ class FloatPacker:
         pack_results(linear, slices, entry, memory)
         return entry
 
-    def pack_own_rows(self, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
-        rows_KI = bits_of(own_rows.rows_KI, self._element)
-        part = Part(0, len(rows_KI), 0)
-        width = padded(rows_KI.shape[1])
-        w = np.zeros(padded(len(rows_KI)) * width * ELEMENT_BYTES[self._element], np.uint8)
-        pack_elements(rows_KI, [part], as_bits(w, self._element), multiple=GROUP)
-        entry = own_entry(own_rows, memory)
-        entry.point(t.OWN_W, memory.add(w))
+    def pack_own_rows(self, one: MatchedSlice, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+        entry = own_entry(one, own_rows, memory)
+        entry.point(t.OWN_W, memory.add(self._rows(own_rows.rows_KI, multiple=GROUP)))
+        if one.weights is not None:
+            b_KR = own_rows.of(one.weights.b_OR)
+            entry.set(t.OWN_RANK, one.weights.rank)
+            b = self._rows(b_KR, multiple=INPUTS_PER_STEP[self._element])
+            entry.point(t.OWN_B, memory.add(b))
         return entry
 
     def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows:
@@ -82,6 +83,15 @@ class FloatPacker:
         entry.point(t.LORA_A, memory.add(self._ranks(weights)), piece=piece)
         # the panels are counted from the linear's first
         entry.point(t.LORA_B, memory.add(b) - first_panel * panel_bytes, piece=piece)
+
+    def _rows(self, rows_KI: torch.Tensor, *, multiple: int) -> npt.NDArray[np.uint8]:
+        """Rows in panels; their inputs are filled up to `multiple`."""
+        num_rows, num_inputs = rows_KI.shape
+        width = -(-num_inputs // multiple) * multiple
+        w = np.zeros(padded(num_rows) * width * ELEMENT_BYTES[self._element], np.uint8)
+        bits_KI = bits_of(rows_KI, self._element)
+        pack_elements(bits_KI, [Part(0, num_rows, 0)], as_bits(w, self._element), multiple=multiple)
+        return w
 
     def _ranks(self, weights: LoraWeights) -> npt.NDArray[np.generic]:
         a_RI = bits_of(weights.a_RI, self._element)

@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena
-from lorry_server.kernels.cpu.pack import PANEL, Part, num_panels, pack_bytes, padded, spread
+from lorry_server.kernels.cpu.pack import (
+    GROUP,
+    PANEL,
+    Part,
+    num_panels,
+    pack_bytes,
+    padded,
+    spread,
+)
 from lorry_server.lora.int8_updates import Int8Update, int8_update
 from lorry_server.lora.matched import MatchedSlice, OwnRows
 from lorry_server.lora.own_rows_updates import int8_rows
@@ -44,16 +52,13 @@ class Int8Packer:
         pack_results(linear, slices, entry, memory)
         return entry
 
-    def pack_own_rows(self, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
-        weight = int8_rows(own_rows.rows_KI)
-        part = Part(0, weight.out_features, 0)
-        w = np.zeros(padded(weight.out_features) * padded(weight.in_features), np.uint8)
-        pack_bytes(weight.q_OI.numpy(), [part], w)
-        scale = np.zeros(padded(weight.out_features), np.float32)
-        spread(weight.scale_O.numpy(), [part], scale)
-        entry = own_entry(own_rows, memory)
-        entry.point(t.OWN_W, memory.add(w))
-        entry.point(t.OWN_SCALE, memory.add(scale))
+    def pack_own_rows(self, one: MatchedSlice, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+        entry = own_entry(one, own_rows, memory)
+        _pack_rows(entry, (t.OWN_W, t.OWN_SCALE), int8_rows(own_rows.rows_KI), memory)
+        if one.weights is not None:
+            b = int8_rows(own_rows.of(one.weights.b_OR))
+            entry.set(t.OWN_RANK, one.weights.rank)
+            _pack_rows(entry, (t.OWN_B, t.OWN_B_SCALE), b, memory, multiple=RANK_STEP)
         return entry
 
     def shrunk_rows(self, arena: Arena, *, max_rows: int) -> ShrunkRows:
@@ -86,6 +91,25 @@ class Int8Packer:
         spread(update.b.scale_O.numpy(), moved, b_scale[PANEL * first_panel :])
         # the panels are counted from the linear's first
         entry.point(t.LORA_B, memory.add(b) - first_panel * panel_bytes, piece=piece)
+
+
+def _pack_rows(
+    entry: Entry,
+    offsets: tuple[int, int],
+    weight: Int8Weight,
+    memory: AdapterMemory,
+    *,
+    multiple: int = GROUP,
+) -> None:
+    """Put rows and their scales into `memory`, and where they are into the entry's two words."""
+    part = Part(0, weight.out_features, 0)
+    num_inputs = -(-weight.in_features // multiple) * multiple
+    w = np.zeros(padded(weight.out_features) * num_inputs, np.uint8)
+    pack_bytes(weight.q_OI.numpy(), [part], w, multiple=multiple)
+    scale = np.zeros(padded(weight.out_features), np.float32)
+    spread(weight.scale_O.numpy(), [part], scale)
+    entry.point(offsets[0], memory.add(w))
+    entry.point(offsets[1], memory.add(scale))
 
 
 def packed_a(a: Int8Weight) -> npt.NDArray[np.uint8]:

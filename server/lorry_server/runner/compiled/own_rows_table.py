@@ -13,21 +13,29 @@ import numpy.typing as npt
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.memory import Arena
 from lorry_server.kernels.cpu.pack import PANEL, padded
-from lorry_server.lora.matched import OwnRows
+from lorry_server.lora.matched import MatchedSlice, OwnRows
 from lorry_server.runner.compiled.adapter_memory import AdapterMemory, Entry
 from lorry_server.runner.compiled.records import Field
 
 OWN_WORDS = t.OWN_ENTRY_BYTES // t.WORD_BYTES
 
 
-def own_entry(own_rows: OwnRows, memory: AdapterMemory) -> Entry:
-    """An entry that lacks the packed rows and their scales."""
+def own_entry(one: MatchedSlice, own_rows: OwnRows, memory: AdapterMemory) -> Entry:
+    """An entry that lacks the packed rows, LoRA beside them, and the scales of both."""
     num_rows = len(own_rows.rows_KI)
     entry = Entry(OWN_WORDS)
     entry.set(t.OWN_NUM_PANELS, padded(num_rows) // PANEL)
     entry.set(t.OWN_NUM_IDS, num_rows)
     if own_rows.ids_K is not None:
         entry.point(t.OWN_IDS, memory.add(own_rows.ids_K.numpy().astype(np.int32)))
+    if one.results is not None:
+        for offset, values_O in (
+            (t.OWN_RESULT_SCALE, one.results.scale_O),
+            (t.OWN_RESULT_SHIFT, one.results.shift_O),
+        ):
+            values = np.zeros(padded(num_rows), np.float32)
+            values[:num_rows] = own_rows.of(values_O).numpy()
+            entry.point(offset, memory.add(values))
     return entry
 
 
