@@ -93,6 +93,7 @@ async def use(client, port):
         print(first.text + second.text)
 
 async def free_port():
+    asyncio.get_running_loop().slow_callback_duration = 60  # nor is a machine that is busy
     async with FakeLLMServer(script) as server:
         return server.port
 
