@@ -56,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if levels and (analysis.sweep or analysis.finds_max):
             raise ValueError("--concurrency says the loads: leave out --sweep and --find-max")
         options = workload_options(namespace)
+        if options.arrival and (levels or any(point.concurrency for point in analysis.sweep)):
+            raise ValueError(
+                "--arrival is an open loop, and numbers of streams are a closed one: leave out one"
+            )
         if namespace.scenario and namespace.scenario not in SCENARIOS:
             raise ValueError(
                 f"--scenario {namespace.scenario} is not one of {', '.join(SCENARIOS)}"
@@ -207,7 +211,13 @@ def _run(
     line = ProgressLine(num_levels=0 if analysis.finds_max else len(points))
 
     def show(progress: Progress) -> None:
-        line.update(progress.level, progress.phase, progress.elapsed_s, progress.state.records)
+        state = progress.state  # an open loop has no number of streams but what is under way
+        line.update(
+            state.live,
+            progress.phase,
+            progress.elapsed_s,
+            num_streams=state.level or state.in_flight,
+        )
 
     measure = LocalMeasure(
         LevelTimes(

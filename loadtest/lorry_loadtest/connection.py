@@ -52,6 +52,8 @@ class Connection:
     def close(self) -> None:
         if self._stream is not None:
             self._stream.abort()
+            if isinstance(self._stream, GreenletStream):
+                self._stream.close()  # the other kind is closed by the thread that reads it
             self._stream = None
 
     def _connect(self) -> StampedStream | GreenletStream:

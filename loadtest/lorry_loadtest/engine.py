@@ -35,11 +35,12 @@ class Engine:
         limits: Limits,
         environment: Any,
         tries: Tries = attempt,
+        source: int = 0,
     ) -> None:
         self.tries = tries
         self.settings = settings
         self.run = run
-        self.workload = settings.workload(catalog, stream=run.stream)
+        self.workload = settings.workload(catalog, stream=run.stream, source=source)
         self.wire = wire
         self.limits = limits
         self._environment = environment
@@ -152,6 +153,7 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
             limits=user_class.limits,
             environment=environment,
             tries=user_class.tries,
+            source=_place_of(user_class, environment),
         )
     return engine
 
@@ -172,6 +174,12 @@ def wire_of(
 def api_key_of(user_class: Any, options: WorkloadOptions | None) -> str | None:
     key: str | None = (options.api_key if options else None) or user_class.api_key
     return key
+
+
+def _place_of(user_class: Any, environment: Any) -> int:
+    """Two classes of a locustfile must not send the same requests at the same times."""
+    classes = list(getattr(environment, "user_classes", ()))
+    return classes.index(user_class) if user_class in classes else 0
 
 
 def _endpoint(user_class: Any, environment: Any) -> Endpoint:

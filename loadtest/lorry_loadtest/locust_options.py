@@ -109,15 +109,19 @@ class _ReportedTests:
         state = self._environment.lorry_run
         user_class = next(c for c in self._environment.user_classes if hasattr(c, "canary_share"))
         engine = engine_of(user_class, self._environment, state)
-        window_end_ns = max(self._window_end_ns, window_start_ns + 1)
+        window_end_ns = self._window_end_ns
+        if engine.is_open_loop:  # -t is a little longer than the plan: nothing arrives after it
+            last_ns = max(record.t_sched_ns for record in gathered.sent)
+            window_end_ns = min(window_end_ns, last_ns + 1)
+        window_end_ns = max(window_end_ns, window_start_ns + 1)
         observations = gathered.observations()
         loaded_s = window_end_ns / 1e9
-        planned = observations.num_planned
+        due = observations.num_due
         run = LevelRun(
             concurrency=gathered.max_in_flight
             if engine.is_open_loop
             else len({(record.worker, record.user) for record in gathered.sent}),
-            rate_per_s=None if planned is None else planned / loaded_s,
+            rate_per_s=None if due is None else due / loaded_s,
             start_ns=0,
             window_start_ns=window_start_ns,
             window_end_ns=window_end_ns,

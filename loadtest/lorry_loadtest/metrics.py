@@ -70,10 +70,14 @@ def duration_ms(record: RequestRecord) -> float:
 
 
 def connect_ms(record: RequestRecord) -> float:
-    """t_conn - t_sched on a connection of its own, 0 on one that was used before."""
+    """t_conn - t_begin on a connection of its own, 0 on one that was used before.
+
+    What the client was late before it began is not the connection's.
+    """
     if record.t_conn_ns is None:
         return 0.0
-    return (record.t_conn_ns - record.t_sched_ns) / NS_PER_MS
+    begin_ns = record.t_sched_ns if record.t_begin_ns is None else record.t_begin_ns
+    return (record.t_conn_ns - begin_ns) / NS_PER_MS
 
 
 def delivery_ms(record: RequestRecord) -> list[float]:

@@ -28,8 +28,8 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one worker fared. CPU is in seconds; a lag is how late a 10 ms heartbeat came.
 
-    `num_planned` arrivals were this worker's of an open loop (None: a closed one), `num_dropped`
-    of them were never sent. `max_in_flight` is the most streams that it had open at once.
+    `num_planned` arrivals were this worker's of an open loop (None: a closed one), `num_due` of
+    them before the end of the run, and `num_dropped` of those were never sent. `max_in_flight` is the most streams that it had open at once.
     """
 
     worker: int
@@ -38,6 +38,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_lags_ms: tuple[float, ...]
     num_records: int
     num_planned: int | None = None
+    num_due: int | None = None
     num_dropped: int = 0
     max_in_flight: int = 0
     clock: tuple[ClockSample, ...] = ()
@@ -76,6 +77,8 @@ class CanaryBook(msgspec.Struct, frozen=True, kw_only=True):
 class Observations(msgspec.Struct, frozen=True, kw_only=True):
     """All of a run's. `stream_hash` is of the requests as planned, `sent_hash` as sent.
 
+    Of `num_planned` arrivals `num_due` were due before the run was ended. `num_workers` were to hand
+    over what they had (None: there was one process).
     `steps` are the server's step log, as it sent it, with `t_ns` added on our clock where the
     server told its own. What a server does not offer is empty, with a sentence in `notes`.
     """
@@ -85,6 +88,8 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
     stream_hash: str = ""
     sent_hash: str = ""
     num_planned: int | None = None
+    num_due: int | None = None
+    num_workers: int | None = None
     workers: tuple[WorkerReport, ...] = ()
     calibration: Calibration | None = None
     canaries: CanaryBook | None = None

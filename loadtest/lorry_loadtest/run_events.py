@@ -87,7 +87,8 @@ class RunEvents:
             self._prepared = self._prepare(run)
 
     def _on_start(self, **_: Any) -> None:
-        order = self._worker.order if self._worker else RunOrder()
+        given = self._worker.take_order() if self._worker else RunOrder()
+        order = given or RunOrder()
         self.gathered = None
         run = self._environment.lorry_run = RunState(
             worker=order.worker,
@@ -96,7 +97,11 @@ class RunEvents:
             options=options_of(self._environment),
             spool=self._worker.new_spool(self._folder()) if self._worker else None,
             answers=order.answers,
+            takes_part=given is not None,
         )
+        if given is None:
+            logger.error("no orders from the master for this test: this worker sends nothing")
+            return
         try:
             if self._worker is None:
                 self._lead(run, self._prepared or self._prepare(run))
@@ -209,6 +214,7 @@ class RunEvents:
             worker=run.worker,
             num_records=run.num_records,
             num_planned=run.num_planned,
+            num_due=run.num_due,
             num_dropped=run.num_dropped,
             max_in_flight=run.max_in_flight,
             clock=clock_samples(run.origin_ns),
@@ -228,6 +234,7 @@ class RunEvents:
             self.gathered.scraped(self._scrape)
             self._scrape = None
         if self._master is not None:
+            self.gathered.num_workers = self._master.num_workers
             for records, report in self._master.collect():
                 self.gathered.add(records, report)
 

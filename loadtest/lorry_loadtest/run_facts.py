@@ -42,7 +42,8 @@ class DeclaredLoad:
 
     `rate_per_s` and `arrival_cv` (standard deviation over mean of the times between arrivals) are
     of an open loop. `adapter_shares` are wanted shares by name, None the base model.
-    `cached_share` is the share of prompt tokens that is meant to be found in the prefix cache.
+    `cached_share` is the share of prompt tokens that a prefix cache may find. With `counts_tokens`
+    a planned word of a prompt is about one token, which of given texts nobody knows.
     `exact_lengths` says that answers are asked for in full length (`ignore_eos`).
     `max_in_flight` is the most streams that the client will open.
     """
@@ -54,6 +55,7 @@ class DeclaredLoad:
     adapter_slots: int | None = None
     cached_share: float = 0.0
     exact_lengths: bool = False
+    counts_tokens: bool = True
     max_in_flight: int | None = None
 
 

@@ -19,6 +19,8 @@ from lorry_loadtest.wall_clock import offset_now_ns
 
 INTERVAL_S = 0.5
 STEPS_PER_READ = 1000
+# Ten minutes of them. In a longer run older ones are thinned out, the first one never.
+MAX_SAMPLES = 1200
 _TIMEOUT_S = 5.0
 # Buckets of histograms are most of the text and of no use as a time series.
 _SKIPPED = ("_bucket", "_created")
@@ -76,6 +78,8 @@ class ServerScrape:
             return
         now_ns = time.perf_counter_ns() - self._origin_ns
         self.samples.append(ServerSample(t_ns=now_ns, values=parse_metrics(text.decode())))
+        if len(self.samples) > MAX_SAMPLES:
+            self.samples = [*self.samples[:-1:2], self.samples[-1]]
 
     def _read_steps(self) -> None:
         """As many pages as there are; the first question only asks where the log stands."""

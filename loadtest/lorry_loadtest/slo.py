@@ -51,9 +51,19 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 
 def is_met(objective: Objective, distribution: Distribution) -> bool | None:
-    """Whether a level meets it; None when there are too few samples to say."""
+    """Whether a level meets it; None when there are too few samples to say.
+
+    A percentile among the requests that were given up is known to be above what was seen, and a
+    mean or a maximum without those is known to be too low.
+    """
     value: float | None = getattr(distribution, objective.statistic)
-    return None if value is None else value < objective.limit_ms
+    if value is None:
+        above = distribution.above.get(objective.statistic)
+        return False if above is not None and above >= objective.limit_ms else None
+    is_under = value < objective.limit_ms
+    if is_under and distribution.num_censored and objective.statistic in ("mean", "max"):
+        return None
+    return is_under
 
 
 def is_good(record: RequestRecord, objectives: Sequence[Objective]) -> bool:

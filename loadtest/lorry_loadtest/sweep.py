@@ -52,7 +52,6 @@ class LevelTimes:
 class Progress:
     """How far a level is; `phase` is `prepare`, `warm-up`, `measure` or `drain`."""
 
-    level: int
     phase: str
     elapsed_s: float
     state: RunState
@@ -218,6 +217,7 @@ class _Level:
                 worker=0,
                 num_records=state.num_records,
                 num_planned=state.num_planned,
+                num_due=state.num_due,
                 num_dropped=state.num_dropped,
                 max_in_flight=state.max_in_flight,
                 clock=clock_samples(state.origin_ns),
@@ -264,7 +264,7 @@ class _Level:
         """Until its greenlet is killed with the end of the level."""
         while True:
             elapsed_s = (self._state.now_ns - self._start_ns) / 1e9
-            self._on_progress(Progress(self._state.level, self._phase, elapsed_s, self._state))
+            self._on_progress(Progress(self._phase, elapsed_s, self._state))
             gevent.sleep(_PROGRESS_INTERVAL_S)
 
 

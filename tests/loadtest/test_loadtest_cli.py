@@ -146,6 +146,9 @@ def test_workers_send_the_planned_stream_and_the_master_reports_it(tmp_path: Pat
     assert {record.outcome for record in records} == {"ok"}
     (row,) = json.loads((tmp_path / "stats.json").read_text())
     assert row["num_requests"] == len(records)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    checks = {result["number"]: result["finding"] for result in report["verdict"]["results"]}
+    assert [checks[number]["status"] for number in (14, 19, 28)] == ["pass"] * 3, checks
 
 
 def test_a_scenario_of_an_open_loop_runs_with_calibration(tmp_path: Path) -> None:
@@ -376,6 +379,9 @@ def test_an_adapter_that_the_server_lacks_is_named(
         (["--url", "nowhere"], "'nowhere' does not start with http"),
         (["--scenario", "rush"], "--scenario rush is not one of closed_loop"),
         (["--arrival", "weekly"], "arrival 'weekly' is not constant"),
+        (["--arrival", "poisson:2", "--concurrency", "4"], "--arrival is an open loop"),
+        (["--arrival", "poisson:2", "--sweep", "concurrency:1..4:log2"], "leave out one"),
+        (["--adapters", "a=3,b=1", "--adapter-mix", "uniform"], "leave them out of --adapters"),
         (["--arrival", "trace:/nowhere"], "--arrival trace:/nowhere: No such file"),
         (["--canaries", "2"], "--canaries 2 is not from 0"),
         (["--patience", "x"], "--patience 'x' is not a number"),
