@@ -15,6 +15,7 @@ from lorry_loadtest.records import RequestRecord
 Metric = Literal["ttft", "tpot", "e2e"]
 Statistic = Literal["p50", "p90", "p95", "p99", "mean", "max"]
 
+_VALUES = {"ttft": metrics.ttft_ms, "tpot": metrics.tpot_ms, "e2e": metrics.e2e_ms}
 _OBJECTIVE = re.compile(r"(ttft|tpot|e2e)_(p50|p90|p95|p99|mean|max)<(\d+(?:\.\d+)?)(ms|s)")
 
 
@@ -73,12 +74,7 @@ def is_good(record: RequestRecord, objectives: Sequence[Objective]) -> bool:
     """
     if record.outcome != "ok":
         return False
-    values = {
-        "ttft": metrics.ttft_ms(record),
-        "tpot": metrics.tpot_ms(record),
-        "e2e": metrics.e2e_ms(record),
-    }
     return all(
-        (value := values[objective.metric]) is None or value < objective.limit_ms
+        (value := _VALUES[objective.metric](record)) is None or value < objective.limit_ms
         for objective in objectives
     )

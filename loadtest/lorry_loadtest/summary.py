@@ -141,7 +141,7 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.rate_per_s is None:
             return False
-        allowed = _KEPT_UP * self.offered_per_s - 1.0 / self.window_s**0.5
+        allowed = _KEPT_UP * self.offered_per_s - 1.0 / math.sqrt(self.window_s)
         return self.requests_per_s < allowed
 
 

@@ -131,7 +131,14 @@ def test_users_who_leave_are_part_of_the_load() -> None:
 
 
 def test_locusts_table_has_failures_in_it_and_ours_too() -> None:
-    refused = every(2, outcome="http_429", finish_reason=None, event_kernel_ns=(), event_user_ns=(), event_tokens=())
+    refused = every(
+        2,
+        outcome="http_429",
+        finish_reason=None,
+        event_kernel_ns=(),
+        event_user_ns=(),
+        event_tokens=(),
+    )
     run = each(lambda r: {} if r.outcome == "ok" else {"t_end_ns": r.t_sched_ns + 2_000_000})(
         refused(CLOSED)
     )
