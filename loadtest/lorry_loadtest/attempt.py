@@ -147,6 +147,7 @@ def attempt(
         kernel_stamps=exchange.kernel_stamps and exchange.num_reads > 0,
         num_reads=exchange.num_reads,
         tokens_stated=answer.tokens_stated,
+        content_encoding=exchange.content_encoding,
     )
     return Attempted(record, answer.text, interrupted)
 
@@ -190,6 +191,12 @@ class _Exchange:
         self._error_body = b""
         self._late: AttemptFailed | None = None
         self._poked_ns = 0
+
+    @property
+    def content_encoding(self) -> str | None:
+        """What the answer is compressed with."""
+        named = self.reader.headers.get("content-encoding", "identity").lower()
+        return None if named == "identity" else named
 
     def run(self, request: bytes) -> None:
         """Raises AttemptFailed unless a whole, finished stream came back."""
@@ -306,3 +313,7 @@ class _Exchange:
         content_type = self.reader.headers.get("content-type", "")
         if not content_type.startswith("text/event-stream"):
             raise AttemptFailed("http_other", f"a 200 of {content_type or 'no content type'}")
+        if self.content_encoding is not None:
+            raise AttemptFailed(
+                "sse_malformed", f"the stream is compressed with {self.content_encoding}, unasked"
+            )

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.headline import format_ms_value, format_streams, load_label
 from lorry_loadtest.live import LiveSummary
 from lorry_loadtest.metrics_compat import CompatTable
 from lorry_loadtest.percentiles import Distribution
+from lorry_loadtest.result import RunResult
 from lorry_loadtest.statistics.quantiles import samples_needed
 from lorry_loadtest.summary import LevelSummary
 
@@ -69,6 +71,22 @@ def compat_lines(table: CompatTable) -> str:
         for figure in table.figures
     )
     return "\n".join(lines)
+
+
+def verdict_lines(result: RunResult) -> list[str]:
+    """What came of it: the answer, the gate, another tool's figures, the verdict with its reasons."""
+    lines = [result.headline, *result.remarks]
+    if result.gate:
+        lines.append(gate_table(result.gate))
+    if result.compat is not None:
+        lines.append(compat_lines(result.compat))
+    lines.append(f"Verdict: {result.verdict.word}")
+    lines.extend(
+        f"  {alarm.finding.status.upper()} {alarm.number} {alarm.name}: {alarm.finding.value} "
+        f"(wanted: {alarm.finding.limit})"
+        for alarm in result.verdict.alarms
+    )
+    return lines
 
 
 def level_table(levels: Sequence[LevelSummary]) -> str:

@@ -140,7 +140,7 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
     """
     engine: Engine | None = run.engines.get(user_class)
     if engine is None:
-        endpoint = _endpoint(user_class, environment)
+        endpoint = endpoint_of(user_class, environment)
         shape = getattr(environment, "shape_class", None)
         settings = settings_of(user_class, run.options, shape=shape)
         api_key = api_key_of(user_class, run.options)
@@ -182,7 +182,8 @@ def _place_of(user_class: Any, environment: Any) -> int:
     return classes.index(user_class) if user_class in classes else 0
 
 
-def _endpoint(user_class: Any, environment: Any) -> Endpoint:
+def endpoint_of(user_class: Any, environment: Any) -> Endpoint:
+    """The server of a class; ValueError when neither it nor locust names one."""
     return parse_endpoint(user_class.host or environment.host or "")
 
 

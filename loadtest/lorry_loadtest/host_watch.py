@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorry_loadtest.run_facts import HostFacts
+from lorry_loadtest.observations import HostFacts
 
 _PROC = Path("/proc")
 _SYS_CPU = Path("/sys/devices/system/cpu")

@@ -25,11 +25,28 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, float]
 
 
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's machine during the run. Shares are 0 to 1; None is what it does not tell.
+
+    `steal_share` is time that the hypervisor took, `pressure_share` the kernel's CPU pressure
+    (PSI, some), `frequency_drop` how far the clock fell from the start of the run, and
+    `shares_cores` whether server and client may run on the same core.
+    """
+
+    steal_share: float | None = None
+    pressure_share: float | None = None
+    governor: str | None = None
+    frequency_drop: float | None = None
+    shares_cores: bool | None = None
+
+
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one worker fared. CPU is in seconds; a lag is how late a 10 ms heartbeat came.
 
     `num_planned` arrivals were this worker's of an open loop (None: a closed one), `num_due` of
-    them before the end of the run, and `num_dropped` of those were never sent. `max_in_flight` is the most streams that it had open at once.
+    them before the end of the run, and `num_dropped` of those were never sent. `max_in_flight` is
+    the most streams that it had open at once, and `most_streams` how many it had room for (None:
+    any number). `host` is its machine.
     """
 
     worker: int
@@ -41,7 +58,9 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     num_due: int | None = None
     num_dropped: int = 0
     max_in_flight: int = 0
+    most_streams: int | None = None
     clock: tuple[ClockSample, ...] = ()
+    host: HostFacts | None = None
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     of one read share both. `tokens_stated` tells that the server said how many tokens each had.
 
     What came: `usage_*` and `cached_tokens` are the server's counts, `server_timings` its split of
-    the time as it sent it, `text_hash` of the text. `client` is `native` or `sdk`.
+    the time as it sent it, `text_hash` of the text. `content_encoding` is what it was
+    compressed with although nothing was to be; None is the usual. `client` is `native` or `sdk`.
 
     Records hold no cycles, so the garbage collector need not walk them: with a hundred thousand
     of them that would stop the client for tens of milliseconds at a time.
@@ -76,6 +77,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kernel_stamps: bool = False
     num_reads: int = 0
     tokens_stated: bool = False
+    content_encoding: str | None = None
 
     @property
     def event_ns(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
-from lorry_loadtest.engine import Engine, engine_of
+from lorry_loadtest.engine import Engine, endpoint_of, engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
 from lorry_loadtest.options import WorkloadOptions, workload_options
@@ -24,7 +24,6 @@ from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.preparation import Prepared, prepare
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
-from lorry_loadtest.stamping_thread import clock_samples
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +150,17 @@ class RunEvents:
         parsed = getattr(self._environment, "parsed_options", None)
         return bool(getattr(parsed, "llm_report", ""))
 
+    @property
+    def _server_host(self) -> str:
+        """Empty when nobody named one; the users say so when they start."""
+        try:
+            return next((endpoint_of(c, self._environment).host for c in self._user_classes), "")
+        except ValueError:
+            return ""
+
     def _begin(self, run: RunState) -> None:
         """Where requests are sent."""
-        self._health = Health()
+        self._health = Health(self._server_host)
         self._pacers, self._pacing = [], []
         for user_class in self._user_classes:
             engine = engine_of(user_class, self._environment, run)
@@ -210,15 +217,7 @@ class RunEvents:
             engine.close()
         if self._health is None:
             return
-        report = self._health.stop(
-            worker=run.worker,
-            num_records=run.num_records,
-            num_planned=run.num_planned,
-            num_due=run.num_due,
-            num_dropped=run.num_dropped,
-            max_in_flight=run.max_in_flight,
-            clock=clock_samples(run.origin_ns),
-        )
+        report = self._health.stop(run)
         self._health = None
         if self._worker is not None and run.spool is not None:
             run.spool.close()

@@ -74,7 +74,8 @@ class Fairness(msgspec.Struct, frozen=True, kw_only=True):
 class ServerTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Mean milliseconds of a request as the server split them.
 
-    `rest_ms` is what is left of the client's end to end: network, HTTP and both event loops.
+    `queue_ms` is the wait for the first step without `adapter_load_ms`, and `rest_ms` what is left of
+    the client's end to end: network, HTTP and both event loops.
     """
 
     n: int
@@ -318,7 +319,7 @@ def _server_times(finished: Sequence[RequestRecord]) -> ServerTimes | None:
         return None
     n = len(timed)
     load = math.fsum(timings.adapter_load_ms for timings, _ in timed) / n
-    queue = math.fsum(timings.queue_ms for timings, _ in timed) / n
+    queue = math.fsum(timings.queue_ms - timings.adapter_load_ms for timings, _ in timed) / n
     prefill = math.fsum(timings.prefill_ms for timings, _ in timed) / n
     decode = math.fsum(timings.decode_ms for timings, _ in timed) / n
     e2e = math.fsum(e2e for _, e2e in timed) / n

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from array import array
 from dataclasses import replace
@@ -108,6 +110,24 @@ def test_each_attempt_fires_one_event_and_leaves_one_record() -> None:
     assert len(records) == len(events) == num_served
     assert sum(event["exception"] is not None for event in events) == 2
     assert {event["response_length"] for event in events if not event["exception"]} == {3}
+
+
+def test_a_client_that_has_no_file_left_for_a_connection_does_not_blame_the_server() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        play(engine, until_s=0.015)  # so that only connections are opened from here on
+        free = os.dup(0)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            engine.run.records.clear()
+            engine.run.start_ns = engine.run.now_ns
+            (record,) = play(engine, until_s=0.015)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert record.outcome == "client_overload"
 
 
 def test_what_was_due_when_the_test_stopped_counts_as_dropped() -> None:

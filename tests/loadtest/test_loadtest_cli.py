@@ -100,7 +100,7 @@ def test_the_locustfile_runs_under_locust_with_one_event_per_attempt(tmp_path: P
         )
         num_served = len(mock.server.served)
 
-    assert done.returncode == 1, done.stderr  # locust's own code for a run with a failure
+    assert done.returncode in (1, 3), done.stderr  # 3: a busy machine is no place to measure
     (row,) = json.loads((tmp_path / "stats.json").read_text())
     assert (row["num_requests"], row["num_failures"]) == (num_served, 1)
     assert len(read_records(tmp_path / "out" / "records.jsonl")) == num_served
@@ -141,6 +141,8 @@ def test_workers_send_the_planned_stream_and_the_master_reports_it(tmp_path: Pat
     observations = read_observations(tmp_path / "out" / "observations-0.json")
     records = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r.phase == "run"]
     assert observations.sent_hash == observations.stream_hash
+    assert [report.worker for report in observations.workers] == [0, 1]
+    assert all(report.host and report.most_streams for report in observations.workers)
     assert len(records) == observations.num_planned
     assert {record.worker for record in records} == {0, 1}
     assert {record.outcome for record in records} == {"ok"}
@@ -227,7 +229,7 @@ def test_users_of_the_sdk_are_recorded_as_that_and_its_cost_is_printed(tmp_path:
             cwd=tmp_path,
         )
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 3), done.stderr
     assert "SDK overhead, median of 2 pairs" in done.stderr
     records = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r.phase == "run"]
     assert {record.client for record in records} == {"sdk"}
@@ -297,6 +299,55 @@ def test_a_run_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
     assert explained.stdout.startswith("Request "), explained.stderr
     assert unknown.returncode == 2
     assert "no request 'nobody'" in unknown.stderr
+
+
+def run_locust(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    locustfile = str(ROOT / "loadtest" / "locustfile.py")
+    return run_python(
+        *("-m", "locust", "-f", locustfile, "--headless", "-u", "3", "-r", "3", "-t", "3s"),
+        *("--stop-timeout", "5", "--no-calibration", *arguments),
+        cwd=cwd,
+    )
+
+
+def test_a_test_of_locusts_is_judged_and_compared_like_a_run_of_ours(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        load = ("--host", mock.url, "--max-tokens", "4:8", "--ignore-eos")
+        first = run_locust(*load, "--llm-report", "a", cwd=tmp_path)
+        second = run_locust(
+            *(*load, "--llm-report", "b", "--baseline", "a", "--gate", "tpot_mean:+400%"),
+            *("--slo", "ttft_p95<10s", "--junit", "junit.xml", "--markdown", "comment.md"),
+            *("--metrics-compat", "vllm"),
+            cwd=tmp_path,
+        )
+
+    assert first.returncode in (0, 3), first.stderr
+    assert "PASS        TPOT mean +400 %" in second.stderr, second.stderr
+    assert "By the formulas of vllm" in second.stderr
+    assert "Verdict: " in second.stderr
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert report["levels"][0]["objectives"][0]["met"] is True
+    assert "lorry.gate" in (tmp_path / "junit.xml").read_text()
+    assert "### Load test:" in (tmp_path / "comment.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--sweep", "rate:1..2:log2"), "use `lorry loadtest --sweep rate:1..2:log2`"),
+        (("--find-max", "ttft_p95<1s"), "use `lorry loadtest --find-max ttft_p95<1s`"),
+        (("--junit", "junit.xml"), "--junit needs --llm-report DIR"),
+        (("--llm-report", "out", "--gate", "tpot_p95:+5%"), "--gate needs a --baseline"),
+    ],
+)
+def test_what_one_test_of_locusts_cannot_do_is_refused_by_name(
+    arguments: tuple[str, ...], complaint: str, tmp_path: Path
+) -> None:
+    done = run_locust("--host", "http://127.0.0.1:9", *arguments, cwd=tmp_path)
+
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recorded_stream_is_sent_again(tmp_path: Path) -> None:

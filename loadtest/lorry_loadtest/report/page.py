@@ -341,7 +341,8 @@ def _how(result: RunResult) -> str:
         "Machine": f"{machine.cpu}, {machine.num_cpus} cores, {machine.system}; load average "
         f"{machine.load_average:.1f} before the run",
         "Client's CPU": f"at most {busiest:.0%} of one core",
-        "Route": f"{PATHS[info.route]}, streamed, greedy{', ignore_eos' if info.ignore_eos else ''}",
+        "Route": f"{PATHS[info.route]}, streamed, "
+        f"greedy{', ignore_eos' if info.ignore_eos else ''}",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return _section("How to repeat it", f"<pre>{escape(info.command)}</pre><dl>{rows}</dl>")

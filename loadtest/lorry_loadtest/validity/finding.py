@@ -14,6 +14,7 @@ from lorry_loadtest.summary import LevelSummary
 
 # `unknown`: what the check needs was not measured. It is shown, and alarms nobody.
 Status = Literal["pass", "warn", "fail", "unknown"]
+SEVERITY: dict[Status, int] = {"unknown": 0, "pass": 1, "warn": 2, "fail": 3}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ def buffered_stream(evidence: Evidence) -> Finding:
     first came after nine tenths of its time, and the others within a millisecond each.
     """
     limit = "at most 5 % of answers arrive at once; no compression"
-    encoding = evidence.facts.content_encoding
-    if encoding and encoding != "identity":
+    encoding = next((r.content_encoding for r in evidence.run.measured if r.content_encoding), None)
+    if encoding is not None:
         return Finding(status="fail", value=f"content-encoding {encoding}", limit=limit)
     answers = [
         record
