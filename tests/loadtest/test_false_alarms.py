@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lorry_loadtest.level_run import LevelRun
+from lorry_loadtest.observations import HostFacts
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.run_facts import LocustTable
 from lorry_loadtest.settle import settle
@@ -145,6 +146,15 @@ def test_locusts_table_has_failures_in_it_and_ours_too() -> None:
     half = LocustTable(num_requests=len(run.records), p50_ms=2.0)
 
     assert status(20, facts(locust=half)(run)) == "pass"
+
+
+def test_cores_that_are_shared_and_not_wanted_by_anybody_disturb_nobody() -> None:
+    def shares(pressure: float | None) -> LevelRun:
+        return worker(host=HostFacts(shares_cores=True, pressure_share=pressure))(CLOSED)
+
+    assert status(25, shares(0.02)) == "pass"
+    assert status(25, shares(0.10)) == "warn"
+    assert status(25, shares(None)) == "warn"
 
 
 def test_a_late_heartbeat_now_and_then_is_not_saturation() -> None:
