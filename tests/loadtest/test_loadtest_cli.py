@@ -237,39 +237,6 @@ def test_users_of_the_sdk_are_recorded_as_that_and_its_cost_is_printed(tmp_path:
     assert any(record.canary for record in records)
 
 
-SHAPE_LOCUSTFILE = """
-from locust import task
-from lorry_loadtest.shapes import RatesShape
-from lorry_loadtest.users import LLMUser
-
-
-class Steps(RatesShape):
-    users = "1x1s,3x2s"
-
-
-class Chat(LLMUser):
-    lengths = 4
-
-    @task
-    def ask(self):
-        self.generate()
-"""
-
-
-def test_a_shape_gives_the_users_of_a_closed_loop(tmp_path: Path) -> None:
-    (tmp_path / "shape_locustfile.py").write_text(SHAPE_LOCUSTFILE)
-    with running_mock(MockServer(times=FAST)) as mock:
-        done = run_python(
-            *("-m", "locust", "-f", "shape_locustfile.py", "--headless", "--host", mock.url),
-            *("--stop-timeout", "5"),
-            cwd=tmp_path,
-        )
-        num_connections = mock.server.num_connections
-
-    assert "Traceback" not in done.stderr, done.stderr
-    assert num_connections == 3 + 1  # three users, and who asked for the list of models
-
-
 def test_a_run_is_compared_with_the_one_before_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Open loops from the command line: what they cannot be asked, and two of them in one locustfile."""
+"""Locustfiles of one's own, with shapes and several classes, and what an open loop cannot be asked."""
 
 from __future__ import annotations
 
@@ -72,3 +72,36 @@ def test_two_open_loops_run_beside_each_other_and_a_failing_task_is_told_of(tmp_
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     checks = {result["number"]: result["finding"] for result in report["verdict"]["results"]}
     assert [checks[number]["status"] for number in (14, 19, 28)] == ["pass"] * 3, checks
+
+
+SHAPE_LOCUSTFILE = """
+from locust import task
+from lorry_loadtest.shapes import RatesShape
+from lorry_loadtest.users import LLMUser
+
+
+class Steps(RatesShape):
+    users = "1x1s,3x2s"
+
+
+class Chat(LLMUser):
+    lengths = 4
+
+    @task
+    def ask(self):
+        self.generate()
+"""
+
+
+def test_a_shape_gives_the_users_of_a_closed_loop(tmp_path: Path) -> None:
+    (tmp_path / "shape_locustfile.py").write_text(SHAPE_LOCUSTFILE)
+    with running_mock(MockServer(times=FAST)) as mock:
+        done = run_python(
+            *("-m", "locust", "-f", "shape_locustfile.py", "--headless", "--host", mock.url),
+            *("--stop-timeout", "5"),
+            cwd=tmp_path,
+        )
+        num_connections = mock.server.num_connections
+
+    assert "Traceback" not in done.stderr, done.stderr
+    assert num_connections == 3 + 1  # three users, and who asked for the list of models
