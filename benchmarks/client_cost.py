@@ -10,7 +10,8 @@ nothing.
 - `request`: CPU per call, not streamed.
 - `event`: CPU per event of a stream, from long streams less short ones: `burst` as fast as the
   socket gives them, `paced` one event per read.
-- `flat`: calls per second from few tasks to many.
+- `flat`: calls per second from few tasks to many, beside raw aiohttp, and with Python's cyclic
+  garbage collector called less often.
 - `gather`: thousands of calls under one gather, nothing warm: errors that the client made.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from client_sections.closed_loop import Sample, raise_file_limit
-from client_sections.contestants import over, raw_aiohttp
+from client_sections.contestants import over, raw_aiohttp, with_calm_collector
 from client_sections.peers import NAMES, Peer, PeerMissingError, peer
 from client_sections.roofline import roofline
 from client_sections.rounds import Measure, Samples, here, in_turn
@@ -33,7 +34,7 @@ from cpu_sections.report import Report, Row, median_ratio
 from cpu_sections.run_sections import new_report, run_sections
 
 SECTIONS = ("request", "event", "flat", "gather")
-LORRY, RAW = "lorry", "raw aiohttp"
+LORRY, RAW, CALM = "lorry", "raw aiohttp", "lorry, collector called less often"
 SHORT_STREAM = 2
 
 
@@ -142,33 +143,36 @@ def _event_rows(pace: str, per_event: dict[str, list[float]]) -> list[Row]:
 
 
 def flat(options: argparse.Namespace, report: Report, others: list[Peer]) -> None:
-    rates: dict[int, Samples] = {}
+    levels: dict[int, dict[str, Samples]] = {}
     with roofline() as url:
+        named = contestants(url, options, [])
+        named[CALM] = here(with_calm_collector(over(None)), url, limit_s=options.limit_s)
         for level in options.levels:
-            num_requests = max(options.requests, 2 * level)
-            samples = in_turn(
-                contestants(url, options, [], with_raw=False),
+            levels[level] = in_turn(
+                named,
                 options.rounds,
                 "closed_loop",
                 concurrency=level,
-                num_requests=num_requests,
+                num_requests=max(options.requests, 2 * level),
                 stream=False,
                 num_tokens=16,
             )
-            rates[level] = samples[LORRY]
-            report.progress(f"flat, {level} tasks: {samples[LORRY].shown()}")
-    first = rates[options.levels[0]]
-    for level, own in rates.items():
-        report.add(
-            Row(
-                "flat",
-                f"calls/s of {level} tasks to those of {options.levels[0]}",
-                own.requests_per_s / first.requests_per_s,
-                own.shown(),
-                wanted="0.9 to 1.1",
-            )
-        )
-    report.keep("flat", {str(level): own.raw() for level, own in rates.items()})
+            for name, own in levels[level].items():
+                report.progress(f"flat, {level} tasks, {name}: {own.shown()}")
+    fewest = options.levels[0]
+    for name in named:
+        for level, samples in levels.items():
+            ratio = samples[name].requests_per_s / levels[fewest][name].requests_per_s
+            what = f"{name}: calls/s of {level} tasks to those of {fewest}"
+            wanted = "0.9 to 1.1" if name in (LORRY, CALM) else ""
+            report.add(Row("flat", what, ratio, samples[name].shown(), wanted=wanted))
+    report.keep(
+        "flat",
+        {
+            str(level): {name: own.raw() for name, own in samples.items()}
+            for level, samples in levels.items()
+        },
+    )
 
 
 def gather(options: argparse.Namespace, report: Report, others: list[Peer]) -> None:

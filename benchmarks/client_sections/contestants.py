@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from client_sections.closed_loop import Call
 from lorry.transports.aiohttp import KEEPALIVE_S, READ_BUFFER_BYTES
 
 PROMPT = "The quick brown fox jumps over the lazy dog."
+CALM_THRESHOLD = (200_000, 50, 100)
 Opening: TypeAlias = Callable[[str], AbstractAsyncContextManager[Call]]
 
 
@@ -67,6 +69,24 @@ def over(transport: str | None) -> Opening:
             yield _lorry_call(client)
 
     return opening
+
+
+def with_calm_collector(opening: Opening) -> Opening:
+    """The same while Python looks for cyclic garbage rarely, and not among what is there already."""
+
+    @asynccontextmanager
+    async def calm(url: str) -> AsyncIterator[Call]:
+        before = gc.get_threshold()
+        gc.freeze()
+        gc.set_threshold(*CALM_THRESHOLD)
+        try:
+            async with opening(url) as call:
+                yield call
+        finally:
+            gc.set_threshold(*before)
+            gc.unfreeze()
+
+    return calm
 
 
 @asynccontextmanager
