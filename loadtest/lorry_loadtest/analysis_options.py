@@ -33,13 +33,8 @@ class AnalysisOptions:
 
 
 def add_analysis_options(parser: Any) -> None:
-    """Adds them to an argparse parser."""
-    parser.add_argument(
-        "--slo",
-        default="",
-        metavar="LIST",
-        help="objectives such as ttft_p95<500ms,tpot_p95<60ms; the report tells what meets them",
-    )
+    """All of them, to an argparse parser: those that make several runs, and `add_judging_options`."""
+    add_judging_options(parser)
     parser.add_argument(
         "--sweep",
         default="",
@@ -51,6 +46,16 @@ def add_analysis_options(parser: Any) -> None:
         default="",
         metavar="LIST",
         help="search the highest rate of arrivals at which objectives such as ttft_p95<500ms hold",
+    )
+
+
+def add_judging_options(parser: Any) -> None:
+    """What one run is judged by, and where the judgement goes; to an argparse parser or locust's."""
+    parser.add_argument(
+        "--slo",
+        default="",
+        metavar="LIST",
+        help="objectives such as ttft_p95<500ms,tpot_p95<60ms; the report tells what meets them",
     )
     parser.add_argument(
         "--baseline",

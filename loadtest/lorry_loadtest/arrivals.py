@@ -26,7 +26,7 @@ _FORMS = (
 class Arrival(Protocol):
     """An open loop's plan of times."""
 
-    def times_s(self, *, seed: int, until_s: float) -> Iterator[float]:
+    def times_s(self, *, seed: int | str, until_s: float) -> Iterator[float]:
         """Ascending seconds from the start of the run, all below `until_s`."""
 
 
@@ -43,7 +43,7 @@ class Arrivals:
         if not self.cv > 0:
             raise ValueError(f"the coefficient of variation is {self.cv:g}, not > 0")
 
-    def times_s(self, *, seed: int, until_s: float) -> Iterator[float]:
+    def times_s(self, *, seed: int | str, until_s: float) -> Iterator[float]:
         rng = random.Random(f"{seed}/arrivals")
         count = 0.0
         while True:
@@ -75,7 +75,7 @@ class TraceArrivals:
         if not self.scale > 0:
             raise ValueError(f"the time scale of a trace is {self.scale:g}, not > 0")
 
-    def times_s(self, *, seed: int, until_s: float) -> Iterator[float]:
+    def times_s(self, *, seed: int | str, until_s: float) -> Iterator[float]:
         for request in self.trace.requests:
             if request.at_s * self.scale >= until_s:
                 return

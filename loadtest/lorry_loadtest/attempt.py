@@ -19,7 +19,7 @@ from lorry_loadtest.phases import Phase
 from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.sse import EventSplitter
-from lorry_loadtest.stream_reads import Read
+from lorry_loadtest.stream_reads import Read, ReadStream
 from lorry_loadtest.watchdog import WATCHDOG
 from lorry_loadtest.wire import Wire
 
@@ -91,7 +91,7 @@ def attempt(
     request_id = wire.request_id(planned)
     try:
         exchange.run(wire.encode(planned, request_id=request_id))
-        complaint = verify(planned, exchange.answer.text) if verify else None
+        complaint = complaint_of(verify, planned, exchange.answer.text)
         if complaint is not None:
             raise AttemptFailed("wrong_output", complaint)
     except AttemptFailed as exc:
@@ -123,6 +123,7 @@ def attempt(
         prompt_hash=planned.prompt_hash,
         canary=planned.canary,
         t_sched_ns=now_ns if planned.at_ns is None else start_ns + planned.at_ns,
+        t_begin_ns=now_ns,
         t_conn_ns=since_origin(exchange.t_conn_ns),
         t_send_ns=since_origin(exchange.t_send_ns),
         event_kernel_ns=tuple(stamp - origin_ns for stamp in exchange.event_kernel_ns)
@@ -146,8 +147,20 @@ def attempt(
         kernel_stamps=exchange.kernel_stamps and exchange.num_reads > 0,
         num_reads=exchange.num_reads,
         tokens_stated=answer.tokens_stated,
+        content_encoding=exchange.content_encoding,
     )
     return Attempted(record, answer.text, interrupted)
+
+
+def complaint_of(verify: Verify | None, planned: PlannedRequest, text: str) -> str | None:
+    """What `verify` says. It is a locustfile's code: when that fails, the answer was not checked,
+    and the attempt is on record as that rather than nowhere."""
+    if verify is None:
+        return None
+    try:
+        return verify(planned, text)
+    except Exception as exc:
+        return f"the check of the answer failed itself: {exc!r}"
 
 
 def hash_of(text: str) -> str:
@@ -179,6 +192,12 @@ class _Exchange:
         self._late: AttemptFailed | None = None
         self._poked_ns = 0
 
+    @property
+    def content_encoding(self) -> str | None:
+        """What the answer is compressed with."""
+        named = self.reader.headers.get("content-encoding", "identity").lower()
+        return None if named == "identity" else named
+
     def run(self, request: bytes) -> None:
         """Raises AttemptFailed unless a whole, finished stream came back."""
         self.reused = self._connection.open()
@@ -206,7 +225,7 @@ class _Exchange:
         if self._late is not None or self.t_send_ns is None:
             return
         stream = self._connection.stream
-        deadline_ns, reason = self._deadline(stream.last_read_ns)
+        deadline_ns, reason = self._deadline(stream)
         if now_ns >= deadline_ns:
             self._late = reason
             stream.abort()
@@ -253,15 +272,20 @@ class _Exchange:
             if self.answer.done and self.t_done_ns is None:
                 self.t_done_ns = read.kernel_ns or read.user_ns
 
-    def _deadline(self, last_read_ns: int) -> tuple[int, AttemptFailed]:
-        """When the next read must have come, and what it is called when it has not."""
+    def _deadline(self, stream: ReadStream) -> tuple[int, AttemptFailed]:
+        """When something must have come, and what it is called when it has not.
+
+        A head without an event is no beginning: servers send it before they have a first token. A
+        read that nobody has looked at yet may be the first event, and is taken for it until then.
+        """
         assert self.t_send_ns is not None
         limits = self._limits
-        if last_read_ns < self.t_send_ns:
+        has_unseen = stream.last_read_ns >= self.t_send_ns and not stream.is_idle
+        if not self.event_user_ns and not has_unseen:
             next_ns = self.t_send_ns + round(limits.first_event_s * 1e9)
             late = AttemptFailed("timeout_ttft", f"no event within {limits.first_event_s:g} s")
         else:
-            next_ns = last_read_ns + round(limits.stall_s * 1e9)
+            next_ns = stream.last_read_ns + round(limits.stall_s * 1e9)
             late = AttemptFailed("stalled", f"no event for {limits.stall_s:g} s")
         total_ns = self.t_send_ns + round(limits.total_s * 1e9)
         if total_ns < next_ns:
@@ -289,3 +313,7 @@ class _Exchange:
         content_type = self.reader.headers.get("content-type", "")
         if not content_type.startswith("text/event-stream"):
             raise AttemptFailed("http_other", f"a 200 of {content_type or 'no content type'}")
+        if self.content_encoding is not None:
+            raise AttemptFailed(
+                "sse_malformed", f"the stream is compressed with {self.content_encoding}, unasked"
+            )

@@ -21,16 +21,14 @@ from lorry_loadtest.calibrate_command import calibrate_main
 from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.conclude import conclude, exit_code
-from lorry_loadtest.console import ProgressLine, compat_lines, level_table
+from lorry_loadtest.console import ProgressLine, level_table, verdict_lines
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.find_max import START_PER_S, FoundMax, find_max
-from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.gate.pairing import NotComparable
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions, add_workload_options, workload_options
 from lorry_loadtest.replay_command import replay_main
-from lorry_loadtest.result import RunResult
 from lorry_loadtest.result_commands import compare_main, explain_main
 from lorry_loadtest.run_info import RunInfo, describe_run
 from lorry_loadtest.scenarios import SCENARIOS
@@ -56,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if levels and (analysis.sweep or analysis.finds_max):
             raise ValueError("--concurrency says the loads: leave out --sweep and --find-max")
         options = workload_options(namespace)
+        if options.arrival and (levels or any(point.concurrency for point in analysis.sweep)):
+            raise ValueError(
+                "--arrival is an open loop, and numbers of streams are a closed one: leave out one"
+            )
         if namespace.scenario and namespace.scenario not in SCENARIOS:
             raise ValueError(
                 f"--scenario {namespace.scenario} is not one of {', '.join(SCENARIOS)}"
@@ -207,7 +209,13 @@ def _run(
     line = ProgressLine(num_levels=0 if analysis.finds_max else len(points))
 
     def show(progress: Progress) -> None:
-        line.update(progress.level, progress.phase, progress.elapsed_s, progress.state.records)
+        state = progress.state  # an open loop has no number of streams but what is under way
+        line.update(
+            state.live,
+            progress.phase,
+            progress.elapsed_s,
+            num_streams=state.level or state.in_flight,
+        )
 
     measure = LocalMeasure(
         LevelTimes(
@@ -278,23 +286,9 @@ def _finish(measured: _Measured, *, analysis: AnalysisOptions, out: Path) -> int
     hashes = [run.facts.observations.stream_hash for run in measured.runs]
     print("\n".join(f"stream {digest}" for digest in hashes) + "\n")
     print(level_table(result.levels))
-    print("\n" + "\n".join([result.headline, *result.remarks, *_told(result)]))
+    print("\n" + "\n".join(verdict_lines(result)))
     print(f"Report: {out / 'report.html'}")
     return exit_code(result)
-
-
-def _told(result: RunResult) -> list[str]:
-    """The gate, the figures of another tool, and the verdict with its reasons."""
-    lines = [gate_table(result.gate)] if result.gate else []
-    if result.compat is not None:
-        lines.append(compat_lines(result.compat))
-    lines.append(f"Verdict: {result.verdict.word}")
-    lines.extend(
-        f"  {alarm.finding.status.upper()} {alarm.number} {alarm.name}: {alarm.finding.value} "
-        f"(wanted: {alarm.finding.limit})"
-        for alarm in result.verdict.alarms
-    )
-    return lines
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

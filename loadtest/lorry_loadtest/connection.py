@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket as socket_names
 from typing import Any
 
@@ -9,8 +10,11 @@ from gevent import socket
 
 from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.greenlet_stream import GreenletStream
-from lorry_loadtest.outcomes import AttemptFailed
+from lorry_loadtest.outcomes import AttemptFailed, Outcome
 from lorry_loadtest.stamping_thread import StampedStream, kernel_can_stamp, stamping_thread
+
+# Files, ports or memory have run out on this side; the server was not even asked.
+_NO_ROOM_HERE = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Connection:
@@ -52,6 +56,8 @@ class Connection:
     def close(self) -> None:
         if self._stream is not None:
             self._stream.abort()
+            if isinstance(self._stream, GreenletStream):
+                self._stream.close()  # the other kind is closed by the thread that reads it
             self._stream = None
 
     def _connect(self) -> StampedStream | GreenletStream:
@@ -59,7 +65,8 @@ class Connection:
         try:
             connected = socket.create_connection(address, timeout=self._connect_timeout_s)
         except OSError as exc:
-            raise AttemptFailed("connect", f"{self._endpoint.authority}: {exc}") from exc
+            outcome: Outcome = "client_overload" if exc.errno in _NO_ROOM_HERE else "connect"
+            raise AttemptFailed(outcome, f"{self._endpoint.authority}: {exc}") from exc
         connected.setsockopt(socket_names.IPPROTO_TCP, socket_names.TCP_NODELAY, 1)
         if self._endpoint.tls:
             return self._secure(connected)

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.headline import format_ms_value, format_streams, load_label
+from lorry_loadtest.live import LiveSummary
 from lorry_loadtest.metrics_compat import CompatTable
 from lorry_loadtest.percentiles import Distribution
-from lorry_loadtest.records import RequestRecord
+from lorry_loadtest.result import RunResult
 from lorry_loadtest.statistics.quantiles import samples_needed
 from lorry_loadtest.summary import LevelSummary
 
@@ -23,25 +25,26 @@ class ProgressLine:
         self._stream = stream or sys.stderr
         self._rewrites = self._stream.isatty()
         self._num_levels = num_levels
-        self._level: int | None = None
+        self._live: LiveSummary | None = None
         self._num_started = 0
         self._last_line_s = 0.0
 
-    def update(
-        self, level: int, phase: str, elapsed_s: float, records: Sequence[RequestRecord]
-    ) -> None:
-        """Tells of a running level what it has done since it began, its warm-up included."""
-        if level != self._level:
-            self._level = level
+    def update(self, live: LiveSummary, phase: str, elapsed_s: float, *, num_streams: int) -> None:
+        """Tells of a running level what it has done since it began, its warm-up included.
+
+        Sums, because walking through all records twice a second would hold up those who send.
+        """
+        if live is not self._live:
+            self._live = live
             self._num_started += 1
             self._last_line_s = 0.0
-        failed = sum(1 for record in records if record.outcome != "ok")
-        num_tokens = sum(record.completion_tokens for record in records)
+        num_done = sum(live.outcomes.values())
+        failed = num_done - live.outcomes["ok"]
         of = f"/{self._num_levels}" if self._num_levels else ""
         line = (
-            f"[{self._num_started}{of}] {format_streams(level):>11}  {phase:<8}"
-            f"{elapsed_s:6.1f} s  {len(records):>5} done  {failed} failed  "
-            f"{num_tokens / max(elapsed_s, 1e-9):7.1f} tokens/s"
+            f"[{self._num_started}{of}] {format_streams(num_streams):>11}  {phase:<8}"
+            f"{elapsed_s:6.1f} s  {num_done:>5} done  {failed} failed  "
+            f"{live.num_tokens / max(elapsed_s, 1e-9):7.1f} tokens/s"
         )
         if self._rewrites:
             self._stream.write(f"\r{line}\x1b[K")
@@ -68,6 +71,22 @@ def compat_lines(table: CompatTable) -> str:
         for figure in table.figures
     )
     return "\n".join(lines)
+
+
+def verdict_lines(result: RunResult) -> list[str]:
+    """What came of it: the answer, the gate, another tool's figures, the verdict with its reasons."""
+    lines = [result.headline, *result.remarks]
+    if result.gate:
+        lines.append(gate_table(result.gate))
+    if result.compat is not None:
+        lines.append(compat_lines(result.compat))
+    lines.append(f"Verdict: {result.verdict.word}")
+    lines.extend(
+        f"  {alarm.finding.status.upper()} {alarm.number} {alarm.name}: {alarm.finding.value} "
+        f"(wanted: {alarm.finding.limit})"
+        for alarm in result.verdict.alarms
+    )
+    return lines
 
 
 def level_table(levels: Sequence[LevelSummary]) -> str:

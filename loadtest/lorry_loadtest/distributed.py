@@ -79,6 +79,11 @@ class MasterSide:
         runner.register_message(_CHUNK, self._on_chunk)
         runner.register_message(_DONE, self._on_done)
 
+    @property
+    def num_workers(self) -> int:
+        """How many were given orders, until what they did was collected."""
+        return len(self._expected)
+
     def give_orders(self, answers: dict[str, str], *, until_s: float) -> RunOrder:
         """Tells every worker its slice; the order returned is the master's own, for its clock."""
         clients = self._runner.clients
@@ -104,14 +109,14 @@ class MasterSide:
         return common
 
     def stop_workers(self, *, timeout_s: float) -> None:
-        """Returns when all of them have stopped and handed over, or after `timeout_s`."""
+        """Returns when all that are alive have stopped and handed over, or after `timeout_s`."""
         if not self._expected:
             return
         self._runner.send_message(_STOP)
         deadline_s = time.monotonic() + timeout_s
-        while self._missing() and time.monotonic() < deadline_s:
+        while self._awaited() and time.monotonic() < deadline_s:
             gevent.sleep(0.05)
-        if missing := self._missing():
+        if missing := self._expected - self._done.keys():
             logger.error("no records from %d workers: %s", len(missing), ", ".join(sorted(missing)))
 
     def collect(self) -> Iterator[tuple[list[RequestRecord], WorkerReport]]:
@@ -124,7 +129,7 @@ class MasterSide:
             self._folder.cleanup()
             self._folder = None
 
-    def _missing(self) -> set[str]:
+    def _awaited(self) -> set[str]:
         alive = {client.id for client in self._runner.clients.all if client.state != "missing"}
         return (self._expected & alive) - self._done.keys()
 
@@ -138,7 +143,8 @@ class MasterSide:
                 file.write(msg.data["chunk"])
 
     def _on_done(self, environment: Any, msg: Any, **_: Any) -> None:
-        self._done[msg.node_id] = msgspec.msgpack.decode(msg.data["done"], type=_Done)
+        if msg.node_id in self._expected:  # others joined too late to have a slice of this run
+            self._done[msg.node_id] = msgspec.msgpack.decode(msg.data["done"], type=_Done)
 
 
 class WorkerSide:
@@ -147,8 +153,14 @@ class WorkerSide:
     def __init__(self, runner: Any) -> None:
         self._runner = runner
         self.order = RunOrder()
+        self._is_fresh = False
         runner.register_message(_ORDER, self._on_order)
         runner.register_message(_STOP, self._on_stop, concurrent=True)
+
+    def take_order(self) -> RunOrder | None:
+        """That of the test which begins; None for a worker that came when it had begun."""
+        is_fresh, self._is_fresh = self._is_fresh, False
+        return self.order if is_fresh else None
 
     def new_spool(self, own_folder: Path) -> Spool:
         """In the master's folder where that is to be seen, else in this process's own."""
@@ -156,7 +168,10 @@ class WorkerSide:
         return Spool(folder / f"records-{self.order.worker}.jsonl")
 
     def hand_over(self, spool: Spool, report: WorkerReport) -> None:
-        """`spool` is closed. Chunks go out between other greenlets' turns."""
+        """`spool` is closed. Chunks go out between other greenlets' turns.
+
+        Locust's own counts go first: it sends them every three seconds and once more at the very
+        end, which is after the master has compared its rows with the records."""
         path = str(spool.path)
         if not self.order.shares_folder:
             path = ""
@@ -164,10 +179,12 @@ class WorkerSide:
                 self._runner.send_message(_CHUNK, {"chunk": chunk})
                 gevent.sleep(0)
         done = msgspec.msgpack.encode(_Done(report, path))
+        self._runner._send_stats()
         self._runner.send_message(_DONE, {"done": done})
 
     def _on_order(self, environment: Any, msg: Any, **_: Any) -> None:
         self.order = msgspec.msgpack.decode(msg.data["order"], type=RunOrder)
+        self._is_fresh = True
 
     def _on_stop(self, environment: Any, msg: Any, **_: Any) -> None:
         self._runner.stop()

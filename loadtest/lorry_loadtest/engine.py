@@ -35,11 +35,12 @@ class Engine:
         limits: Limits,
         environment: Any,
         tries: Tries = attempt,
+        source: int = 0,
     ) -> None:
         self.tries = tries
         self.settings = settings
         self.run = run
-        self.workload = settings.workload(catalog, stream=run.stream)
+        self.workload = settings.workload(catalog, stream=run.stream, source=source)
         self.wire = wire
         self.limits = limits
         self._environment = environment
@@ -139,7 +140,7 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
     """
     engine: Engine | None = run.engines.get(user_class)
     if engine is None:
-        endpoint = _endpoint(user_class, environment)
+        endpoint = endpoint_of(user_class, environment)
         shape = getattr(environment, "shape_class", None)
         settings = settings_of(user_class, run.options, shape=shape)
         api_key = api_key_of(user_class, run.options)
@@ -152,6 +153,7 @@ def engine_of(user_class: Any, environment: Any, run: RunState) -> Engine:
             limits=user_class.limits,
             environment=environment,
             tries=user_class.tries,
+            source=_place_of(user_class, environment),
         )
     return engine
 
@@ -174,7 +176,14 @@ def api_key_of(user_class: Any, options: WorkloadOptions | None) -> str | None:
     return key
 
 
-def _endpoint(user_class: Any, environment: Any) -> Endpoint:
+def _place_of(user_class: Any, environment: Any) -> int:
+    """Two classes of a locustfile must not send the same requests at the same times."""
+    classes = list(getattr(environment, "user_classes", ()))
+    return classes.index(user_class) if user_class in classes else 0
+
+
+def endpoint_of(user_class: Any, environment: Any) -> Endpoint:
+    """The server of a class; ValueError when neither it nor locust names one."""
     return parse_endpoint(user_class.host or environment.host or "")
 
 

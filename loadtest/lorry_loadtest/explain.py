@@ -8,6 +8,7 @@ from lorry_loadtest import metrics
 from lorry_loadtest.headline import format_ms
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.server_steps import ServerStep
+from lorry_loadtest.server_timings import request_timings
 from lorry_loadtest.stalls import stall_limit_ms, stalls_of
 from lorry_loadtest.waterfall import MEANING, PARTS, Waterfall, waterfalls
 
@@ -39,6 +40,7 @@ def explain(
         lines.extend(_client_side(record))
     else:
         lines.extend(_bars(fall))
+        lines.extend(_steps_of(record))
     limit_ms = stall_limit_ms(records)
     stalls = stalls_of(record, steps, limit_ms=limit_ms)
     for stall in stalls:
@@ -76,6 +78,17 @@ def _bars(fall: Waterfall) -> list[str]:
         f"({fall.residual_share:.1%}): the waterfall {closes}"
     )
     return lines
+
+
+def _steps_of(record: RequestRecord) -> list[str]:
+    """Which steps of the server's log computed it."""
+    timings = request_timings(record.server_timings)
+    if timings is None or timings.first_step is None or timings.last_step is None:
+        return []
+    return [
+        f"  in {timings.steps} of the server's steps {timings.first_step} to {timings.last_step}, "
+        f"with at most {timings.max_batch} sequences in one"
+    ]
 
 
 def _client_side(record: RequestRecord) -> list[str]:

@@ -18,7 +18,6 @@ CONFIRMED_SHARE = 0.9
 TOO_FEW = "too few requests to tell"
 
 _MOST_DOUBLINGS = 12
-_KEPT_UP = 0.95
 _FAILED_SHARE = 0.01
 
 
@@ -137,6 +136,6 @@ def why_not(summary: LevelSummary) -> str | None:
         return f"{failed:.0%} failed"
     if any(result.met is None for result in summary.objectives):
         return TOO_FEW
-    if summary.requests_per_s < _KEPT_UP * summary.offered_per_s - 1.0 / summary.window_s**0.5:
+    if summary.falls_behind:
         return "the server falls behind"
     return None

@@ -19,6 +19,7 @@ class Gathered:
         self.prepared = prepared
         self.records: list[RequestRecord] = list(prepared.records)
         self.reports: list[WorkerReport] = []
+        self.num_workers: int | None = None  # how many should have handed over, in a master
         self._scrape: ServerScrape | None = None
 
     def add(self, records: Iterable[RequestRecord], report: WorkerReport) -> None:
@@ -43,6 +44,12 @@ class Gathered:
     def max_in_flight(self) -> int:
         return sum(report.max_in_flight for report in self.reports)
 
+    @property
+    def num_due(self) -> int | None:
+        """Arrivals that were due by the end; None where no worker had any to send."""
+        told = [report.num_due for report in self.reports if report.num_due is not None]
+        return sum(told) if told else None
+
     def observations(self) -> Observations:
         prepared, scrape = self.prepared, self._scrape
         return Observations(
@@ -53,6 +60,8 @@ class Gathered:
                 self.sent, is_open_loop=prepared.arrival != "closed", start_ns=self._start_ns
             ),
             num_planned=prepared.num_planned,
+            num_due=self.num_due,
+            num_workers=self.num_workers,
             workers=tuple(sorted(self.reports, key=lambda report: report.worker)),
             calibration=prepared.calibration,
             canaries=prepared.canaries,

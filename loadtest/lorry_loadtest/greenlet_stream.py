@@ -63,3 +63,8 @@ class GreenletStream:
     def abort(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket_names.SHUT_RDWR)
+
+    def close(self) -> None:
+        """By its owner, who reads no more."""
+        self.ended = True
+        self._socket.close()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorry_loadtest.run_facts import HostFacts
+from lorry_loadtest.observations import HostFacts
 
 _PROC = Path("/proc")
 _SYS_CPU = Path("/sys/devices/system/cpu")
@@ -67,7 +67,8 @@ class HostWatch:
         return int(text.splitlines()[0].rpartition("total=")[2])
 
     def _read_frequency(self) -> float | None:
-        """Mean MHz of all processors."""
+        """MHz of the fastest processor, as is the one that runs this: idle ones slow down by
+        themselves, and at the end of a run most are idle."""
         text = self._text(self._proc / "cpuinfo")
         if text is None:
             return None
@@ -76,7 +77,7 @@ class HostWatch:
             for line in text.splitlines()
             if line.startswith("cpu MHz")
         ]
-        return sum(speeds) / len(speeds) if speeds else None
+        return max(speeds, default=None)
 
     def _read_uptime(self) -> float | None:
         text = self._text(self._proc / "uptime")

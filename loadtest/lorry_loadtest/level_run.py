@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.run_facts import RunFacts
 from lorry_loadtest.server_steps import ServerStep, read_steps
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LevelRun:
     """One level of a sweep, or a whole run of one.
 
@@ -18,7 +18,8 @@ class LevelRun:
     `window_start_ns` to `window_end_ns`, and the last answer had come by `drained_ns`.
     `client_cpu_share` is this process's share of one core during the window. In an open loop
     `rate_per_s` was offered and `concurrency` is the most streams at once. `descending` marks a
-    level that is measured again on the way down.
+    level that is measured again on the way down. What follows from the records is computed once:
+    figures, checks and pictures all ask for it.
     """
 
     concurrency: int
@@ -36,18 +37,18 @@ class LevelRun:
     def window_s(self) -> float:
         return (self.window_end_ns - self.window_start_ns) / 1e9
 
-    @property
-    def cohort(self) -> list[RequestRecord]:
+    @cached_property
+    def cohort(self) -> tuple[RequestRecord, ...]:
         """The requests that became ready inside the window, in the order of their schedule."""
-        inside = (r for r in self.records if r.phase == "run" and self.contains(r.t_sched_ns))
-        return sorted(inside, key=lambda record: record.t_sched_ns)
+        inside = [record for record in self.measured if self.contains(record.t_sched_ns)]
+        return tuple(sorted(inside, key=lambda record: record.t_sched_ns))
 
-    @property
-    def measured(self) -> Iterator[RequestRecord]:
+    @cached_property
+    def measured(self) -> tuple[RequestRecord, ...]:
         """All attempts of the run itself, warm-up and drain included."""
-        return (record for record in self.records if record.phase == "run")
+        return tuple(record for record in self.records if record.phase == "run")
 
-    @property
+    @cached_property
     def steps(self) -> tuple[ServerStep, ...]:
         """The server's step log, in the order of time; empty when it offers none."""
         return read_steps(self.facts.observations.steps)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from locust import events
+from locust.runners import WorkerRunner
 
-from lorry_loadtest.analysis_options import AnalysisOptions
+from lorry_loadtest.analysis_options import AnalysisOptions, add_judging_options, analysis_options
 from lorry_loadtest.catalog import CatalogError
-from lorry_loadtest.conclude import conclude
+from lorry_loadtest.conclude import conclude, exit_code
+from lorry_loadtest.console import verdict_lines
 from lorry_loadtest.declared import declared_load
 from lorry_loadtest.engine import engine_of
+from lorry_loadtest.gate.pairing import NotComparable
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.live_page import attach_live_page
@@ -26,6 +31,9 @@ from lorry_loadtest.slo import parse_objectives
 from lorry_loadtest.sweep import locust_table
 
 logger = logging.getLogger(__name__)
+
+_JUDGING = ("slo", "baseline", "gate", "metrics_compat", "junit", "markdown")
+_SEVERAL_RUNS = ("sweep", "find_max")
 
 
 def add_options() -> None:
@@ -51,11 +59,38 @@ def _add_to_parser(parser: Any) -> None:
         action="store_true",
         help="do not measure this client's own error before a reported test",
     )
+    add_judging_options(parser)
+    for name in _SEVERAL_RUNS:
+        parser.add_argument(_option(name), default="", help=argparse.SUPPRESS)
+    for action in parser._actions:
+        if action.dest in (*_JUDGING, *_SEVERAL_RUNS):
+            action.include_in_web_ui = False  # files of this machine are not a web page's to name
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def one_run_options(parsed: argparse.Namespace) -> AnalysisOptions:
+    """What one test of locust's is judged by; ValueError names the wrong option or value."""
+    for name in _SEVERAL_RUNS:
+        if getattr(parsed, name):
+            option = _option(name)
+            raise ValueError(
+                f"{option} makes one run after the other, and locust makes one: "
+                f"use `lorry loadtest {option} {getattr(parsed, name)}`"
+            )
+    for name in _JUDGING:
+        if getattr(parsed, name) and not parsed.llm_report:
+            raise ValueError(f"{_option(name)} needs --llm-report DIR, whose report it is about")
+    return analysis_options(parsed)
 
 
 def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its events
+    is_worker = isinstance(environment.runner, WorkerRunner)
     try:
         workload_options(environment.parsed_options)
+        analysis = AnalysisOptions() if is_worker else one_run_options(environment.parsed_options)
     except ValueError as exc:
         raise SystemExit(str(exc)) from exc
     attach_run(environment)  # first, so that what it gathers is there when the report is written
@@ -66,15 +101,16 @@ def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its
             environment.lorry_events.prepare_ahead()
         except (CatalogError, ValueError, OSError) as exc:
             raise SystemExit(str(exc)) from exc
-    if getattr(environment, "lorry_reports", None) is None:
-        environment.lorry_reports = _ReportedTests(environment)
+    if getattr(environment, "lorry_reports", None) is None and not is_worker:
+        environment.lorry_reports = _ReportedTests(environment, analysis)
 
 
 class _ReportedTests:
     """Writes the report of every test of an environment when it has ended."""
 
-    def __init__(self, environment: Any) -> None:
+    def __init__(self, environment: Any, analysis: AnalysisOptions) -> None:
         self._environment = environment
+        self._analysis = analysis
         self._started_at = datetime.now(UTC)
         self._window_start_ns: int | None = None
         self._window_end_ns = 0
@@ -109,15 +145,19 @@ class _ReportedTests:
         state = self._environment.lorry_run
         user_class = next(c for c in self._environment.user_classes if hasattr(c, "canary_share"))
         engine = engine_of(user_class, self._environment, state)
-        window_end_ns = max(self._window_end_ns, window_start_ns + 1)
+        window_end_ns = self._window_end_ns
+        if engine.is_open_loop:  # -t is a little longer than the plan: nothing arrives after it
+            last_ns = max(record.t_sched_ns for record in gathered.sent)
+            window_end_ns = min(window_end_ns, last_ns + 1)
+        window_end_ns = max(window_end_ns, window_start_ns + 1)
         observations = gathered.observations()
         loaded_s = window_end_ns / 1e9
-        planned = observations.num_planned
+        due = observations.num_due
         run = LevelRun(
             concurrency=gathered.max_in_flight
             if engine.is_open_loop
             else len({(record.worker, record.user) for record in gathered.sent}),
-            rate_per_s=None if planned is None else planned / loaded_s,
+            rate_per_s=None if due is None else due / loaded_s,
             start_ns=0,
             window_start_ns=window_start_ns,
             window_end_ns=window_end_ns,
@@ -140,5 +180,16 @@ class _ReportedTests:
             duration_s=run.window_s,
             started_at=self._started_at,
         )
-        objectives = parse_objectives(user_class.slo) if user_class.slo else ()
-        conclude([run], info=info, analysis=AnalysisOptions(objectives=objectives), out=path)
+        analysis = self._analysis
+        if user_class.slo and not analysis.objectives:
+            analysis = replace(analysis, objectives=parse_objectives(user_class.slo))
+        try:
+            result = conclude([run], info=info, analysis=analysis, out=path)
+        except NotComparable as exc:
+            logger.error("--baseline %s", exc)
+            self._environment.process_exit_code = 2
+            return
+        for line in verdict_lines(result):
+            logger.info("%s", line)
+        # None leaves it to locust, which has failures of its own
+        self._environment.process_exit_code = exit_code(result) or None

@@ -1,9 +1,10 @@
-"""What the client ran on: the part of a result that decides whether two of them compare."""
+"""What the client runs on: what decides whether two results compare, and how much room it has."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,3 +44,15 @@ def _cpu_name() -> str:
             if name.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def most_streams() -> int | None:
+    """How many connections this process may open beside the files that it has open now.
+
+    None where the system sets no limit. Without /proc the open files are not counted.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    open_files = Path("/proc/self/fd")
+    return limit - (len(list(open_files.iterdir())) if open_files.exists() else 0)

@@ -20,9 +20,9 @@ def markdown_block(result: RunResult) -> str:
         *_alarms(result),
         _levels(result.levels),
         *([_gate(result.gate)] if result.gate else []),
-        f"`{result.info.command}` · stream `{result.stream_hash[:12] or 'unknown'}`",
     ]
-    return "\n\n".join(_escaped(part) if "|" not in part else part for part in parts) + "\n"
+    made = f"`{result.info.command}` · stream `{result.stream_hash[:12] or 'unknown'}`"
+    return "\n\n".join([*map(_escaped, parts), made]) + "\n"  # code is shown as it is
 
 
 def _alarms(result: RunResult) -> list[str]:

@@ -7,6 +7,8 @@ client's own lateness is inside the figures that a user would feel.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from lorry_loadtest.records import RequestRecord
 
 NS_PER_MS = 1e6
@@ -14,16 +16,16 @@ NS_PER_MS = 1e6
 
 def ttft_ms(record: RequestRecord) -> float | None:
     """Time to first token, c_1 - t_sched; None when no token came."""
-    if not record.event_ns:
-        return None
-    return (record.event_ns[0] - record.t_sched_ns) / NS_PER_MS
+    stamps = record.event_ns
+    return (stamps[0] - record.t_sched_ns) / NS_PER_MS if stamps else None
 
 
 def ttft_service_ms(record: RequestRecord) -> float | None:
     """c_1 - t_send: the same without the client's lateness, comparable with other tools."""
-    if not record.event_ns or record.t_send_ns is None:
+    stamps = record.event_ns
+    if not stamps or record.t_send_ns is None:
         return None
-    return (record.event_ns[0] - record.t_send_ns) / NS_PER_MS
+    return (stamps[0] - record.t_send_ns) / NS_PER_MS
 
 
 def lag_ms(record: RequestRecord) -> float | None:
@@ -38,19 +40,19 @@ def tpot_ms(record: RequestRecord) -> float | None:
 
     None, never 0, when all tokens came in one event.
     """
-    if len(record.event_ns) < 2:
+    stamps = record.event_ns
+    if len(stamps) < 2:
         return None
     num_later_tokens = record.completion_tokens - record.event_tokens[0]
     if num_later_tokens <= 0:
         return None
-    return (record.event_ns[-1] - record.event_ns[0]) / NS_PER_MS / num_later_tokens
+    return (stamps[-1] - stamps[0]) / NS_PER_MS / num_later_tokens
 
 
 def e2e_ms(record: RequestRecord) -> float | None:
     """End to end, c_M - t_sched: until the last token, not until the stream's end."""
-    if not record.event_ns:
-        return None
-    return (record.event_ns[-1] - record.t_sched_ns) / NS_PER_MS
+    stamps = record.event_ns
+    return (stamps[-1] - record.t_sched_ns) / NS_PER_MS if stamps else None
 
 
 def max_gap_ms(record: RequestRecord) -> float | None:
@@ -61,7 +63,7 @@ def max_gap_ms(record: RequestRecord) -> float | None:
 def chunk_gaps_ms(record: RequestRecord) -> list[float]:
     """c_j - c_(j-1) for each event after the first, to be pooled over requests."""
     stamps = record.event_ns
-    return [(stamps[j] - stamps[j - 1]) / NS_PER_MS for j in range(1, len(stamps))]
+    return [(later - earlier) / NS_PER_MS for earlier, later in pairwise(stamps)]
 
 
 def duration_ms(record: RequestRecord) -> float:
@@ -70,10 +72,14 @@ def duration_ms(record: RequestRecord) -> float:
 
 
 def connect_ms(record: RequestRecord) -> float:
-    """t_conn - t_sched on a connection of its own, 0 on one that was used before."""
+    """t_conn - t_begin on a connection of its own, 0 on one that was used before.
+
+    What the client was late before it began is not the connection's.
+    """
     if record.t_conn_ns is None:
         return 0.0
-    return (record.t_conn_ns - record.t_sched_ns) / NS_PER_MS
+    begin_ns = record.t_sched_ns if record.t_begin_ns is None else record.t_begin_ns
+    return (record.t_conn_ns - begin_ns) / NS_PER_MS
 
 
 def delivery_ms(record: RequestRecord) -> list[float]:

@@ -55,12 +55,13 @@ def compat_table(tool: Tool, records: Sequence[RequestRecord]) -> CompatTable:
 
 
 def _vllm(answers: Sequence[RequestRecord]) -> CompatTable:
-    """TPOT is 0 for answers of one token; ITL are chunk gaps; its run ends with the last answer."""
+    """ITL are chunk gaps; its run ends with the last answer. An answer of one token counts as a
+    TPOT of 0 in its goodput, and not in its table."""
     tpots = []
     for record in answers:
         n = record.completion_tokens
         latency, ttft = _since_send(record, -1), _since_send(record, 0)
-        tpots.append((latency - ttft) / (n - 1) if n > 1 else 0.0)
+        tpots.extend([(latency - ttft) / (n - 1)] if n > 1 else [])
     return CompatTable(
         tool="vllm",
         num_requests=len(answers),

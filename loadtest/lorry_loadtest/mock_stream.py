@@ -161,16 +161,22 @@ def _joined(pieces: list[Piece]) -> Piece:
 def _timings(
     asked: Asked, times: MockTimes, *, num_tokens: int, stretch: float, num_open: int
 ) -> dict[str, Any]:
+    """Of lorry's shape; nothing is loaded, and nothing is left to do after the last token."""
+    decode_ms = stretch * times.gap_ms * (num_tokens - 1)
     return {
         "request_id": asked.request_id,
         "adapter": None if asked.model == BASE_MODEL else asked.model,
         "queue_ms": (stretch - 1) * times.first_ms,
         "prefill_ms": times.first_ms,
-        "decode_ms": stretch * times.gap_ms * (num_tokens - 1),
+        "decode_ms": decode_ms,
         "cached_tokens": 0,
         "steps": num_tokens,
         "max_batch": num_open,
         "preemptions": 0,
+        "adapter_load_ms": 0.0,
+        "prepare_ms": 0.0,
+        "finish_ms": 0.0,
+        "total_ms": stretch * times.first_ms + decode_ms,
     }
 
 

@@ -25,11 +25,28 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, float]
 
 
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's machine during the run. Shares are 0 to 1; None is what it does not tell.
+
+    `steal_share` is time that the hypervisor took, `pressure_share` the kernel's CPU pressure
+    (PSI, some), `frequency_drop` how far the clock fell from the start of the run, and
+    `shares_cores` whether server and client may run on the same core.
+    """
+
+    steal_share: float | None = None
+    pressure_share: float | None = None
+    governor: str | None = None
+    frequency_drop: float | None = None
+    shares_cores: bool | None = None
+
+
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one worker fared. CPU is in seconds; a lag is how late a 10 ms heartbeat came.
 
-    `num_planned` arrivals were this worker's of an open loop (None: a closed one), `num_dropped`
-    of them were never sent. `max_in_flight` is the most streams that it had open at once.
+    `num_planned` arrivals were this worker's of an open loop (None: a closed one), `num_due` of
+    them before the end of the run, and `num_dropped` of those were never sent. `max_in_flight` is
+    the most streams that it had open at once, and `most_streams` how many it had room for (None:
+    any number). `host` is its machine.
     """
 
     worker: int
@@ -38,9 +55,12 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_lags_ms: tuple[float, ...]
     num_records: int
     num_planned: int | None = None
+    num_due: int | None = None
     num_dropped: int = 0
     max_in_flight: int = 0
+    most_streams: int | None = None
     clock: tuple[ClockSample, ...] = ()
+    host: HostFacts | None = None
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +96,8 @@ class CanaryBook(msgspec.Struct, frozen=True, kw_only=True):
 class Observations(msgspec.Struct, frozen=True, kw_only=True):
     """All of a run's. `stream_hash` is of the requests as planned, `sent_hash` as sent.
 
+    Of `num_planned` arrivals `num_due` were due before the run was ended. `num_workers` were to hand
+    over what they had (None: there was one process).
     `steps` are the server's step log, as it sent it, with `t_ns` added on our clock where the
     server told its own. What a server does not offer is empty, with a sentence in `notes`.
     """
@@ -85,6 +107,8 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
     stream_hash: str = ""
     sent_hash: str = ""
     num_planned: int | None = None
+    num_due: int | None = None
+    num_workers: int | None = None
     workers: tuple[WorkerReport, ...] = ()
     calibration: Calibration | None = None
     canaries: CanaryBook | None = None

@@ -108,11 +108,19 @@ def workload_options(namespace: argparse.Namespace) -> WorkloadOptions:
     base_share = _number(namespace.base_share, "--base-share")
     mix_of(adapters or {}, base_share=base_share or 0.0)  # raises for weights and shares
     if namespace.adapter_mix and adapters:
+        if set(adapters.values()) != {1.0}:
+            raise ValueError(
+                f"--adapter-mix {namespace.adapter_mix} says the weights: leave them out of --adapters"
+            )
         parse_mix(namespace.adapter_mix, [name for name in adapters if name])
     if namespace.route and namespace.route not in get_args(Route):
         raise ValueError(f"the route is {namespace.route!r}, not one of {get_args(Route)}")
     if namespace.arrival:
         _check_arrival(namespace.arrival)
+        if namespace.arrival.startswith("trace:"):
+            for option, value in _LENGTHS.items():
+                if getattr(namespace, value):
+                    raise ValueError(f"a trace has lengths of its own: leave out {option}")
     canary_share = _number(namespace.canaries, "--canaries")
     if canary_share is not None and not 0 <= canary_share < 1:
         raise ValueError(f"--canaries {canary_share:g} is not from 0 to less than 1")
@@ -135,6 +143,9 @@ def workload_options(namespace: argparse.Namespace) -> WorkloadOptions:
         ignore_eos=namespace.ignore_eos,
         api_key=namespace.api_key or None,
     )
+
+
+_LENGTHS = {"--prompt-words": "prompt_words", "--max-tokens": "max_tokens"}
 
 
 def _check_arrival(text: str) -> None:

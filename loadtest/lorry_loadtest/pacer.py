@@ -51,14 +51,22 @@ class Pacer:
         self._visitors.kill()
 
     def _wait_until(self, due_ns: int) -> bool:
-        """False when the test stops before."""
-        left_s = (due_ns - self._run.now_ns) / 1e9
-        if left_s > 0:
-            return not self._run.stopping.wait(left_s)
-        gevent.sleep(0)  # late: those who have been spawned must get to run
-        return not self._run.stopping.is_set()
+        """False when the test stops before. Never early: a timer counts from the time at which the
+        loop looked at the clock last, which may be a while ago."""
+        left_ns = due_ns - self._run.now_ns
+        if left_ns <= 0:
+            gevent.sleep(0)  # late: those who have been spawned must get to run
+            return not self._run.stopping.is_set()
+        while left_ns > 0:
+            if self._run.stopping.wait(left_ns / 1e9):
+                return False
+            left_ns = due_ns - self._run.now_ns
+        return True
 
     def _count_dropped(self) -> None:
+        """Of this slice what was due by now, and what of that was not sent."""
         now_ns = self._run.now_ns - self._run.start_ns
         unsent = self._indices[self._num_sent :]
-        self._run.num_dropped += sum(1 for i in unsent if self._schedule.times_ns[i] <= now_ns)
+        num_dropped = sum(1 for i in unsent if self._schedule.times_ns[i] <= now_ns)
+        self._run.num_dropped += num_dropped
+        self._run.num_due = (self._run.num_due or 0) + self._num_sent + num_dropped

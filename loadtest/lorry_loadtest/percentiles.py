@@ -17,7 +17,8 @@ SHOWN = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     """A percentile is None when `n` is under its floor.
 
-    `intervals` holds a 95 % order-statistic interval of each percentile that is shown. Of `n`
+    `intervals` holds a 95 % order-statistic interval of each percentile that is shown, where what
+    was censored lies above its upper end. Of `n`
     values `num_censored` are only known to be larger than what was seen when they were given up;
     a percentile that lies among those is in `above` instead, with the largest value seen.
     """
@@ -55,10 +56,13 @@ def describe(values: Sequence[float], censored: Sequence[float] = ()) -> Distrib
         above = {name: seen for name, value in found.items() if value is None}
     else:
         found = {name: quantile(ordered, q) for name, q in shown.items()}
-        for name, q in shown.items():
-            interval = quantile_interval(ordered, q)
-            if interval is not None:
-                intervals[name] = interval
+    # the order of values is known only up to the first that was given up
+    ranks = [*ordered, *(math.inf for _ in censored)]
+    known_to = min(censored, default=math.inf)
+    for name, q in shown.items():
+        interval = quantile_interval(ranks, q)
+        if interval is not None and interval.high <= known_to and interval.high < math.inf:
+            intervals[name] = interval
     return Distribution(
         n=n,
         mean=math.fsum(ordered) / len(ordered) if ordered else None,

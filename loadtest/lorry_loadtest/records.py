@@ -14,7 +14,7 @@ from lorry_loadtest.phases import Phase
 from lorry_loadtest.routes import Route
 
 
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt. Times are nanoseconds on one monotonic clock, from the start of the run.
 
     What was planned: `index` is the request's place in the run's one seeded stream, which all
@@ -23,7 +23,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     of the text that was sent, and `canary` names the known answer that this one is compared with.
 
     When: `t_sched_ns` is the planned arrival, in a closed loop the instant at which the user became
-    ready. `t_conn_ns` is None on a connection that was used before, `t_send_ns` when no byte was
+    ready, and `t_begin_ns` when the client turned to it; until then it is the client that is late.
+    `t_conn_ns` is None on a connection that was used before, `t_send_ns` when no byte was
     sent, `t_done_ns` when the stream was not seen to end. `t_end_ns` is the end of the attempt,
     however it ended.
 
@@ -33,7 +34,11 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     of one read share both. `tokens_stated` tells that the server said how many tokens each had.
 
     What came: `usage_*` and `cached_tokens` are the server's counts, `server_timings` its split of
-    the time as it sent it, `text_hash` of the text. `client` is `native` or `sdk`.
+    the time as it sent it, `text_hash` of the text. `content_encoding` is what it was
+    compressed with although nothing was to be; None is the usual. `client` is `native` or `sdk`.
+
+    Records hold no cycles, so the garbage collector need not walk them: with a hundred thousand
+    of them that would stop the client for tens of milliseconds at a time.
     """
 
     index: int
@@ -50,6 +55,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_hash: str = ""
     canary: str | None = None
     t_sched_ns: int
+    t_begin_ns: int | None = None
     t_send_ns: int | None = None
     t_conn_ns: int | None = None
     event_kernel_ns: tuple[int, ...] = ()
@@ -71,6 +77,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     kernel_stamps: bool = False
     num_reads: int = 0
     tokens_stated: bool = False
+    content_encoding: str | None = None
 
     @property
     def event_ns(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ class RecordedArrivals:
     times_ns: tuple[int, ...]
     process: str = "trace"
 
-    def times_s(self, *, seed: int, until_s: float) -> Iterator[float]:
+    def times_s(self, *, seed: int | str, until_s: float) -> Iterator[float]:
         """The seed decides nothing here."""
         return (ns / 1e9 for ns in self.times_ns if ns < until_s * 1e9)
 

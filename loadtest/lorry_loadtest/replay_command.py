@@ -18,7 +18,7 @@ from lorry_loadtest.analysis_options import AnalysisOptions
 from lorry_loadtest.catalog import CatalogError, fetch_catalog
 from lorry_loadtest.compare import UnreadableResult
 from lorry_loadtest.conclude import conclude, exit_code
-from lorry_loadtest.console import level_table
+from lorry_loadtest.console import level_table, verdict_lines
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.options import workload_options
 from lorry_loadtest.recorded_runs import RecordedRun, read_run
@@ -44,7 +44,7 @@ def replay_main(argv: Sequence[str], *, load_parser: Callable[[], argparse.Argum
         print(f"lorry loadtest replay: {exc}", file=sys.stderr)
         return 2
     print(level_table(result.levels))
-    print(f"\n{result.headline}\nVerdict: {result.verdict.word}")
+    print("\n" + "\n".join(verdict_lines(result)))
     print(f"Report: {Path(namespace.out) / 'report.html'}")
     return exit_code(result)
 

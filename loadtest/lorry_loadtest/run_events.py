@@ -16,7 +16,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
-from lorry_loadtest.engine import Engine, engine_of
+from lorry_loadtest.engine import Engine, endpoint_of, engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
 from lorry_loadtest.options import WorkloadOptions, workload_options
@@ -24,7 +24,6 @@ from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.preparation import Prepared, prepare
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
-from lorry_loadtest.stamping_thread import clock_samples
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +86,8 @@ class RunEvents:
             self._prepared = self._prepare(run)
 
     def _on_start(self, **_: Any) -> None:
-        order = self._worker.order if self._worker else RunOrder()
+        given = self._worker.take_order() if self._worker else RunOrder()
+        order = given or RunOrder()
         self.gathered = None
         run = self._environment.lorry_run = RunState(
             worker=order.worker,
@@ -96,7 +96,11 @@ class RunEvents:
             options=options_of(self._environment),
             spool=self._worker.new_spool(self._folder()) if self._worker else None,
             answers=order.answers,
+            takes_part=given is not None,
         )
+        if given is None:
+            logger.error("no orders from the master for this test: this worker sends nothing")
+            return
         try:
             if self._worker is None:
                 self._lead(run, self._prepared or self._prepare(run))
@@ -146,9 +150,17 @@ class RunEvents:
         parsed = getattr(self._environment, "parsed_options", None)
         return bool(getattr(parsed, "llm_report", ""))
 
+    @property
+    def _server_host(self) -> str:
+        """Empty when nobody named one; the users say so when they start."""
+        try:
+            return next((endpoint_of(c, self._environment).host for c in self._user_classes), "")
+        except ValueError:
+            return ""
+
     def _begin(self, run: RunState) -> None:
         """Where requests are sent."""
-        self._health = Health()
+        self._health = Health(self._server_host)
         self._pacers, self._pacing = [], []
         for user_class in self._user_classes:
             engine = engine_of(user_class, self._environment, run)
@@ -205,14 +217,7 @@ class RunEvents:
             engine.close()
         if self._health is None:
             return
-        report = self._health.stop(
-            worker=run.worker,
-            num_records=run.num_records,
-            num_planned=run.num_planned,
-            num_dropped=run.num_dropped,
-            max_in_flight=run.max_in_flight,
-            clock=clock_samples(run.origin_ns),
-        )
+        report = self._health.stop(run)
         self._health = None
         if self._worker is not None and run.spool is not None:
             run.spool.close()
@@ -228,6 +233,7 @@ class RunEvents:
             self.gathered.scraped(self._scrape)
             self._scrape = None
         if self._master is not None:
+            self.gathered.num_workers = self._master.num_workers
             for records, report in self._master.collect():
                 self.gathered.add(records, report)
 

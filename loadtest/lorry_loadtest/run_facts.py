@@ -1,4 +1,4 @@
-"""What a verdict needs to know beside the records: the machine, locust's table, what was declared."""
+"""What a verdict needs to know beside the records: observations, locust's table, what was declared."""
 
 from __future__ import annotations
 
@@ -9,22 +9,6 @@ from typing import Literal
 from lorry_loadtest.observations import Observations
 
 ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape", "at_once"]
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """The client's machine during the run. Shares are 0 to 1; None is what it does not tell.
-
-    `steal_share` is time that the hypervisor took, `pressure_share` the kernel's CPU pressure
-    (PSI, some), `frequency_drop` how far the clock fell from the start of the run, and
-    `shares_cores` whether server and client may run on the same core.
-    """
-
-    steal_share: float | None = None
-    pressure_share: float | None = None
-    governor: str | None = None
-    frequency_drop: float | None = None
-    shares_cores: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +26,18 @@ class DeclaredLoad:
 
     `rate_per_s` and `arrival_cv` (standard deviation over mean of the times between arrivals) are
     of an open loop. `adapter_shares` are wanted shares by name, None the base model.
-    `cached_share` is the share of prompt tokens that is meant to be found in the prefix cache.
+    `cached_share` is the share of prompt tokens that a prefix cache may find. With `counts_tokens`
+    a planned word of a prompt is about one token, which of given texts nobody knows.
     `exact_lengths` says that answers are asked for in full length (`ignore_eos`).
-    `max_in_flight` is the most streams that the client will open.
     """
 
     arrival: ArrivalKind = "closed"
     rate_per_s: float | None = None
     arrival_cv: float | None = None
     adapter_shares: Mapping[str | None, float] = field(default_factory=dict)
-    adapter_slots: int | None = None
     cached_share: float = 0.0
     exact_lengths: bool = False
-    max_in_flight: int | None = None
+    counts_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +46,4 @@ class RunFacts:
 
     observations: Observations = field(default_factory=Observations)
     declared: DeclaredLoad = field(default_factory=DeclaredLoad)
-    host: HostFacts | None = None
     locust: LocustTable | None = None
-    content_encoding: str | None = None

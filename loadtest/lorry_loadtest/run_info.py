@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from lorry_loadtest.machine import Machine, describe_machine
+from lorry_loadtest.routes import Route
 from lorry_loadtest.wire import Wire
 from lorry_loadtest.workload import Workload
 
@@ -20,7 +21,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     base_model: str
     adapters: dict[str, float]
-    route: str
+    route: Route
     prompt_words: str
     max_tokens: str
     ignore_eos: bool

@@ -24,7 +24,8 @@ class RunState:
     a sweep's levels apart. Times count from `origin_ns`; the plan of an open loop begins `start_ns`
     after it. This process is `worker` of `num_workers`. `options` is what a command line asked for,
     None where the user class says it all. With a `spool` the records go to its file instead of into
-    memory. `answers` are those of the canaries, by name, as hashes.
+    memory. `answers` are those of the canaries, by name, as hashes. A process that does not take
+    part sends nothing: nobody would record it.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class RunState:
         catalog: Catalog | None = None,
         spool: Spool | None = None,
         answers: Mapping[str, str] | None = None,
+        takes_part: bool = True,
     ) -> None:
         self.level = level
         self.stream = stream
@@ -52,10 +54,12 @@ class RunState:
         self.spool = spool
         self.live = LiveSummary()
         self.answers = dict(answers or {})
+        self.takes_part = takes_part
         self.stopping = Event()
         self.in_flight = 0
         self.max_in_flight = 0
         self.num_planned: int | None = None
+        self.num_due: int | None = None  # of an open loop, known when the pacer has ended
         self.num_dropped = 0
         # one per user class, made by `engine_of`
         self.engines: dict[type, Any] = {}

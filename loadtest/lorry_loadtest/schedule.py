@@ -49,7 +49,8 @@ class Schedule:
 def plan_schedule(workload: Workload, arrival: Arrival, *, until_s: float) -> Schedule:
     """All arrivals before `until_s` seconds; ValueError when there is none."""
     times_ns = array(
-        "q", (round(t_s * 1e9) for t_s in arrival.times_s(seed=workload.seed, until_s=until_s))
+        "q",
+        (round(t_s * 1e9) for t_s in arrival.times_s(seed=workload.arrival_seed, until_s=until_s)),
     )
     if not times_ns:
         raise ValueError(f"no request arrives within {until_s:g} s")

@@ -14,7 +14,7 @@ from typing import Any
 from gevent import GreenletExit
 
 import lorry
-from lorry_loadtest.attempt import Attempted, Sender, Verify, hash_of
+from lorry_loadtest.attempt import Attempted, Sender, Verify, complaint_of, hash_of
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.limits import Limits
 from lorry_loadtest.outcomes import Outcome, outcome_of_status
@@ -52,7 +52,7 @@ def sdk_attempt(
     stream = _stream(planned, wire=wire, limits=limits, request_id=request_id)
     try:
         SDK_LOOP.run(_read_whole(stream, planned.patience_s))
-        complaint = verify(planned, stream.partial.text) if verify else None
+        complaint = complaint_of(verify, planned, stream.partial.text)
         if complaint is not None:
             outcome, error = "wrong_output", complaint
     except GreenletExit as exc:
@@ -83,6 +83,7 @@ def sdk_attempt(
         prompt_hash=planned.prompt_hash,
         canary=planned.canary,
         t_sched_ns=now_ns if planned.at_ns is None else start_ns + planned.at_ns,
+        t_begin_ns=now_ns,
         t_send_ns=None if timing.sent_ns is None else timing.sent_ns - origin_ns,
         event_user_ns=tuple(stamp - origin_ns for stamp, _ in events),
         event_tokens=tuple(count for _, count in events),

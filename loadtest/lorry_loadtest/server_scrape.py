@@ -19,6 +19,8 @@ from lorry_loadtest.wall_clock import offset_now_ns
 
 INTERVAL_S = 0.5
 STEPS_PER_READ = 1000
+# Ten minutes of them. In a longer run older ones are thinned out, the first one never.
+MAX_SAMPLES = 1200
 _TIMEOUT_S = 5.0
 # Buckets of histograms are most of the text and of no use as a time series.
 _SKIPPED = ("_bucket", "_created")
@@ -76,6 +78,8 @@ class ServerScrape:
             return
         now_ns = time.perf_counter_ns() - self._origin_ns
         self.samples.append(ServerSample(t_ns=now_ns, values=parse_metrics(text.decode())))
+        if len(self.samples) > MAX_SAMPLES:
+            self.samples = [*self.samples[:-1:2], self.samples[-1]]
 
     def _read_steps(self) -> None:
         """As many pages as there are; the first question only asks where the log stands."""
@@ -87,19 +91,27 @@ class ServerScrape:
             except (GetFailed, msgspec.MsgspecError) as exc:
                 self._wants_steps = self._goes_on("steps", exc, has_some=bool(self.steps))
                 return
-            is_first = self._next_step is None
+            if self._next_step is not None:
+                self._keep(page, asked_from=self._next_step)
             self._next_step = page.next
-            if not is_first:
-                self.steps.extend(self._on_our_clock(step, page) for step in page.steps)
             if len(page.steps) < STEPS_PER_READ:
                 return
 
-    def _on_our_clock(self, step: dict[str, Any], page: _StepPage) -> dict[str, Any]:
-        placed = {**step, "kv_used": step.get("kv_blocks_used"), "kv_total": page.kv_blocks_total}
-        if "start_ms" in step and "step_ms" in step:
-            end_ns = round((step["start_ms"] + step["step_ms"]) * 1e6)
-            placed["t_ns"] = end_ns - offset_now_ns() - self._origin_ns
-        return placed
+    def _keep(self, page: _StepPage, *, asked_from: int) -> None:
+        if page.missed:
+            self._note("some of the server's steps were made and forgotten between two reads")
+        if page.next < asked_from:
+            self._note("the server was started again during the run")
+        wall_ns = offset_now_ns() + self._origin_ns
+        for step in page.steps:
+            placed = {
+                **step,
+                "kv_used": step.get("kv_blocks_used"),
+                "kv_total": page.kv_blocks_total,
+            }
+            if "start_ms" in step and "step_ms" in step:
+                placed["t_ns"] = round((step["start_ms"] + step["step_ms"]) * 1e6) - wall_ns
+            self.steps.append(placed)
 
     def _get(self, path: str) -> bytes:
         return http_get(
@@ -113,19 +125,22 @@ class ServerScrape:
     def _goes_on(self, what: str, failure: Exception, *, has_some: bool) -> bool:
         """A server that never had it is not asked again; a busy one is."""
         if has_some:
-            note = f"a read of the server's {what} failed during the run"
-            if note not in self.notes:
-                self.notes.append(note)
+            self._note(f"a read of the server's {what} failed during the run")
             return True
-        self.notes.append(f"the server offers no {what}: {failure}")
+        self._note(f"the server offers no {what}: {failure}")
         return False
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
 
 class _StepPage(msgspec.Struct, frozen=True):
-    """`next` is what to ask for next."""
+    """`next` is what to ask for next, `missed` how many of those asked for were gone."""
 
     steps: list[dict[str, Any]]
     next: int
+    missed: int = 0
     kv_blocks_total: int | None = None
 
 

@@ -47,10 +47,11 @@ class LoadSettings:
             return "closed"
         return "trace" if isinstance(self.arrival, TraceArrivals) else self.arrival.process
 
-    def workload(self, catalog: Catalog, *, stream: int = 0) -> Workload:
+    def workload(self, catalog: Catalog, *, stream: int = 0, source: int = 0) -> Workload:
         """`catalog` gives the adapters where the settings name none; ValueError for what does not fit.
 
         Adapters that the catalog lacks are not refused: a server may load them when asked.
+        `source` is the user class's place among those of the locustfile.
         """
         mix = self._mix(catalog)
         if self.arrival is None and mix.churn is not None:
@@ -63,6 +64,7 @@ class LoadSettings:
         return Workload(
             seed=self.seed,
             stream=stream,
+            source=source,
             adapters=mix,
             prompts=self.prompts,
             max_tokens=self.lengths,
@@ -77,6 +79,11 @@ class LoadSettings:
 
     def _mix(self, catalog: Catalog) -> AdapterMix:
         if self.adapter_mix:
+            if self.base_share:
+                raise ValueError(
+                    f"a base share of {self.base_share:g} has no place in the adapter mix "
+                    f"{self.adapter_mix!r}: leave out one of the two"
+                )
             listed = catalog.adapters if self.adapters is None else self.adapters
             names = [name for name in listed if name] if not isinstance(listed, AdapterMix) else []
             if not names:

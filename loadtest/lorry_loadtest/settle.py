@@ -64,9 +64,19 @@ def _matters(values: Sequence[float], cut: int | None) -> bool:
 
 
 def settle(run: LevelRun) -> LevelRun:
-    """The run with its window cut where it settled; as it is when it never did."""
+    """The run with its window cut where it settled; as it is when it never did, or never should."""
+    if changes_by_plan(run):
+        return run
     cut_ns = settling(run).cut_ns
     return run.cut(cut_ns) if cut_ns else run
+
+
+def changes_by_plan(run: LevelRun) -> bool:
+    """Whether the load goes up and down because it was asked to, in steps, ramps or as a trace did.
+
+    What MSER-5 takes for a warm-up is then the beginning of the load.
+    """
+    return run.facts.declared.arrival in ("shape", "trace")
 
 
 def tokens_per_bin(run: LevelRun) -> list[int]:

@@ -15,6 +15,7 @@ from lorry_loadtest.records import RequestRecord
 Metric = Literal["ttft", "tpot", "e2e"]
 Statistic = Literal["p50", "p90", "p95", "p99", "mean", "max"]
 
+_VALUES = {"ttft": metrics.ttft_ms, "tpot": metrics.tpot_ms, "e2e": metrics.e2e_ms}
 _OBJECTIVE = re.compile(r"(ttft|tpot|e2e)_(p50|p90|p95|p99|mean|max)<(\d+(?:\.\d+)?)(ms|s)")
 
 
@@ -51,9 +52,19 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 
 def is_met(objective: Objective, distribution: Distribution) -> bool | None:
-    """Whether a level meets it; None when there are too few samples to say."""
+    """Whether a level meets it; None when there are too few samples to say.
+
+    A percentile among the requests that were given up is known to be above what was seen, and a
+    mean or a maximum without those is known to be too low.
+    """
     value: float | None = getattr(distribution, objective.statistic)
-    return None if value is None else value < objective.limit_ms
+    if value is None:
+        above = distribution.above.get(objective.statistic)
+        return False if above is not None and above >= objective.limit_ms else None
+    is_under = value < objective.limit_ms
+    if is_under and distribution.num_censored and objective.statistic in ("mean", "max"):
+        return None
+    return is_under
 
 
 def is_good(record: RequestRecord, objectives: Sequence[Objective]) -> bool:
@@ -63,12 +74,7 @@ def is_good(record: RequestRecord, objectives: Sequence[Objective]) -> bool:
     """
     if record.outcome != "ok":
         return False
-    values = {
-        "ttft": metrics.ttft_ms(record),
-        "tpot": metrics.tpot_ms(record),
-        "e2e": metrics.e2e_ms(record),
-    }
     return all(
-        (value := values[objective.metric]) is None or value < objective.limit_ms
+        (value := _VALUES[objective.metric](record)) is None or value < objective.limit_ms
         for objective in objectives
     )

@@ -30,7 +30,9 @@ Latency = Callable[[RequestRecord], float | None]
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds, of finished requests; `gap` is pooled over requests, `max_gap` one of each.
 
-    TTFT and E2E also know the requests that the drain limit cut off, as censored.
+    TTFT and E2E also know, as censored, the requests that were given up while they ran: by the
+    drain limit, by a limit of time, by a user whose patience ended. Gaps of one answer depend on
+    each other and on those of others in the same batch, so they have no interval.
     """
 
     ttft_ms: Distribution
@@ -72,7 +74,8 @@ class Fairness(msgspec.Struct, frozen=True, kw_only=True):
 class ServerTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Mean milliseconds of a request as the server split them.
 
-    `rest_ms` is what is left of the client's end to end: network, HTTP and both event loops.
+    `queue_ms` is the wait for the first step without `adapter_load_ms`, and `rest_ms` what is left of
+    the client's end to end: network, HTTP and both event loops.
     """
 
     n: int
@@ -131,14 +134,28 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     def num_failed(self) -> int:
         return sum(count for outcome, count in self.ledger.items() if outcome != "ok")
 
+    @property
+    def falls_behind(self) -> bool:
+        """Whether an open loop's answers come more slowly than its arrivals, beyond chance.
+
+        Such a level's latencies grow with the length of the run.
+        """
+        if self.rate_per_s is None:
+            return False
+        allowed = _KEPT_UP * self.offered_per_s - 1.0 / math.sqrt(self.window_s)
+        return self.requests_per_s < allowed
+
 
 _MIN_REQUESTS_OF_AN_ADAPTER = 20
+_KEPT_UP = 0.95
+# Ended by someone who did not wait for the answer: how long it would have taken is not known.
+_GIVEN_UP = ("cancelled", "abandoned", "timeout_ttft", "timeout_total", "stalled")
 
 
 def summarize(run: LevelRun, *, objectives: Sequence[Objective] = ()) -> LevelSummary:
     """Every figure of one level, from its records alone."""
     cohort = run.cohort
-    attempts = list(run.measured)
+    attempts = run.measured
     finished = [record for record in cohort if record.outcome == "ok"]
     latencies = _latencies(cohort)
     num_good = sum(is_good(record, objectives) for record in cohort)
@@ -187,23 +204,24 @@ def summarize(run: LevelRun, *, objectives: Sequence[Objective] = ()) -> LevelSu
 
 def _latencies(cohort: Sequence[RequestRecord]) -> Latencies:
     finished = [record for record in cohort if record.outcome == "ok"]
-    cut_off = [record for record in cohort if record.outcome == "cancelled"]
+    given_up = [record for record in cohort if record.outcome in _GIVEN_UP]
+    gaps = describe([gap for record in finished for gap in metrics.chunk_gaps_ms(record)])
 
     def of(latency: Latency) -> Distribution:
         return describe([value for r in finished if (value := latency(r)) is not None])
 
     return Latencies(
         ttft_ms=describe(
-            [value for r in (*finished, *cut_off) if (value := metrics.ttft_ms(r)) is not None],
-            [metrics.duration_ms(r) for r in cut_off if not r.event_ns],
+            [value for r in (*finished, *given_up) if (value := metrics.ttft_ms(r)) is not None],
+            [metrics.duration_ms(r) for r in given_up if not r.event_ns],
         ),
         ttft_service_ms=of(metrics.ttft_service_ms),
         tpot_ms=of(metrics.tpot_ms),
         e2e_ms=describe(
             [value for r in finished if (value := metrics.e2e_ms(r)) is not None],
-            [metrics.duration_ms(r) for r in cut_off],
+            [metrics.duration_ms(r) for r in given_up],
         ),
-        gap_ms=describe([gap for record in finished for gap in metrics.chunk_gaps_ms(record)]),
+        gap_ms=msgspec.structs.replace(gaps, intervals={}),
         max_gap_ms=of(metrics.max_gap_ms),
         lag_ms=of(metrics.lag_ms),
     )
@@ -301,7 +319,7 @@ def _server_times(finished: Sequence[RequestRecord]) -> ServerTimes | None:
         return None
     n = len(timed)
     load = math.fsum(timings.adapter_load_ms for timings, _ in timed) / n
-    queue = math.fsum(timings.queue_ms for timings, _ in timed) / n
+    queue = math.fsum(timings.queue_ms - timings.adapter_load_ms for timings, _ in timed) / n
     prefill = math.fsum(timings.prefill_ms for timings, _ in timed) / n
     decode = math.fsum(timings.decode_ms for timings, _ in timed) / n
     e2e = math.fsum(e2e for _, e2e in timed) / n

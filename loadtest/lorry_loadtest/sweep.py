@@ -17,7 +17,6 @@ from lorry_loadtest.endpoint import Endpoint
 from lorry_loadtest.engine import Engine, engine_of, wire_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
-from lorry_loadtest.host_watch import HostWatch
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.load_points import LoadPoint
 from lorry_loadtest.options import WorkloadOptions
@@ -27,7 +26,6 @@ from lorry_loadtest.run_facts import LocustTable, RunFacts
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
 from lorry_loadtest.settings import settings_of
-from lorry_loadtest.stamping_thread import clock_samples
 from lorry_loadtest.users import LLMUser
 
 _PROGRESS_INTERVAL_S = 0.5
@@ -52,7 +50,6 @@ class LevelTimes:
 class Progress:
     """How far a level is; `phase` is `prepare`, `warm-up`, `measure` or `drain`."""
 
-    level: int
     phase: str
     elapsed_s: float
     state: RunState
@@ -187,8 +184,7 @@ class _Level:
                 prepared = replace(prepared, calibration=calibration)
             state.answers.update(prepared.answers)
             scrape.start()
-            health = Health()
-            host = HostWatch(engine.wire.endpoint.host)
+            health = Health(engine.wire.endpoint.host)
             start_ns = state.start_ns = self._start_ns = state.now_ns
             self._phase = "warm-up"
             self._begin(num_users)
@@ -212,17 +208,7 @@ class _Level:
         scrape.stop()
         gathered = Gathered(prepared, start_ns=start_ns)
         gathered.scraped(scrape)
-        gathered.add(
-            state.records,
-            health.stop(
-                worker=0,
-                num_records=state.num_records,
-                num_planned=state.num_planned,
-                num_dropped=state.num_dropped,
-                max_in_flight=state.max_in_flight,
-                clock=clock_samples(state.origin_ns),
-            ),
-        )
+        gathered.add(state.records, health.stop(state))
         return LevelRun(
             concurrency=num_users or state.max_in_flight,
             rate_per_s=None if state.num_planned is None else state.num_planned / times.loaded_s,
@@ -235,7 +221,6 @@ class _Level:
             facts=RunFacts(
                 observations=gathered.observations(),
                 declared=declared_load(engine, until_s=times.loaded_s),
-                host=host.stop(),
                 locust=locust_table(self._environment),
             ),
         )
@@ -264,7 +249,7 @@ class _Level:
         """Until its greenlet is killed with the end of the level."""
         while True:
             elapsed_s = (self._state.now_ns - self._start_ns) / 1e9
-            self._on_progress(Progress(self._state.level, self._phase, elapsed_s, self._state))
+            self._on_progress(Progress(self._phase, elapsed_s, self._state))
             gevent.sleep(_PROGRESS_INTERVAL_S)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import gevent
 from gevent import GreenletExit
 from locust import User, events, task
-from locust.exception import StopTest
+from locust.exception import InterruptTaskSet, RescheduleTask, StopTest, StopUser
 
 from lorry_loadtest.adapter_mix import AdapterMix
 from lorry_loadtest.arrivals import Arrivals, TraceArrivals
@@ -27,6 +28,8 @@ from lorry_loadtest.run_events import attach_run
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.sdk_attempt import sdk_attempt
 from lorry_loadtest.workload import Variant
+
+logger = logging.getLogger(__name__)
 
 # A server that refuses at once must not be hammered, nor the records filled, by users that have
 # nothing to wait for.
@@ -92,7 +95,7 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
             self._engine = engine_of(type(self), self.environment, self._run)
         except (CatalogError, ValueError, OSError) as exc:
             raise StopTest(str(exc)) from exc
-        if self._engine.is_open_loop:
+        if self._engine.is_open_loop or not self._run.takes_part:
             # a pacer sends; locust's users are there because locust wants some
             self._run.stopping.wait()
             raise GreenletExit  # locust logs other exceptions from here as errors
@@ -139,7 +142,10 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
         return attempted
 
     def visit(self, engine: Engine, planned: PlannedRequest) -> None:
-        """Runs one task for one arrival of an open loop, on a copy with its own connection."""
+        """Runs one task for one arrival of an open loop, on a copy with its own connection.
+
+        A task that fails is told of as locust tells of its users' failures.
+        """
         visitor = copy.copy(self)
         visitor._engine = engine
         visitor._arrival = planned
@@ -152,6 +158,13 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
                     f"in an open loop tasks are functions, and {chosen.__name__} is not"
                 )
             chosen(visitor)
+        except (InterruptTaskSet, RescheduleTask, StopUser):
+            pass  # the visit is over in any case
+        except Exception as exc:
+            self.environment.events.user_error.fire(
+                user_instance=visitor, exception=exc, tb=exc.__traceback__
+            )
+            logger.exception("a task failed")
         finally:
             engine.give_back(visitor._connection)
 

@@ -10,15 +10,28 @@ from lorry_loadtest import metrics
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.server_timings import RequestTimings, request_timings
 
-PARTS = ("connect", "client", "queue", "adapter", "prefill", "decode", "network", "user")
+PARTS = (
+    "connect",
+    "client",
+    "prepare",
+    "adapter",
+    "queue",
+    "prefill",
+    "decode",
+    "finish",
+    "network",
+    "user",
+)
 
 MEANING = {
     "connect": "opening a connection",
     "client": "between the schedule and the first byte sent",
-    "queue": "waiting for the server's first step",
+    "prepare": "the server reads the request",
     "adapter": "loading the adapter",
+    "queue": "waiting for a turn on the server",
     "prefill": "reading the prompt, to the first token",
     "decode": "first token to last, on the server",
+    "finish": "from the last token to the end of the answer, on the server",
     "network": "the least that any request of the run needed on top: both ways, HTTP, event loops",
     "user": "from the kernel's receive buffer to this program, after the last token",
 }
@@ -95,10 +108,12 @@ def _own_parts(record: RequestRecord, timings: RequestTimings) -> dict[str, floa
     return {
         "connect": connect,
         "client": (metrics.lag_ms(record) or 0.0) - connect,
-        "queue": timings.queue_ms,
+        "prepare": timings.prepare_ms,
         "adapter": timings.adapter_load_ms,
+        "queue": timings.turn_ms,
         "prefill": timings.prefill_ms,
         "decode": timings.decode_ms,
+        "finish": timings.finish_ms,
     }
 
 

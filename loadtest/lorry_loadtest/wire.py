@@ -39,7 +39,11 @@ class Wire:
 
     def encode(self, planned: PlannedRequest, *, request_id: str) -> bytes:
         """The whole HTTP request."""
-        headers = {"Accept": "text/event-stream", "X-Request-Id": request_id}
+        headers = {
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",  # a compressor holds tokens back
+            "X-Request-Id": request_id,
+        }
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return encode_request(

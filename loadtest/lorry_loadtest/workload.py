@@ -33,7 +33,8 @@ class Workload:
     in whatever process and order they are asked for.
 
     Each level of a sweep is another `stream`, so that none repeats the prompts of another and finds
-    them in the server's prefix cache. `canary_share` of the requests, evenly spread, are `canaries` in
+    them in the server's prefix cache; so is, by its `source`, each user class of a locustfile.
+    `canary_share` of the requests, evenly spread, are `canaries` in
     turn. With `variants` each request is one of these kinds, instead of `prompts` and `max_tokens`.
     With a `trace` the lengths are its requests', times `length_scale`. `patience_s` is the
     mean of the exponential time after which users leave.
@@ -45,6 +46,7 @@ class Workload:
     max_tokens: Lengths
     route: Route = "completions"
     stream: int = 0
+    source: int = 0
     canaries: tuple[Canary, ...] = ()
     canary_share: float = 0.0
     patience_s: float | None = None
@@ -108,7 +110,13 @@ class Workload:
 
     @property
     def _key(self) -> str:
-        return f"{self.seed}/{self.stream}"
+        key = f"{self.seed}/{self.stream}"
+        return f"{key}/{self.source}" if self.source else key
+
+    @property
+    def arrival_seed(self) -> str:
+        """The same for all levels, so that a load that is repeated is the same load."""
+        return f"{self.seed}/{self.source}" if self.source else f"{self.seed}"
 
     def _of_trace(
         self,

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from lorry_loadtest.attempt import Attempted, attempt
+from lorry_loadtest.attempt import Attempted, Verify, attempt
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
@@ -41,6 +41,7 @@ class Client:
         limits: Limits = PATIENT,
         complaint: str | None = None,
         patience_s: float | None = None,
+        verify: Verify | None = None,
     ) -> Attempted:
         return attempt(
             PlannedRequest(
@@ -50,7 +51,7 @@ class Client:
             connection=self.connection,
             limits=limits,
             origin_ns=0,
-            verify=lambda planned, text: complaint,
+            verify=verify or (lambda planned, text: complaint),
         )
 
 
@@ -121,6 +122,34 @@ def test_a_server_that_hangs_is_given_up(limits: Limits, outcome: str) -> None:
         record = Client(parse_endpoint(mock.url)).send(limits=limits).record
 
     assert record.outcome == outcome
+
+
+def test_a_head_without_an_event_does_not_begin_the_answer() -> None:
+    """Servers send it at once: how long the first token may take is still the limit for that."""
+    limits = Limits(first_event_s=0.05, stall_s=10, total_s=10)
+    with running_mock(MockServer(times=MockTimes(first_ms=60_000))) as mock:
+        record = Client(parse_endpoint(mock.url)).send(limits=limits).record
+
+    assert (record.outcome, record.http_status) == ("timeout_ttft", 200)
+
+
+def test_a_first_token_may_take_longer_than_a_pause() -> None:
+    limits = Limits(first_event_s=10, stall_s=0.4, total_s=10)
+    with running_mock(MockServer(times=MockTimes(first_ms=700, gap_ms=2))) as mock:
+        record = Client(parse_endpoint(mock.url)).send(limits=limits).record
+
+    assert record.outcome == "ok"
+
+
+def test_a_check_that_fails_itself_still_leaves_a_record() -> None:
+    def broken(planned: PlannedRequest, text: str) -> str | None:
+        raise KeyError("price")
+
+    with running_mock(MockServer(times=FAST)) as mock:
+        record = Client(parse_endpoint(mock.url)).send(verify=broken).record
+
+    assert (record.outcome, len(record.event_ns)) == ("wrong_output", 6)
+    assert "KeyError('price')" in (record.error or "")
 
 
 def test_a_stream_that_stalls_is_given_up() -> None:

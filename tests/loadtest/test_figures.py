@@ -53,11 +53,13 @@ def test_other_tools_start_their_clock_at_the_send_and_stamp_in_the_program() ->
     assert figure(compat_table("vllm", [record]), "TTFT") == pytest.approx(70.0)
 
 
-def test_vllm_counts_a_tpot_of_zero_for_an_answer_of_one_token() -> None:
-    table = compat_table("vllm", [make_record(events_ms=(100.0,))])
+def test_an_answer_of_one_token_has_no_tpot_in_vllms_table() -> None:
+    alone = make_record(events_ms=(100.0,))
+    table = compat_table("vllm", [alone, make_record(events_ms=(100.0, 130.0))])
 
-    assert figure(table, "TPOT") == 0.0
-    assert table.tokens_per_s == pytest.approx(10.0)
+    assert figure(table, "TPOT") == pytest.approx(30.0)
+    assert figure(compat_table("vllm", [alone]), "TPOT") == 0.0
+    assert compat_table("vllm", [alone]).tokens_per_s == pytest.approx(10.0)
     assert compat_table("vllm", []).num_requests == 0
 
 

@@ -45,6 +45,17 @@ def test_a_server_on_the_same_machine_may_share_its_cores_unless_the_client_was_
     assert shares_cores() is None
 
 
+def test_processors_that_rest_at_the_end_have_not_lost_their_speed(tmp_path: Path) -> None:
+    write(tmp_path, steal=0, busy=100, stalled_us=0, uptime=10.0, mhz=3000.0)
+    watch = HostWatch("example.org", proc=tmp_path, sys_cpu=tmp_path)
+    idle = "processor : 1\ncpu MHz\t\t: 800.0\n"
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\ncpu MHz\t\t: 2970.0\n{idle * 3}")
+
+    drop = watch.stop().frequency_drop
+
+    assert drop == pytest.approx(0.01)
+
+
 def test_a_system_that_tells_nothing_is_not_taken_for_a_quiet_one(tmp_path: Path) -> None:
     facts = HostWatch("example.org", proc=tmp_path, sys_cpu=tmp_path).stop()
 

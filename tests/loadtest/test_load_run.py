@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from array import array
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gevent
-import msgspec
 import pytest
 
 from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.arrivals import parse_arrival
 from lorry_loadtest.catalog import Catalog
-from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.engine import Engine
 from lorry_loadtest.gathered import sent_hash
@@ -26,7 +23,6 @@ from lorry_loadtest.live import LiveSummary
 from lorry_loadtest.mock_faults import Fault
 from lorry_loadtest.mock_server import MockServer
 from lorry_loadtest.mock_stream import MockTimes
-from lorry_loadtest.observations import WorkerReport
 from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.preparation import prepare
@@ -36,7 +32,7 @@ from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape, parse_metrics
 from lorry_loadtest.settings import LoadSettings
 from lorry_loadtest.wire import Wire
-from tests.support.fake_locust import FakeEnvironment, FakeMaster
+from tests.support.fake_locust import FakeEnvironment
 from tests.support.loadtest_records import make_record
 from tests.support.mock_llm_server import RunningMock, running_mock
 
@@ -115,6 +111,22 @@ def test_each_attempt_fires_one_event_and_leaves_one_record() -> None:
     assert {event["response_length"] for event in events if not event["exception"]} == {3}
 
 
+def test_a_client_that_has_no_file_left_for_a_connection_does_not_blame_the_server() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        play(engine, until_s=0.015)  # so that only connections are opened from here on
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no new one at all
+        try:
+            engine.run.records.clear()
+            engine.run.start_ns = engine.run.now_ns
+            (record,) = play(engine, until_s=0.015)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert record.outcome == "client_overload"
+
+
 def test_what_was_due_when_the_test_stopped_counts_as_dropped() -> None:
     with running_mock(MockServer(times=FAST)) as mock:
         engine = make_engine(mock)
@@ -123,6 +135,38 @@ def test_what_was_due_when_the_test_stopped_counts_as_dropped() -> None:
         play(engine)
 
     assert (engine.run.num_records, engine.run.num_dropped) == (0, 10)
+
+
+def test_a_run_that_is_ended_early_tells_what_was_due_by_then() -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        gevent.spawn_later(0.1, engine.run.stopping.set)
+        play(engine, until_s=60.0)
+
+    run = engine.run
+    assert run.num_due == run.num_records + run.num_dropped
+    assert 5 <= (run.num_due or 0) < 1000 < (run.num_planned or 0)
+
+
+def test_nothing_is_sent_before_it_is_due_whatever_timers_do() -> None:
+    class Hasty:
+        """An event whose timer fires after half of the time."""
+
+        def is_set(self) -> bool:
+            return False
+
+        def wait(self, timeout: float) -> bool:
+            gevent.sleep(timeout / 2)
+            return False
+
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        engine.run.stopping = Hasty()  # type: ignore[assignment]
+        records = play(engine)
+
+    assert len(records) == 19
+    assert all(record.t_send_ns is not None for record in records)
+    assert all((record.t_send_ns or 0) >= record.t_sched_ns for record in records)
 
 
 def test_tokens_are_counted_three_times_with_one_result() -> None:
@@ -153,6 +197,24 @@ def test_a_server_without_metrics_and_steps_costs_one_note_each() -> None:
         "the server offers no metrics",
         "the server offers no steps",
     ]
+
+
+def test_a_long_run_keeps_a_bounded_number_of_samples_and_both_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lorry_loadtest.server_scrape.MAX_SAMPLES", 4)
+    with running_mock(MockServer(times=FAST)) as mock:
+        scrape = ServerScrape(parse_endpoint(mock.url), origin_ns=0)
+        scrape.read_once()
+        first = scrape.samples[0]
+        for _ in range(30):
+            scrape.read_once()
+            assert len(scrape.samples) <= 4
+        before_ns = time.perf_counter_ns()
+        scrape.stop()
+
+    assert scrape.samples[0] is first
+    assert scrape.samples[-1].t_ns >= before_ns
 
 
 def test_series_are_read_without_buckets() -> None:
@@ -238,94 +300,6 @@ def test_a_server_that_sleeps_as_if_stopped_delays_all_that_was_due() -> None:
     # those who came in the stall waited for its end: about 300, 290, 280, ... ms
     assert sum(wait > 50 for wait in waited_ms) >= 20
     assert max(waited_ms) > 250
-
-
-# --- master and workers
-
-
-class Cluster:
-    """A master and its workers, whose spools hold the records that a test gives them."""
-
-    def __init__(self, num_workers: int, tmp_path: Path) -> None:
-        self.runner = FakeMaster(*(f"worker-{k}" for k in range(num_workers)))
-        self.master = MasterSide(self.runner)
-        self.workers = {name: WorkerSide(worker) for name, worker in self.runner.workers.items()}
-        self._tmp_path = tmp_path
-
-    def run(self, records: Sequence[Sequence[RequestRecord]]) -> list[list[int]]:
-        """The indices that came to the master, by worker."""
-        self.master.give_orders({"a/0": "x"}, until_s=3.0)
-        for (name, side), own in zip(self.workers.items(), records, strict=True):
-            self.runner.workers[name].on_stop = lambda side=side, own=own: self._end(side, own)
-        self.master.stop_workers(timeout_s=1)
-        return [[record.index for record in got] for got, _ in self.master.collect()]
-
-    def _end(self, side: WorkerSide, records: Sequence[RequestRecord]) -> None:
-        own_folder = self._tmp_path / f"own-{side.order.worker}"
-        own_folder.mkdir()
-        spool = side.new_spool(own_folder)
-        for record in records:
-            spool.append(record)
-        spool.close()
-        side.hand_over(
-            spool,
-            WorkerReport(
-                worker=side.order.worker,
-                cpu_s=0.1,
-                wall_s=1.0,
-                heartbeat_lags_ms=(),
-                num_records=spool.num_records,
-            ),
-        )
-
-
-def records_at(*indices: int) -> list[RequestRecord]:
-    return [
-        replace_index(make_record(sched_ms=index, events_ms=(index + 1.0,)), index)
-        for index in indices
-    ]
-
-
-def replace_index(record: RequestRecord, index: int) -> RequestRecord:
-    return msgspec.structs.replace(record, index=index)
-
-
-def test_every_worker_is_told_its_slice_and_the_common_start(tmp_path: Path) -> None:
-    cluster = Cluster(3, tmp_path)
-    cluster.master.give_orders({"a/0": "x"}, until_s=3.0)
-    orders = [side.order for side in cluster.workers.values()]
-
-    assert [(order.worker, order.num_workers) for order in orders] == [(0, 3), (1, 3), (2, 3)]
-    assert len({order.origin_realtime_ns for order in orders}) == 1
-    assert all(order.answers == {"a/0": "x"} and order.until_s == 3.0 for order in orders)
-
-
-def test_records_come_to_the_master_through_its_folder(tmp_path: Path) -> None:
-    cluster = Cluster(2, tmp_path)
-
-    assert cluster.run([records_at(0, 2), records_at(1, 3)]) == [[0, 2], [1, 3]]
-
-
-def test_records_come_in_chunks_where_the_folder_is_not_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RunOrder, "shares_folder", property(lambda self: False))
-    monkeypatch.setattr("lorry_loadtest.spool.CHUNK_BYTES", 100)
-    cluster = Cluster(2, tmp_path)
-
-    assert cluster.run([records_at(0, 2, 4), records_at(1)]) == [[0, 2, 4], [1]]
-
-
-def test_a_lost_worker_costs_its_records_and_not_the_others(tmp_path: Path) -> None:
-    cluster = Cluster(2, tmp_path)
-    cluster.runner.clients.ready[1].state = "missing"
-    side = next(iter(cluster.workers.values()))
-    cluster.master.give_orders({}, until_s=1.0)
-    cluster.runner.workers["worker-0"].on_stop = lambda: cluster._end(side, records_at(0))
-
-    cluster.master.stop_workers(timeout_s=5)
-
-    assert [[r.index for r in got] for got, _ in cluster.master.collect()] == [[0]]
 
 
 def test_live_figures_of_workers_add_up() -> None:

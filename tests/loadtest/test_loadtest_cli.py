@@ -100,7 +100,7 @@ def test_the_locustfile_runs_under_locust_with_one_event_per_attempt(tmp_path: P
         )
         num_served = len(mock.server.served)
 
-    assert done.returncode == 1, done.stderr  # locust's own code for a run with a failure
+    assert done.returncode in (1, 3), done.stderr  # 3: a busy machine is no place to measure
     (row,) = json.loads((tmp_path / "stats.json").read_text())
     assert (row["num_requests"], row["num_failures"]) == (num_served, 1)
     assert len(read_records(tmp_path / "out" / "records.jsonl")) == num_served
@@ -144,11 +144,16 @@ def test_workers_send_the_planned_stream_and_the_master_reports_it(tmp_path: Pat
     observations = read_observations(tmp_path / "out" / "observations-0.json")
     records = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r.phase == "run"]
     assert observations.sent_hash == observations.stream_hash
+    assert [report.worker for report in observations.workers] == [0, 1]
+    assert all(report.host and report.most_streams for report in observations.workers)
     assert len(records) == observations.num_planned
     assert {record.worker for record in records} == {0, 1}
     assert {record.outcome for record in records} == {"ok"}
     (row,) = json.loads((tmp_path / "stats.json").read_text())
     assert row["num_requests"] == len(records)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    checks = {result["number"]: result["finding"] for result in report["verdict"]["results"]}
+    assert [checks[number]["status"] for number in (14, 19, 28)] == ["pass"] * 3, checks
 
 
 def test_a_scenario_of_an_open_loop_runs_with_calibration(tmp_path: Path) -> None:
@@ -227,7 +232,7 @@ def test_users_of_the_sdk_are_recorded_as_that_and_its_cost_is_printed(tmp_path:
             cwd=tmp_path,
         )
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 3), done.stderr
     assert "SDK overhead, median of 2 pairs" in done.stderr
     records = [r for r in read_records(tmp_path / "out" / "records.jsonl") if r.phase == "run"]
     assert {record.client for record in records} == {"sdk"}
@@ -235,40 +240,9 @@ def test_users_of_the_sdk_are_recorded_as_that_and_its_cost_is_printed(tmp_path:
     assert any(record.canary for record in records)
 
 
-SHAPE_LOCUSTFILE = """
-from locust import task
-from lorry_loadtest.shapes import RatesShape
-from lorry_loadtest.users import LLMUser
-
-
-class Steps(RatesShape):
-    users = "1x1s,3x2s"
-
-
-class Chat(LLMUser):
-    lengths = 4
-
-    @task
-    def ask(self):
-        self.generate()
-"""
-
-
-def test_a_shape_gives_the_users_of_a_closed_loop(tmp_path: Path) -> None:
-    (tmp_path / "shape_locustfile.py").write_text(SHAPE_LOCUSTFILE)
-    with running_mock(MockServer(times=FAST)) as mock:
-        done = run_python(
-            *("-m", "locust", "-f", "shape_locustfile.py", "--headless", "--host", mock.url),
-            *("--stop-timeout", "5"),
-            cwd=tmp_path,
-        )
-        num_connections = mock.server.num_connections
-
-    assert "Traceback" not in done.stderr, done.stderr
-    assert num_connections == 3 + 1  # three users, and who asked for the list of models
-
-
-def test_a_run_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
+def test_a_run_is_compared_with_the_one_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = (
         *("--concurrency", "3", "--duration", "2", "--warmup", "0.2", "--max-tokens", "4:8"),
         *("--ignore-eos", "--no-calibration"),
@@ -281,25 +255,76 @@ def test_a_run_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
             *("--metrics-compat", "vllm"),
             cwd=tmp_path,
         )
-    compared = run_loadtest("compare", "a", "b", "--gate", "tpot_mean:+400%", cwd=tmp_path)
-    other = run_loadtest("compare", "a", "missing", cwd=tmp_path)
-    explained = run_loadtest("explain", "7", "--run", "b", cwd=tmp_path)
-    unknown = run_loadtest("explain", "nobody", "--run", "b", cwd=tmp_path)
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
 
     assert first.returncode in (0, 3), first.stderr  # 3: a busy machine is no place to measure
     assert "PASS        TPOT mean +400 %" in second.stdout, second.stderr
-    assert "PASS        TPOT mean +400 %" in compared.stdout, compared.stderr
     assert "By the formulas of vllm" in second.stdout
     assert "lorry.gate" in (tmp_path / "junit.xml").read_text()
     assert "### Load test:" in (tmp_path / "comment.md").read_text()
-    assert other.returncode == 2
-    assert "missing" in other.stderr
-    assert explained.stdout.startswith("Request "), explained.stderr
-    assert unknown.returncode == 2
-    assert "no request 'nobody'" in unknown.stderr
+    # these load nothing, and patch nothing
+    main(["compare", a, b, "--gate", "tpot_mean:+400%"])
+    assert "PASS        TPOT mean +400 %" in capsys.readouterr().out
+    assert main(["compare", a, str(tmp_path / "missing")]) == 2
+    assert "missing" in capsys.readouterr().err
+    assert main(["explain", "7", "--run", b]) == 0
+    assert capsys.readouterr().out.startswith("Request ")
+    assert main(["explain", "nobody", "--run", b]) == 2
+    assert "no request 'nobody'" in capsys.readouterr().err
 
 
-def test_a_recorded_stream_is_sent_again(tmp_path: Path) -> None:
+def run_locust(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    locustfile = str(ROOT / "loadtest" / "locustfile.py")
+    return run_python(
+        *("-m", "locust", "-f", locustfile, "--headless", "-u", "3", "-r", "3", "-t", "3s"),
+        *("--stop-timeout", "5", "--no-calibration", *arguments),
+        cwd=cwd,
+    )
+
+
+def test_a_test_of_locusts_is_judged_and_compared_like_a_run_of_ours(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        load = ("--host", mock.url, "--max-tokens", "4:8", "--ignore-eos")
+        first = run_locust(*load, "--llm-report", "a", cwd=tmp_path)
+        second = run_locust(
+            *(*load, "--llm-report", "b", "--baseline", "a", "--gate", "tpot_mean:+400%"),
+            *("--slo", "ttft_p95<10s", "--junit", "junit.xml", "--markdown", "comment.md"),
+            *("--metrics-compat", "vllm"),
+            cwd=tmp_path,
+        )
+
+    assert first.returncode in (0, 3), first.stderr
+    assert "PASS        TPOT mean +400 %" in second.stderr, second.stderr
+    assert "By the formulas of vllm" in second.stderr
+    assert "Verdict: " in second.stderr
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert report["levels"][0]["objectives"][0]["met"] is True
+    assert "lorry.gate" in (tmp_path / "junit.xml").read_text()
+    assert "### Load test:" in (tmp_path / "comment.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--sweep", "rate:1..2:log2"), "use `lorry loadtest --sweep rate:1..2:log2`"),
+        (("--find-max", "ttft_p95<1s"), "use `lorry loadtest --find-max ttft_p95<1s`"),
+        (("--junit", "junit.xml"), "--junit needs --llm-report DIR"),
+        (("--llm-report", "out", "--gate", "tpot_p95:+5%"), "--gate needs a --baseline"),
+    ],
+)
+def test_what_one_test_of_locusts_cannot_do_is_refused_by_name(
+    arguments: tuple[str, ...], complaint: str, tmp_path: Path
+) -> None:
+    done = run_locust("--host", "http://127.0.0.1:9", *arguments, cwd=tmp_path)
+
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recorded_stream_is_sent_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with running_mock(MockServer(times=FAST)) as mock:
         run_loadtest(
             *("--url", mock.url, "--concurrency", "1,3", "--duration", "1", "--warmup", "0.2"),
@@ -307,7 +332,6 @@ def test_a_recorded_stream_is_sent_again(tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         again = run_loadtest("replay", "a", "--level", "1", "--out", "b", cwd=tmp_path)
-        none = run_loadtest("replay", "a", "--level", "2", cwd=tmp_path)
     first = [r for r in read_records(tmp_path / "a" / "records.jsonl") if r.level == 3]
     second = read_records(tmp_path / "b" / "records.jsonl")
 
@@ -316,8 +340,8 @@ def test_a_recorded_stream_is_sent_again(tmp_path: Path) -> None:
     for record in second:
         assert (record.adapter, record.max_tokens, record.prompt_hash) == asked[record.index]
     assert len(second) >= 0.9 * len(first)
-    assert none.returncode == 2
-    assert "--level 2: the run has 2, from 0" in none.stderr
+    assert main(["replay", str(tmp_path / "a"), "--level", "2"]) == 2
+    assert "--level 2: the run has 2, from 0" in capsys.readouterr().err
 
 
 def test_a_sweep_of_rates_goes_up_and_down(tmp_path: Path) -> None:
@@ -379,6 +403,9 @@ def test_an_adapter_that_the_server_lacks_is_named(
         (["--url", "nowhere"], "'nowhere' does not start with http"),
         (["--scenario", "rush"], "--scenario rush is not one of closed_loop"),
         (["--arrival", "weekly"], "arrival 'weekly' is not constant"),
+        (["--arrival", "poisson:2", "--concurrency", "4"], "--arrival is an open loop"),
+        (["--arrival", "poisson:2", "--sweep", "concurrency:1..4:log2"], "leave out one"),
+        (["--adapters", "a=3,b=1", "--adapter-mix", "uniform"], "leave them out of --adapters"),
         (["--arrival", "trace:/nowhere"], "--arrival trace:/nowhere: No such file"),
         (["--canaries", "2"], "--canaries 2 is not from 0"),
         (["--patience", "x"], "--patience 'x' is not a number"),

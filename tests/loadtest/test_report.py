@@ -18,6 +18,7 @@ from lorry_loadtest.observations import Observations
 from lorry_loadtest.records import read_records
 from lorry_loadtest.report.axes import log_ticks, nice_ticks
 from lorry_loadtest.report.page import render_page
+from lorry_loadtest.report.timeline_chart import timeline_chart
 from lorry_loadtest.result import read_result
 from lorry_loadtest.run_facts import RunFacts
 from lorry_loadtest.run_info import RunInfo
@@ -196,6 +197,24 @@ def test_a_stall_is_in_the_log_with_the_step_that_made_it(tmp_path: Path) -> Non
 
     assert "<h2>Stalls</h2>" in page
     assert "step 5 took 380 ms: 4,096 prompt tokens" in page
+
+
+def test_the_lanes_are_of_the_run_and_each_workers_own(tmp_path: Path) -> None:
+    """What canaries learned before the run lies left of the picture's edge."""
+    learned = msgspec.structs.replace(
+        make_record(sched_ms=-5_000.0, events_ms=(-4_900.0, -4_800.0), adapter="sql"), phase="learn"
+    )
+    users = [
+        msgspec.structs.replace(
+            make_record(sched_ms=10.0, events_ms=(20.0, 900.0), adapter="sql"), worker=worker
+        )
+        for worker in range(2)
+    ]
+    chart = timeline_chart(make_run(learned, *users, concurrency=2), colors={"sql": "a0"})
+    bars = re.findall(r'<rect class="a0" x="([-\d.]+)" y="([-\d.]+)"', chart)
+
+    assert len({y for _, y in bars}) == len(bars) == 2
+    assert all(float(x) >= 50.0 for x, _ in bars)
 
 
 def test_an_open_loop_has_a_page(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from tests.support.loadtest_records import make_record
 from tests.support.simulated_server import Load, ServerModel, simulate
 
 TIMINGS: dict[str, Any] = {
-    "queue_ms": 10.0,
+    "queue_ms": 15.0,
+    "prepare_ms": 2.0,
     "adapter_load_ms": 5.0,
     "prefill_ms": 30.0,
-    "decode_ms": 40.0,
+    "decode_ms": 38.0,
+    "finish_ms": 2.0,
 }
 
 
@@ -40,11 +42,24 @@ def test_a_waterfall_has_every_part_and_closes() -> None:
 
     assert tuple(fall.parts) == PARTS
     assert fall.parts == pytest.approx(
-        {"connect": 2.0, "client": 1.0, "queue": 10.0, "adapter": 5.0, "prefill": 30.0,
-         "decode": 40.0, "network": 2.0, "user": 1.5}
+        {"connect": 2.0, "client": 1.0, "prepare": 2.0, "adapter": 5.0, "queue": 8.0,
+         "prefill": 30.0, "decode": 38.0, "finish": 2.0, "network": 2.0, "user": 1.5}
     )  # fmt: skip
     assert fall.e2e_ms == pytest.approx(90.0)
     assert fall.residual_ms == pytest.approx(0.0)
+    assert fall.closes
+
+
+def test_loading_and_preparing_are_within_the_queue_and_counted_once() -> None:
+    timings = request_timings(
+        {**TIMINGS, "steps": 9, "first_step": 3, "last_step": 40, "total_ms": 85.0}
+    )
+
+    assert timings is not None
+    assert timings.turn_ms == pytest.approx(8.0)
+    assert (timings.steps, timings.first_step, timings.last_step) == (9, 3, 40)
+    (fall,) = waterfalls([make_record(events_ms=(50.0, 85.0), timings=TIMINGS)])
+    assert sum(fall.parts.values()) == pytest.approx(85.0)
     assert fall.closes
 
 

@@ -7,10 +7,12 @@ from random import Random
 import pytest
 
 from lorry_loadtest.adapter_mix import AdapterMix, Adapters, mix_of, parse_adapters, parse_mix
+from lorry_loadtest.arrivals import parse_arrival
 from lorry_loadtest.canaries import canaries_for
 from lorry_loadtest.lengths import Lengths, parse_lengths
 from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.prompts import FixedPrompts, Prompts, RandomWords
+from lorry_loadtest.schedule import plan_schedule
 from lorry_loadtest.workload import Variant, Workload
 
 
@@ -52,6 +54,16 @@ def test_seed_stream_and_index_each_change_the_prompt() -> None:
     }
 
     assert len(prompts) == 4
+
+
+def test_two_user_classes_send_other_requests_at_other_times() -> None:
+    first, second = make_workload(), replace(make_workload(), source=1)
+    arrival = parse_arrival("poisson:5")
+
+    assert first.request_at(0).prompt != second.request_at(0).prompt
+    times = [plan_schedule(w, arrival, until_s=10).times_ns for w in (first, second)]
+    assert not set(times[0]) & set(times[1])
+    assert plan_schedule(replace(first, stream=3), arrival, until_s=10).times_ns == times[0]
 
 
 def test_adapters_appear_with_their_shares() -> None:

@@ -85,6 +85,7 @@ class FakeWorker:
         self.client_id = client_id
         self.handlers: dict[str, Callable[..., None]] = {}
         self.on_stop: Callable[[], None] = lambda: None
+        self.sent: list[str] = []
         self._master = master
 
     def register_message(
@@ -93,7 +94,11 @@ class FakeWorker:
         self.handlers[kind] = handler
 
     def send_message(self, kind: str, data: dict[str, Any]) -> None:
+        self.sent.append(kind)
         self._master.handlers[kind](environment=None, msg=Message(data, self.client_id))
+
+    def _send_stats(self) -> None:
+        self.sent.append("stats")
 
     def stop(self) -> None:
         self.on_stop()

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.observations import (
     ClockSample,
+    HostFacts,
     Observations,
     ServerSample,
     WorkerReport,
 )
 from lorry_loadtest.records import RequestRecord
-from lorry_loadtest.run_facts import DeclaredLoad, HostFacts, LocustTable, RunFacts
+from lorry_loadtest.run_facts import DeclaredLoad, LocustTable, RunFacts
 
 _NS_PER_MS = 1e6
 _NETWORK_MS = 0.15
@@ -248,11 +249,13 @@ class _Simulation:
                 tokens_stated=True,
                 text_hash=hashlib.sha256(name.encode()).hexdigest()[:16],
                 server_timings={
-                    "queue_ms": max(0.0, s.first_step_ms - s.load_ms - arrival_ms),
+                    "queue_ms": max(0.0, s.first_step_ms - arrival_ms),
                     "adapter_load_ms": s.load_ms,
+                    "prepare_ms": 0.0,
+                    "finish_ms": 0.0,
                     "prefill_ms": s.token_ms[0] - s.first_step_ms,
                     "decode_ms": s.token_ms[-1] - s.token_ms[0],
-                    "n_steps": len(s.token_ms),
+                    "steps": len(s.token_ms),
                     "max_batch": s.max_batch,
                     "preemptions": 0,
                     "cached_tokens": 0,
@@ -278,6 +281,7 @@ class _Simulation:
             num_planned=len(self._records) if is_open else None,
             max_in_flight=self._peak,
             clock=clock,
+            host=HostFacts(steal_share=0.0, pressure_share=0.02, shares_cores=False),
         )
         shares = {name: 1 / len(load.adapters) for name in load.adapters}
         records = tuple(sorted(self._records, key=lambda record: record.t_sched_ns))
@@ -309,7 +313,6 @@ class _Simulation:
                     adapter_shares=shares,
                     exact_lengths=True,
                 ),
-                host=HostFacts(steal_share=0.0, pressure_share=0.02, shares_cores=False),
                 locust=LocustTable(num_requests=len(records), p50_ms=p50_ms),
             ),
         )

@@ -18,7 +18,7 @@ def token_rows(runs: Sequence[LevelRun], levels: Sequence[LevelSummary]) -> str:
     """Output tokens of each level, counted three times."""
     rows = ""
     for run, level in zip(runs, levels, strict=True):
-        attempts = list(run.measured)
+        attempts = run.measured
         usage = sum(record.usage_completion or 0 for record in attempts)
         events = sum(sum(record.event_tokens) for record in attempts)
         counter = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lorry_loadtest.headline import format_streams
+from lorry_loadtest.headline import format_streams, load_label
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.result import RunResult
 from lorry_loadtest.summary import LevelSummary
@@ -20,6 +20,7 @@ def cautions(result: RunResult, runs: Sequence[LevelRun]) -> list[str]:
     levels = result.levels
     found = [
         *_busy_client(levels),
+        *_fallen_behind(levels),
         *_miscounted(levels),
         *_short_window(levels),
         *_cached(levels),
@@ -42,6 +43,16 @@ def _busy_client(levels: Sequence[LevelSummary]) -> list[str]:
     return [
         f"The client used {busiest.client_cpu_share:.0%} of a core at {format_streams(busiest.concurrency)}: "
         "latencies there are partly its own."
+    ]
+
+
+def _fallen_behind(levels: Sequence[LevelSummary]) -> list[str]:
+    behind = [load_label(level) for level in levels if level.falls_behind]
+    if not behind:
+        return []
+    return [
+        f"The server fell behind its arrivals at {', '.join(behind)}: latencies there grow with the "
+        "length of the run, and say only that it is too much."
     ]
 
 

@@ -19,8 +19,8 @@ _DEFINITIONS = {
     "Output tokens/s": "tokens whose bytes arrived inside the window, divided by its length; warm-up "
     "and drain are outside",
     "Requests": "those scheduled inside the window, followed to their end even after it; latencies "
-    "are of the finished ones, and those that the drain limit cut off count as censored: their "
-    "percentiles are Kaplan and Meier's",
+    "are of the finished ones; those that a limit of time, the end of the drain or an impatient "
+    "user ended count as censored: TTFT's and end to end's percentiles are then Kaplan and Meier's",
     "Goodput": "requests that finished and met every objective by themselves; failed, abandoned and "
     "cut off ones stay among the attempted",
     "p50, p95, p99": "exact percentiles of raw values with linear interpolation (type 7); n/a unless "

@@ -26,6 +26,7 @@ from lorry_loadtest.report.tiles import answering_level, tiles
 from lorry_loadtest.report.timeline_chart import MAX_BARS, MAX_LANES, timeline_chart
 from lorry_loadtest.report.validity_table import validity_table, verdict_strip
 from lorry_loadtest.result import RunResult
+from lorry_loadtest.routes import PATHS
 from lorry_loadtest.slo import Objective
 from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.waterfall import MEANING
@@ -340,7 +341,7 @@ def _how(result: RunResult) -> str:
         "Machine": f"{machine.cpu}, {machine.num_cpus} cores, {machine.system}; load average "
         f"{machine.load_average:.1f} before the run",
         "Client's CPU": f"at most {busiest:.0%} of one core",
-        "Route": f"{'/v1/chat/completions' if info.route == 'chat' else '/v1/completions'}, streamed, "
+        "Route": f"{PATHS[info.route]}, streamed, "
         f"greedy{', ignore_eos' if info.ignore_eos else ''}",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

@@ -30,12 +30,15 @@ _LEFT, _RIGHT = 50.0, 1172.0
 _RATE_TOP, _RATE_BOTTOM = 30.0, 96.0
 _LANES_TOP = 122.0
 
+User = tuple[int, int]  # a worker and a user of it
+
 
 def timeline_chart(run: LevelRun, *, colors: Mapping[str | None, str]) -> str:
     """Pale until the first token, full while tokens come, a cross where a request failed."""
-    end_s = max((record.t_end_ns for record in run.records), default=run.window_end_ns)
+    records = run.measured
+    end_s = max((record.t_end_ns for record in records), default=run.window_end_ns)
     length_s = max(end_s - run.start_ns, run.window_end_ns - run.start_ns) / 1e9
-    users = sorted({record.user for record in run.records})[:MAX_LANES]
+    users = sorted({_user(record) for record in records})[:MAX_LANES]
     lane_px = 15.0 if len(users) <= 16 else 10.0 if len(users) <= 32 else 7.0
     bottom = _LANES_TOP + lane_px * max(1, len(users))
     x = Scale(length_s, _LEFT, _RIGHT)
@@ -43,10 +46,12 @@ def timeline_chart(run: LevelRun, *, colors: Mapping[str | None, str]) -> str:
     body = _phases(run, x, plot, length_s=length_s)
     body += _rate(run, x, length_s=length_s)
     lanes = {user: _LANES_TOP + lane_px * lane for lane, user in enumerate(users)}
-    shown = [record for record in run.records if record.user in lanes][:MAX_BARS]
+    shown = [record for record in records if _user(record) in lanes][:MAX_BARS]
     if len(shown) <= _MAX_TIPS:
         for record in shown:
-            body += _bar(record, run, x, top=lanes[record.user], height=lane_px - 3, colors=colors)
+            body += _bar(
+                record, run, x, top=lanes[_user(record)], height=lane_px - 3, colors=colors
+            )
     else:
         body += _bars(shown, run, x, lanes=lanes, height=lane_px - 3, colors=colors)
     body += hline(_LEFT, _RIGHT, bottom + 2, kind="axis")
@@ -54,6 +59,10 @@ def timeline_chart(run: LevelRun, *, colors: Mapping[str | None, str]) -> str:
         if tick <= length_s:
             body += text(x.at(tick), bottom + 18, f"{tick:g} s", anchor="middle")
     return svg(_WIDTH, bottom + 26, body, label=f"Requests at {run.concurrency} streams in time")
+
+
+def _user(record: RequestRecord) -> User:
+    return record.worker, record.user
 
 
 def _phases(run: LevelRun, x: Scale, plot: Plot, *, length_s: float) -> str:
@@ -75,7 +84,7 @@ def _phases(run: LevelRun, x: Scale, plot: Plot, *, length_s: float) -> str:
 def _rate(run: LevelRun, x: Scale, *, length_s: float) -> str:
     """Tokens that arrived in each second."""
     tokens: Counter[int] = Counter()
-    for record in run.records:
+    for record in run.measured:
         for stamp_ns, count in zip(record.event_ns, record.event_tokens, strict=True):
             tokens[int((stamp_ns - run.start_ns) / 1e9)] += count
     ticks = nice_ticks(max(tokens.values(), default=1), most=2)
@@ -110,7 +119,7 @@ def _bars(
     run: LevelRun,
     x: Scale,
     *,
-    lanes: Mapping[int, float],
+    lanes: Mapping[User, float],
     height: float,
     colors: Mapping[str | None, str],
 ) -> str:
@@ -118,7 +127,7 @@ def _bars(
     places: dict[str, list[tuple[float, float, float, float]]] = {}
     failed = ""
     for record in records:
-        top = lanes[record.user]
+        top = lanes[_user(record)]
         begin, end = (
             x.at((ns - run.start_ns) / 1e9) for ns in (record.t_sched_ns, record.t_end_ns)
         )

@@ -42,7 +42,8 @@ def adapter_mix(evidence: Evidence) -> Finding:
     p = chi_square_p_value(observed, expected)
     loads = sum(adapter.cold_loads for adapter in evidence.summary.adapters)
     text = f"p {p:.3f}, {len(counts)} in use, {loads} cold loads"
-    return judged(-p, warn=-0.001, fail=-0.0001, text=text, limit=limit)
+    warn, fail = -evidence.chance(0.001), -evidence.chance(0.0001)
+    return judged(-p, warn=warn, fail=fail, text=text, limit=limit)
 
 
 def canaries(evidence: Evidence) -> Finding:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lorry_loadtest import metrics
 from lorry_loadtest.statistics.goodness import gamma_cdf, ks_distance, ks_p_value
 from lorry_loadtest.statistics.quantiles import quantile
-from lorry_loadtest.validity.finding import Evidence, Finding, judged, unknown
+from lorry_loadtest.validity.finding import PAST_CAPACITY, Evidence, Finding, judged, unknown
 
 _MIN_REQUESTS = 20
 _MIN_GAPS = 50
@@ -32,8 +32,8 @@ def coordinated_omission(evidence: Evidence) -> Finding:
     dropped = evidence.summary.ledger.get("dropped_arrival", 0) + sum(
         report.num_dropped for report in observed.workers
     )
-    planned = observed.num_planned or 0
-    sent_share = 1.0 - dropped / planned if planned else 1.0
+    due = observed.num_due or observed.num_planned or 0
+    sent_share = 1.0 - dropped / due if due else 1.0
     late = quantile(lags, 0.99)
     allowed = max(5.0, 0.01 * (evidence.summary.latencies.ttft_ms.p50 or 0.0))
     text = f"lag p99 {late:.2f} ms, {sent_share:.1%} sent"
@@ -50,6 +50,8 @@ def closed_loop(evidence: Evidence) -> Finding:
     law = evidence.summary.littles_law
     if law is None or evidence.summary.ok < _MIN_REQUESTS:
         return unknown("too few requests", limit=limit)
+    if evidence.is_past_capacity:
+        return unknown(PAST_CAPACITY, limit=limit)
     kind = "closed loop" if evidence.facts.declared.arrival == "closed" else "open loop"
     text = f"{kind}: {law.mean_in_flight:.2f} in flight, rate x time {law.product:.2f}"
     # a request that crosses an edge of the window counts whole on one side and in part on the other
@@ -78,7 +80,7 @@ def thundering_herd(evidence: Evidence) -> Finding:
     ttfts = [(metrics.ttft_ms(record) or 0.0) / 1e3 for record in cohort]
     slope, correlation = _line(times, ttfts)
     text = f"TTFT grows {slope * 1e3:.1f} ms per second (r {correlation:.2f})"
-    grows = slope > 0.05 and correlation > 0.7
+    grows = slope > 0.05 and correlation > 0.7 and not evidence.is_past_capacity
     return Finding(status="warn" if grows else "pass", value=text, limit=limit)
 
 
@@ -102,12 +104,16 @@ def arrival_law(evidence: Evidence) -> Finding:
     """
     limit = "stream hash as planned, no index twice, rate within 5 sigma, KS p > 0.001"
     observed, declared = evidence.facts.observations, evidence.facts.declared
-    # a closed loop sends as much of its endless stream as there is time for
-    is_whole = declared.arrival != "closed" and observed.stream_hash and observed.sent_hash
-    if is_whole and observed.stream_hash != observed.sent_hash:
+    # a closed loop sends as much of its endless stream as there is time for, and so does an open
+    # one that somebody ends before its plan
+    is_whole = declared.arrival != "closed" and observed.num_due in (None, observed.num_planned)
+    has_hashes = bool(observed.stream_hash and observed.sent_hash)
+    if is_whole and has_hashes and observed.stream_hash != observed.sent_hash:
         text = f"sent {observed.sent_hash[:12]}, planned {observed.stream_hash[:12]}"
         return Finding(status="fail", value=text, limit=limit)
-    places = [(record.level, record.index) for record in evidence.run.measured]
+    places = [
+        (record.scenario, record.level, record.index) for record in evidence.run.measured
+    ]  # each user class has a stream of its own
     if len(set(places)) < len(places):
         text = f"{len(places) - len(set(places))} indices twice"
         return Finding(status="fail", value=text, limit=limit)
@@ -116,10 +122,14 @@ def arrival_law(evidence: Evidence) -> Finding:
     if declared.rate_per_s is None or declared.arrival_cv is None or len(gaps) < _MIN_GAPS:
         text = "a closed loop" if declared.arrival == "closed" else f"{len(gaps)} arrivals"
         return Finding(status="pass", value=text, limit=limit)
-    return _against_law(gaps, rate=declared.rate_per_s, cv=declared.arrival_cv, limit=limit)
+    return _against_law(
+        evidence, gaps, rate=declared.rate_per_s, cv=declared.arrival_cv, limit=limit
+    )
 
 
-def _against_law(gaps: Sequence[float], *, rate: float, cv: float, limit: str) -> Finding:
+def _against_law(
+    evidence: Evidence, gaps: Sequence[float], *, rate: float, cv: float, limit: str
+) -> Finding:
     n = len(gaps)
     mean = math.fsum(gaps) / n
     spread = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / n)
@@ -132,4 +142,5 @@ def _against_law(gaps: Sequence[float], *, rate: float, cv: float, limit: str) -
     distance = ks_distance(gaps, lambda x: gamma_cdf(x, shape=shape, scale=1.0 / rate / shape))
     p = ks_p_value(distance, n)
     text += f", KS p {p:.3f}"
-    return judged(-p, warn=-0.001, fail=-0.0001, text=text, limit=limit)
+    warn, fail = -evidence.chance(0.001), -evidence.chance(0.0001)
+    return judged(-p, warn=warn, fail=fail, text=text, limit=limit)

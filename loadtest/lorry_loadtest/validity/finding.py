@@ -14,6 +14,7 @@ from lorry_loadtest.summary import LevelSummary
 
 # `unknown`: what the check needs was not measured. It is shown, and alarms nobody.
 Status = Literal["pass", "warn", "fail", "unknown"]
+SEVERITY: dict[Status, int] = {"unknown": 0, "pass": 1, "warn": 2, "fail": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,21 @@ class Evidence:
     @property
     def facts(self) -> RunFacts:
         return self.run.facts
+
+    @property
+    def is_past_capacity(self) -> bool:
+        """Whether the server fell behind at this level and kept up at another.
+
+        A sweep or a search has such levels to find where capacity ends; nothing is steady there.
+        """
+        return self.summary.falls_behind and any(not level.falls_behind for level in self.levels)
+
+    def chance(self, p: float) -> float:
+        """The limit of a p-value: as many levels as are looked at share one chance of a false alarm.
+
+        Bonferroni's correction, so that a long sweep is not suspect for its length.
+        """
+        return p / max(1, len(self.levels))
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,3 +80,6 @@ def judged(value: float, *, warn: float, fail: float, text: str, limit: str) -> 
 
 def unknown(why: str, *, limit: str) -> Finding:
     return Finding(status="unknown", value=why, limit=limit)
+
+
+PAST_CAPACITY = "the server fell behind here, which is what this level is to show"

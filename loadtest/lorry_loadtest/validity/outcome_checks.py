@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from lorry_loadtest import metrics
 from lorry_loadtest.server_counters import FINISHED_REQUESTS, growth
-from lorry_loadtest.validity.finding import Evidence, Finding, judged, unknown
+from lorry_loadtest.validity.finding import PAST_CAPACITY, Evidence, Finding, judged, unknown
 
 
 def fast_failures(evidence: Evidence) -> Finding:
-    """15: failures are quick, and leave only good answers to the latencies."""
+    """15: failures are quick, and leave only good answers to the latencies.
+
+    What the drain limit cut off and what an impatient user left is censored in them instead.
+    """
     limit = "at most 1 % failed"
     cohort = evidence.run.cohort
     if not cohort:
         return unknown("nothing was attempted", limit=limit)
-    failed = sum(1 for record in cohort if record.outcome not in ("ok", "cancelled"))
+    failed = sum(1 for record in cohort if record.outcome not in ("ok", "cancelled", "abandoned"))
     share = failed / len(cohort)
     text = f"{failed} of {len(cohort)} ({share:.1%})"
+    if failed and evidence.is_past_capacity:
+        return unknown(f"{text}; {PAST_CAPACITY}", limit=limit)
     return judged(share, warn=0.01, fail=0.10, text=text, limit=limit)
 
 
@@ -22,11 +28,11 @@ def bucketed_percentiles(evidence: Evidence) -> Finding:
     """20: ours are from raw values; how far locust's table, from rounded ones, is from them."""
     limit = "locust's p50 within 10 % of ours"
     table = evidence.facts.locust
-    values = sorted(
-        (record.event_ns[-1] - record.t_sched_ns) / 1e6
-        for record in evidence.run.measured
-        if record.outcome == "ok" and record.event_ns
+    # what each row was told: failures have a duration too, and stand in its table
+    latencies = (
+        (r, metrics.e2e_ms(r) if r.outcome == "ok" else None) for r in evidence.run.measured
     )
+    values = sorted(metrics.duration_ms(r) if ms is None else ms for r, ms in latencies)
     if table is None or table.p50_ms is None or not values:
         return unknown("no table of locust's", limit=limit)
     # the same rule as locust's table: the value at that place, without interpolation
@@ -40,7 +46,7 @@ def bucketed_percentiles(evidence: Evidence) -> Finding:
 def hidden_retries(evidence: Evidence) -> Finding:
     """24: the server must have had as many requests as were counted here."""
     limit = "requests finished by the server = attempts that succeeded"
-    attempts = list(evidence.run.measured)
+    attempts = evidence.run.measured
     if not attempts or any(record.outcome != "ok" for record in attempts):
         return unknown("compared only when every attempt succeeded", limit=limit)
     served = growth(

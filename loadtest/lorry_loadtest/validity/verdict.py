@@ -11,13 +11,11 @@ from lorry_loadtest.headline import load_label
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.summary import LevelSummary
 from lorry_loadtest.validity.checks import CHECKS
-from lorry_loadtest.validity.finding import Check, CheckResult, Evidence, Status
+from lorry_loadtest.validity.finding import SEVERITY, Check, CheckResult, Evidence
 
 VerdictWord = Literal["VALID", "SUSPECT", "INVALID"]
 
 EXIT_INVALID = 3
-
-_ORDER: dict[Status, int] = {"unknown": 0, "pass": 1, "warn": 2, "fail": 3}
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +32,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def alarms(self) -> tuple[CheckResult, ...]:
         """What failed, then what warns."""
-        ordered = sorted(self.results, key=lambda result: -_ORDER[result.finding.status])
+        ordered = sorted(self.results, key=lambda result: -SEVERITY[result.finding.status])
         return tuple(r for r in ordered if r.finding.status in ("fail", "warn"))
 
 
@@ -45,16 +43,20 @@ def judge(runs: Sequence[LevelRun], summaries: Sequence[LevelSummary]) -> Verdic
         for run, summary in zip(runs, summaries, strict=True)
     ]
     results = tuple(_worst(check, evidences) for check in CHECKS)
-    worst = max(_ORDER[result.finding.status] for result in results)
+    worst = max(SEVERITY[result.finding.status] for result in results)
     word: VerdictWord = (
-        "INVALID" if worst == _ORDER["fail"] else "SUSPECT" if worst == _ORDER["warn"] else "VALID"
+        "INVALID"
+        if worst == SEVERITY["fail"]
+        else "SUSPECT"
+        if worst == SEVERITY["warn"]
+        else "VALID"
     )
     return Verdict(word=word, results=results)
 
 
 def _worst(check: Check, evidences: Sequence[Evidence]) -> CheckResult:
     found = [(check.find(evidence), evidence) for evidence in evidences]
-    finding, evidence = max(found, key=lambda entry: _ORDER[entry[0].status])
+    finding, evidence = max(found, key=lambda entry: SEVERITY[entry[0].status])
     several = len(evidences) > 1 and finding.status in ("fail", "warn")
     return CheckResult(
         number=check.number,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from lorry_loadtest.settle import settling
+from lorry_loadtest.settle import changes_by_plan, settling
 from lorry_loadtest.statistics.quantiles import samples_needed
-from lorry_loadtest.validity.finding import Evidence, Finding, judged, unknown
+from lorry_loadtest.validity.finding import PAST_CAPACITY, Evidence, Finding, judged, unknown
 
 _SIGMAS = 4.0
 _MIN_REQUESTS = 20
@@ -16,6 +16,10 @@ _MIN_REQUESTS = 20
 def steadiness(evidence: Evidence) -> Finding:
     """12: whether the window is one regime: settled by MSER-5, and its halves alike."""
     limit = "settled within the window; halves differ by < 10 % in TPOT and tokens/s, or by chance"
+    if changes_by_plan(evidence.run):
+        return unknown("the load itself changes", limit=limit)
+    if evidence.is_past_capacity:
+        return unknown(PAST_CAPACITY, limit=limit)
     found = settling(evidence.run)
     drifts = [
         (abs(drift.relative) if drift.significance > _SIGMAS else 0.0, name, drift)
@@ -50,24 +54,30 @@ def survivorship(evidence: Evidence) -> Finding:
     """14: nothing that was attempted may be missing; what was cut off is censored, not removed."""
     limit = "attempted = ok + failed + censored; at most 1 % censored"
     observed = evidence.facts.observations
-    attempts = list(evidence.run.measured)
+    attempts = evidence.run.measured
+    lost = (observed.num_workers or 0) - len(observed.workers)
+    if lost > 0:
+        text = f"{lost} of {observed.num_workers} workers handed nothing over"
+        return Finding(status="fail", value=text, limit=limit)
     written = sum(report.num_records for report in observed.workers)
     if observed.workers and written != len(attempts):
         text = f"workers wrote {written} records, {len(attempts)} are here"
         return Finding(status="fail", value=text, limit=limit)
     dropped = sum(report.num_dropped for report in observed.workers)
     # a dropped arrival has either a record of its own or a place in a worker's count
-    if observed.num_planned is not None and evidence.facts.declared.arrival != "closed":
-        missing = observed.num_planned - len(attempts)
+    due = observed.num_planned if observed.num_due is None else observed.num_due
+    if due is not None and evidence.facts.declared.arrival != "closed":
+        missing = due - len(attempts)
         if missing > dropped:
-            text = f"{missing} of {observed.num_planned} planned have no record"
+            text = f"{missing} of {due} planned have no record"
             return Finding(status="fail", value=text, limit=limit)
     if not attempts:
         return unknown("nothing was attempted", limit=limit)
     censored = sum(1 for record in evidence.run.cohort if record.outcome == "cancelled")
     share = censored / max(1, evidence.summary.attempted)
     text = f"{censored} of {evidence.summary.attempted} censored"
-    return judged(share, warn=0.01, fail=0.10, text=text, limit=limit)
+    fail = math.inf if evidence.is_past_capacity else 0.10
+    return judged(share, warn=0.01, fail=fail, text=text, limit=limit)
 
 
 def sample_size(evidence: Evidence) -> Finding:
