@@ -380,6 +380,13 @@ def test_the_worst_finding_of_all_levels_decides() -> None:
     assert (verdict.alarms[0].number, verdict.alarms[0].level) == (23, "8 streams")
 
 
+def test_what_all_levels_say_alike_is_told_of_none_of_them() -> None:
+    runs = [worker(host=HostFacts(shares_cores=True))(CLOSED)] * 2
+    summaries = [summarize(run, objectives=OBJECTIVES) for run in runs]
+
+    assert [(alarm.number, alarm.level) for alarm in judge(runs, summaries).alarms] == [(25, "")]
+
+
 def test_warnings_alone_make_a_run_suspect_and_let_it_succeed() -> None:
     run = worker(host=HostFacts(shares_cores=True))(CLOSED)
 

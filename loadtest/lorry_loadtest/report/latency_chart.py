@@ -84,9 +84,7 @@ def latency_chart(
     if objective is not None and objective.limit_ms <= y.high:
         body += hline(_PLOT.left, _PLOT.right, y.at(objective.limit_ms), kind="slo")
         label = f"{objective.statistic} < {format_ms(objective.limit_ms)}"
-        body += text(
-            _PLOT.left + 4, y.at(objective.limit_ms) - 5, label, anchor="start", kind="slo"
-        )
+        body += text(_PLOT.right, y.at(objective.limit_ms) - 5, label, anchor="end", kind="slo")
     body += _curve(points, 0.95, x, y, kind="p95")
     body += _curve(points, 0.50, x, y, kind="p50")
     body += _labels(points, x, y)

@@ -56,7 +56,7 @@ def objective_rows(levels: Sequence[LevelSummary]) -> str:
 
 def _verdict(met: bool | None) -> str:
     if met is None:
-        return '<td class="na">too few requests</td>'
+        return '<td class="na">too few</td>'
     return '<td class="met">met</td>' if met else '<td class="missed">missed</td>'
 
 

@@ -57,7 +57,8 @@ def judge(runs: Sequence[LevelRun], summaries: Sequence[LevelSummary]) -> Verdic
 def _worst(check: Check, evidences: Sequence[Evidence]) -> CheckResult:
     found = [(check.find(evidence), evidence) for evidence in evidences]
     finding, evidence = max(found, key=lambda entry: SEVERITY[entry[0].status])
-    several = len(evidences) > 1 and finding.status in ("fail", "warn")
+    # what all levels say alike, hysteresis for one, is not of one of them
+    several = finding.status in ("fail", "warn") and any(other != finding for other, _ in found)
     return CheckResult(
         number=check.number,
         name=check.name,

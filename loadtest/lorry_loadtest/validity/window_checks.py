@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
+from lorry_loadtest.headline import format_streams
 from lorry_loadtest.settle import changes_by_plan, settling
 from lorry_loadtest.statistics.quantiles import samples_needed
 from lorry_loadtest.validity.finding import PAST_CAPACITY, Evidence, Finding, judged, unknown
@@ -115,5 +116,5 @@ def hysteresis(evidence: Evidence) -> Finding:
     if not differences:
         return unknown("levels were measured once", limit=limit)
     worst, (concurrency, rate) = max(differences)
-    place = f"{concurrency} streams" if rate is None else f"{rate:g} req/s"
+    place = format_streams(concurrency) if rate is None else f"{rate:g} req/s"
     return judged(worst, warn=0.10, fail=0.5, text=f"{worst:.1%} at {place}", limit=limit)
