@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from lorry.ejection import Ejection
 from lorry.endpoints import Endpoint
 from lorry.errors import (
@@ -220,19 +222,18 @@ class Balancer:
         return candidates[-1]
 
 
-class Visit:
+class Visit(msgspec.Struct):
     """One attempt's stay at a server, from sending to the end of the answer."""
 
-    def __init__(self, balancer: Balancer, state: EndpointState) -> None:
-        self.state = state
-        self._balancer = balancer
-        self._is_over = False
+    balancer: Balancer
+    state: EndpointState
+    is_over: bool = False
 
     def end(self, error: BaseException | None, *, answer_took_s: float | None = None) -> None:
         """`error` is what ended it, None for success. Only the first call counts."""
-        if not self._is_over:
-            self._is_over = True
-            self._balancer._ended(self.state, error, answer_took_s)
+        if not self.is_over:
+            self.is_over = True
+            self.balancer._ended(self.state, error, answer_took_s)
 
 
 def rendezvous_score(adapter: str, endpoint: Endpoint) -> float:

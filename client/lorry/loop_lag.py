@@ -11,6 +11,7 @@ import asyncio
 import time
 import weakref
 from bisect import bisect_left
+from collections.abc import Callable
 
 BEAT_S = 0.01
 
@@ -50,6 +51,8 @@ class LoopLag:
         worst = 0.0
         if self._due_at is not None and now > self._due_at:
             worst = min(now - self._due_at, now - start)
+        if not self._beats or self._beats[-1][0] < start:
+            return worst  # as for every call that is shorter than a beat
         first = bisect_left(self._beats, (start, 0.0))
         for came_at, lateness in self._beats[first : first + 2]:
             worst = max(worst, min(lateness, came_at - start))
@@ -74,11 +77,18 @@ class LoopLag:
 _OF_LOOP: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLag] = (
     weakref.WeakKeyDictionary()
 )
+# the one that was asked for last, which nearly always is the only one: spares the look-up its cost
+_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopLag] = (lambda: None, LoopLag())
 
 
 def lag_of(loop: asyncio.AbstractEventLoop) -> LoopLag:
     """The one of a loop, whichever client asks."""
-    lag = _OF_LOOP.get(loop)
-    if lag is None:
-        lag = _OF_LOOP[loop] = LoopLag()
-    return lag
+    global _latest
+    known, lag = _latest
+    if known() is loop:
+        return lag
+    found = _OF_LOOP.get(loop)
+    if found is None:
+        found = _OF_LOOP[loop] = LoopLag()
+    _latest = (weakref.ref(loop), found)
+    return found

@@ -205,6 +205,7 @@ async def test_injected_client_is_left_open() -> None:
 
 class RecordedResponse:
     status = 200
+    at_end = False
 
     def __init__(self, body: bytes) -> None:
         self.headers = {"content-type": "application/json"}
