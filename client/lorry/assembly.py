@@ -68,6 +68,20 @@ class Dialect(msgspec.Struct, frozen=True):
 class GenerationBuilder:
     """Collects deltas; `build` gives the generation so far at any moment."""
 
+    __slots__ = (
+        "_dialect",
+        "_extra",
+        "_has_ended",
+        "_last",
+        "_prompt_token_ids",
+        "_texts",
+        "_timings",
+        "_token_ids",
+        "_tokens",
+        "_tool_calls",
+        "_usage",
+    )
+
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._texts: list[str] = []

@@ -93,6 +93,16 @@ class Turn(Protocol):
 class Attempts:
     """Sends one call until it is answered with success or must not be sent again."""
 
+    __slots__ = (
+        "_call",
+        "_key",
+        "_outlet",
+        "_patience",
+        "_state",
+        "_stopwatch",
+        "_visit",
+    )
+
     def __init__(
         self, call: Call, outlet: Outlet, *, stopwatch: Stopwatch, patience: Patience
     ) -> None:
@@ -120,7 +130,6 @@ class Attempts:
         tried: list[EndpointState] = []
         was_stale = False
         state = call.pinned or balancer.choose(call.adapter)
-        balancer.pay_in(state, call.retry.budget)
         while True:
             self._state = state
             try:
@@ -168,7 +177,8 @@ class Attempts:
         if call.make_key is not None:
             key = await patience.wait(_made_key(call.make_key), phase="queue")
         attempt = self._stopwatch.start_attempt(time.perf_counter_ns())
-        self._visit = outlet.balancer.begin(state)
+        is_first = len(self._stopwatch.attempts) == 1
+        self._visit = outlet.balancer.begin(state, pays_in=call.retry.budget if is_first else None)
         try:
             request = self._request(state, key, patience.remaining_s())
             if outlet.middleware:

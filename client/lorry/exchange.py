@@ -34,6 +34,22 @@ class Exchange:
     was described as its end; then its permit is given back, once.
     """
 
+    __slots__ = (
+        "_attempts",
+        "_counters",
+        "_has_ended",
+        "_lag",
+        "_lag_since",
+        "_limiter",
+        "_loop",
+        "_outcome",
+        "_patience",
+        "_permit",
+        "_response",
+        "call",
+        "stopwatch",
+    )
+
     def __init__(
         self,
         call: Call,

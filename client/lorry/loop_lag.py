@@ -35,27 +35,22 @@ class LoopLag:
         return now
 
     def leave(self, entered_at: float) -> float:
-        """A call ends; returns the worst lateness while it was in flight."""
-        worst = self.worst_since(entered_at)
+        """A call ends; returns the worst lateness while it was in flight.
+
+        A beat that is overdue counts, and of one that was overdue when the call began what came
+        after.
+        """
+        now, due_at, beats = time.perf_counter(), self._due_at, self._beats
+        worst = 0.0
+        if due_at is not None and now > due_at:
+            worst = min(now - due_at, now - entered_at)
+        if beats and beats[-1][0] >= entered_at:
+            first = bisect_left(beats, (entered_at, 0.0))
+            for came_at, lateness in beats[first : first + 2]:
+                worst = max(worst, min(lateness, came_at - entered_at))
         self._num_calls -= 1
         if not self._num_calls:
-            self._beats.clear()
-        return worst
-
-    def worst_since(self, start: float) -> float:
-        """The largest lateness since `start`, at which a call was in flight as it is now.
-
-        A beat that is overdue counts, and of one that was overdue at `start` what came after.
-        """
-        now = time.perf_counter()
-        worst = 0.0
-        if self._due_at is not None and now > self._due_at:
-            worst = min(now - self._due_at, now - start)
-        if not self._beats or self._beats[-1][0] < start:
-            return worst  # as for every call that is shorter than a beat
-        first = bisect_left(self._beats, (start, 0.0))
-        for came_at, lateness in self._beats[first : first + 2]:
-            worst = max(worst, min(lateness, came_at - start))
+            beats.clear()
         return worst
 
     def _set_beat(self, now: float) -> None:

@@ -34,7 +34,7 @@ class AttemptTiming(msgspec.Struct, gc=False):
         )
 
 
-class Timing(msgspec.Struct, frozen=True):
+class Timing(msgspec.Struct, frozen=True, gc=False):
     """The record of one call. Stamps are nanoseconds; derived times are seconds, None if unknown.
 
     `intended_ns` is when the request should have been sent (the creation, unless a schedule set
@@ -145,7 +145,7 @@ def _seconds(start_ns: int | None, end_ns: int | None) -> float | None:
     return (end_ns - start_ns) / 1e9
 
 
-class Stopwatch(msgspec.Struct):
+class Stopwatch(msgspec.Struct, gc=False):
     """Collects the stamps of one call. The exchange owns it; others see `Timing` snapshots."""
 
     created_ns: int

@@ -132,6 +132,8 @@ class AiohttpSessionTransport:
 class AiohttpResponse:
     """A response whose body is read in whatever pieces the socket gave."""
 
+    __slots__ = ("_response", "_sending")
+
     def __init__(self, response: aiohttp.ClientResponse, sending: _Sending) -> None:
         self._response = response
         self._sending = sending

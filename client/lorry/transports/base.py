@@ -11,7 +11,7 @@ import msgspec
 from lorry.timing import AttemptTiming
 
 
-class WireRequest(msgspec.Struct, frozen=True):
+class WireRequest(msgspec.Struct, frozen=True, gc=False):
     """One HTTP request. `headers` may hold a key, so neither they nor the body are in the repr."""
 
     method: str
