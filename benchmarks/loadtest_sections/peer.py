@@ -46,7 +46,6 @@ class Peer:
             told["stamps"],
             num_asked=len(load.times_ns),
             cpu_s=told["cpu_s"],
-            wall_s=told["wall_s"],
         )
 
     def _answer(self, patience_s: float) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from lorry_loadtest.statistics.quantiles import quantile
 class Figures:
     """Errors of stamps in milliseconds, over `num_events` events of `num_streams` streams.
 
-    `num_lost` streams were asked for and did not come through whole. `cpu_us_per_event` is None
-    where the process does something else besides.
+    `num_lost` streams were asked for and did not come through whole. `events_per_s` is what the
+    server wrote in the middle half of the time. `cpu_us_per_event` is None where the process does
+    something else besides.
     """
 
     num_streams: int
@@ -43,7 +44,6 @@ def figures_of(
     *,
     num_asked: int,
     cpu_s: float,
-    wall_s: float,
 ) -> Figures:
     """Joins a client's stamps with what the server wrote, by the request's id.
 
@@ -62,13 +62,21 @@ def figures_of(
         num_streams=len(pairs),
         num_lost=num_asked - len(pairs),
         num_events=num_events,
-        events_per_s=num_events / wall_s,
+        events_per_s=middle_rate(served),
         ttft_p50_ms=quantile(ttft, 0.5),
         ttft_p99_ms=quantile(ttft, 0.99),
         gap_p50_ms=quantile(gap, 0.5),
         gap_p99_ms=quantile(gap, 0.99),
         cpu_us_per_event=cpu_s * 1e6 / num_events,
     )
+
+
+def middle_rate(served: Sequence[ServedTimes]) -> float:
+    """Events per second, without the time in which streams begin and that in which they run out."""
+    sent_ns = [at_ns for one in served for at_ns in one.sent_ns]
+    quarter_ns = (max(sent_ns) - min(sent_ns)) / 4
+    begin_ns, end_ns = min(sent_ns) + quarter_ns, max(sent_ns) - quarter_ns
+    return sum(begin_ns <= at_ns <= end_ns for at_ns in sent_ns) * 1e9 / (end_ns - begin_ns)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -12,7 +12,7 @@ from lorry_loadtest.calibration import mock_process, send_schedule
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.statistics.quantiles import quantile
 
-_RATE_PER_S = 100.0
+_RATE_PER_S = 25.0
 _STALL_AT_S = 3.0
 
 
