@@ -44,12 +44,15 @@ def stalled_server(*, seconds: float, stall_s: float) -> StallFigures:
         records, origin_ns = send_schedule(parse_endpoint(url), times_ns, num_tokens=4)
         served = served_times(url)
     ttft_ms = sorted((r.event_ns[0] - r.t_sched_ns) / 1e6 for r in records)
-    # the largest hole in what the server read is the stall, as it really was
+    # the largest hole in what the server read has the stall in it, as it really was
     received = sorted(one.received_ns - origin_ns for one in served)
-    hole_ns, end_ns = max((b - a, b) for a, b in pairwise(received))
-    stall_ns = min(hole_ns, round(stall_s * 1e9))
+    _, last_ns, end_ns = max(
+        (after - before, before, after) for before, after in pairwise(received)
+    )
+    stall_ns = min(end_ns - last_ns, round(stall_s * 1e9))
     theory_ms = sorted(
-        _theory_ttft_ms(at_ns, begin_ns=end_ns - stall_ns, end_ns=end_ns) for at_ns in times_ns
+        _theory_ttft_ms(at_ns, last_ns=last_ns, begin_ns=end_ns - stall_ns, end_ns=end_ns)
+        for at_ns in times_ns
     )
     return StallFigures(
         num_requests=len(records),
@@ -59,9 +62,10 @@ def stalled_server(*, seconds: float, stall_s: float) -> StallFigures:
     )
 
 
-def _theory_ttft_ms(at_ns: int, *, begin_ns: int, end_ns: int) -> float:
+def _theory_ttft_ms(at_ns: int, *, last_ns: int, begin_ns: int, end_ns: int) -> float:
+    """`last_ns` is when the last request before the stall was read."""
     first_ns = round(FIRST_MS * 1e6)
-    if begin_ns <= at_ns < end_ns:  # read when the server goes on
+    if last_ns < at_ns < end_ns:  # read when the server goes on
         return (end_ns - at_ns + first_ns) / 1e6
     if at_ns < begin_ns < at_ns + first_ns:  # its first token was due in the stall
         return max(end_ns - at_ns, first_ns) / 1e6
