@@ -40,12 +40,13 @@ _EVENLY_SPREAD = "keeps first and last token, spreads the rest evenly"
 
 def main() -> None:
     options = parse_arguments()
+    conditions = machine() | {"arguments": sys.argv[1:]}
     loads = [Load(rate, options.seconds, options.gap_ms) for rate in options.events_per_s]
     rows: dict[Load, list[Row]] = {load: [] for load in loads}
     for name, measure, note in (
         ("lorry", own_client, ""),
         ("lorry, loop blocked", own_client_blocked, "a greenlet computes for 50 ms in every 200"),
-        ("locust FastHttpUser", fast_http_user, ""),
+        ("locust FastHttpUser", fast_http_user, "`iter_lines` reads 1,024 bytes at a time"),
     ):
         for load in loads:
             rows[load].append(measured(name, measure, load, note))
@@ -60,7 +61,7 @@ def main() -> None:
     print(f"\n{stall}")
     if options.out is not None:
         document = {
-            "conditions": machine() | {"arguments": sys.argv[1:]},
+            "conditions": conditions,
             "loads": [
                 {**asdict(load), "clients": [asdict(row) for row in rows[load]]} for load in loads
             ],

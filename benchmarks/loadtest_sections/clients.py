@@ -32,6 +32,8 @@ def own_client(url: str, load: Load) -> Figures:
         gap_p50_ms=found.gap_error_p50_ms,
         gap_p99_ms=found.gap_error_p99_ms,
         cpu_us_per_event=found.cpu_us_per_event,
+        remark=f"kernel stamps on {found.kernel_stamps:.0%} of streams; without them p99 "
+        f"{found.user_ttft_error_p99_ms:.3f} and {found.user_gap_error_p99_ms:.3f}",
     )
 
 

@@ -15,7 +15,7 @@ class Figures:
 
     `num_lost` streams were asked for and did not come through whole. `events_per_s` is what the
     server wrote in the middle half of the time. `cpu_us_per_event` is None where the process does
-    something else besides.
+    something else besides; `remark` is what else was found.
     """
 
     num_streams: int
@@ -27,6 +27,7 @@ class Figures:
     gap_p50_ms: float
     gap_p99_ms: float
     cpu_us_per_event: float | None
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +98,6 @@ def _line(row: Row) -> str:
     return (
         f"| {row.client} | {found.ttft_p50_ms:.3f} | {found.ttft_p99_ms:.3f} "
         f"| {found.gap_p50_ms:.3f} | {found.gap_p99_ms:.3f} | {cpu} | {found.events_per_s:,.0f} "
-        f"| {found.num_events:,} | {found.num_streams:,} ({found.num_lost}) | {row.note} |"
+        f"| {found.num_events:,} | {found.num_streams:,} ({found.num_lost}) "
+        f"| {'; '.join(filter(None, (row.note, found.remark)))} |"
     )
