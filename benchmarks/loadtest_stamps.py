@@ -31,6 +31,7 @@ from loadtest_sections.peer import PeerError, peer
 from loadtest_sections.row import Figures, Row, table
 from loadtest_sections.stalled_server import stalled_server
 
+from lorry_loadtest.http_get import GetFailed
 from lorry_loadtest.mock_stream import MockTimes
 
 Measure = Callable[[str, Load], Figures]
@@ -77,7 +78,7 @@ def measured(name: str, measure: Measure, load: Load, note: str) -> Row:
         for one in (replace(load, seconds=0.0), load):
             with one.served() as url:
                 found = measure(url, one)
-    except (PeerError, ValueError, RuntimeError) as exc:
+    except (GetFailed, OSError, RuntimeError, ValueError) as exc:
         return Row(name, None, str(exc))
     return Row(name, found, note)
 
