@@ -101,7 +101,7 @@ PHASES = {
     "preparing": "it was being read, or waited for its adapter",
     "waiting": "it waited for its turn and was not computed",
     "running": "its answer was being computed",
-    "joined": "the request with its idempotency key that came first was being answered",
+    "joined": "the answer that it shares with others of its idempotency key was being made",
 }
 
 

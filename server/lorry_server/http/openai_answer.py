@@ -58,7 +58,7 @@ class OpenAIRoute(Generic[Wanted]):
     async def answer(self, request: Request, *, serving: Serving) -> Response:
         """Answer `request`. A client that leaves ends the generation, whichever it waits for."""
         record = RequestRecord.of(request)
-        async with before_deadline(record, metrics=serving.metrics):
+        async with before_deadline(record.deadline, metrics=serving.metrics):
             wanted = await parse_body(
                 request,
                 self.kind,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 
 from lorry_server.errors import DeadlineExceededError
-from lorry_server.http.deadline import before_deadline
-from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.deadline import Deadline, before_deadline
 from lorry_server.metrics import Metrics
 from tests.server.http.test_metrics import scrape, value
 from tests.support.fake_engine import FakeEngine
@@ -209,13 +209,11 @@ async def test_requests_past_their_deadlines_are_counted_once_by_phase():
 async def test_a_timeout_of_something_else_stays_what_it_is():
     engine = FakeEngine()
     metrics = Metrics(engine, fake_library(engine), model_name=MODEL)
-    record = RequestRecord(request_id="r")
-    record.deadline_s = record.arrival_s + 60
+    now_s = time.perf_counter()
 
     with pytest.raises(TimeoutError):
-        async with before_deadline(record, metrics=metrics):
+        async with before_deadline(Deadline(now_s + 60), metrics=metrics):
             raise TimeoutError
-    record.deadline_s = record.arrival_s
     with pytest.raises(DeadlineExceededError):
-        async with before_deadline(record, metrics=metrics):
+        async with before_deadline(Deadline(now_s), metrics=metrics):
             await asyncio.Event().wait()
