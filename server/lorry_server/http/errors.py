@@ -142,8 +142,10 @@ def not_found_error(exc: NotFoundError) -> WireError:
 def capacity_error(exc: CapacityError) -> WireError:
     is_draining = isinstance(exc, DrainingError)
     code = "draining" if is_draining else "queue_full"
+    lorax_message = "Model is overloaded"
     if isinstance(exc, AdapterCapacityError):
         code = "adapters_full"
+        lorax_message = f"Model is overloaded: {exc}"
     headers = retry_headers(exc.retry_after_s)
     if is_draining:
         headers["connection"] = "close"
@@ -154,7 +156,7 @@ def capacity_error(exc: CapacityError) -> WireError:
         code=code,
         lorax_type="overloaded",
         lorax_status=429,
-        lorax_message="Model is overloaded",
+        lorax_message=lorax_message,
         headers=headers,
     )
 
