@@ -239,7 +239,7 @@ def retry_headers(retry_after_s: float) -> dict[str, str]:
 
 
 def route_error(status: int, path: str, *, allow: str | None = None) -> WireError:
-    """A path that is not served, or not with this method."""
+    """A path that is not served, or not with this method but with those of `allow`."""
     if status == 404:
         return WireError(
             status=404,
