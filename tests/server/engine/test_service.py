@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,8 @@ from tests.support.stream_reader import StreamReader
 PROMPT = [11, 12, 13, 14, 15]
 
 
-def make_runner(**options: object) -> FakeRunner:
-    return FakeRunner(num_blocks=64, block_size=4, **options)  # type: ignore[arg-type] # as above
+def make_runner(**options: Any) -> FakeRunner:
+    return FakeRunner(num_blocks=64, block_size=4, **options)
 
 
 @asynccontextmanager
@@ -131,7 +132,11 @@ async def test_leaving_a_stream_aborts_its_sequence() -> None:
 async def test_a_departure_during_a_step_frees_the_blocks_right_after_that_step() -> None:
     runner = make_runner()
     steps = threading.Semaphore(2)
-    runner.before_step = lambda _: steps.acquire(timeout=10) and None
+
+    def before_step(call: int) -> None:
+        assert steps.acquire(timeout=10)
+
+    runner.before_step = before_step
     async with running_service(runner) as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=100)])
         async with StreamReader(stream) as reader:
@@ -168,7 +173,7 @@ async def test_five_hundred_random_departures_leave_nothing_behind() -> None:
 async def test_requests_beyond_the_queue_are_refused_whole() -> None:
     release = threading.Event()
     runner = make_runner()
-    runner.before_step = lambda _: release.wait(timeout=10) and None
+    runner.before_step = lambda call: assert_is_set(release)
     async with running_service(runner, max_queued_requests=2) as service:
         service.submit([request(f"r{index}", PROMPT, max_tokens=2) for index in range(9)])
 

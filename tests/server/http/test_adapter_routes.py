@@ -19,8 +19,8 @@ BODY = {"prompt": "p", "max_tokens": 2}
 
 
 async def until_ready(client: httpx.AsyncClient, url: str) -> None:
-    while (await client.get(url)).json()["state"] != "ready":  # noqa: ASYNC110
-        await asyncio.sleep(0.001)  # for the thread that loads it
+    while (await client.get(url)).json()["state"] != "ready":  # noqa: ASYNC110 - a thread loads it
+        await asyncio.sleep(0.001)
 
 
 async def test_an_adapter_is_put_shown_replaced_and_deleted():

@@ -39,9 +39,10 @@ STREAMED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def send(engine: FakeEngine, path: str, body: Any, timeout_ms: str | bytes) -> httpx.Response:
+async def send(engine: FakeEngine, path: str, body: Any, timeout_ms: str) -> httpx.Response:
     async with in_process(fake_app(engine)) as client:
-        return await client.post(path, json=body, headers={HEADER: timeout_ms})
+        headers = [(HEADER.encode(), timeout_ms.encode())]
+        return await client.post(path, json=body, headers=headers)
 
 
 @pytest.mark.parametrize(("path", "body"), [*OPENAI, *LORAX, *STREAMED])
@@ -70,8 +71,8 @@ async def test_without_the_header_there_is_no_deadline(path, body):
 async def test_a_wrong_value_is_refused_by_name(wrong):
     engine = FakeEngine(ids("hi"))
 
-    openai = await send(engine, "/v1/completions", OPENAI[0][1], wrong.encode())
-    lorax = await send(engine, "/generate", {"inputs": "p"}, wrong.encode())
+    openai = await send(engine, "/v1/completions", OPENAI[0][1], wrong)
+    lorax = await send(engine, "/generate", {"inputs": "p"}, wrong)
 
     assert (openai.status_code, lorax.status_code) == (400, 422)
     assert openai.json()["error"]["param"] == HEADER

@@ -31,7 +31,7 @@ def is_late(answer: Any) -> bool:
     """Whether the body of an answer, or one event, says that the time was over."""
     error = answer.get("error")
     code = error["code"] if isinstance(error, dict) else answer.get("error_type")
-    return code == "deadline_exceeded"
+    return bool(code == "deadline_exceeded")
 
 
 @pytest.mark.parametrize(("path", "body"), WHOLE)

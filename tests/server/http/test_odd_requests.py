@@ -35,7 +35,7 @@ async def send(
 
 def message_of(response: httpx.Response) -> str:
     error = response.json()["error"]
-    return error["message"] if isinstance(error, dict) else error
+    return str(error["message"] if isinstance(error, dict) else error)
 
 
 @pytest.mark.parametrize("path", ["/invocations", "/v1/completions", "/tokenize"])
