@@ -23,7 +23,7 @@ from tests.support.repeated_requests import (
     num_sequences,
 )
 
-SOON = {"x-request-timeout-ms": "150"}
+SOON = {"x-request-timeout-ms": "300"}
 LATE = {"x-request-timeout-ms": "60000"}
 
 
