@@ -49,7 +49,7 @@ class SharedAnswer:
     ) -> None:
         self.key = key
         self.fingerprint = fingerprint
-        self.deadline = deadline  # of the request that is computed
+        self.deadline = deadline  # of the request that is computed, until that has ended
         self.status: int | None = None
         self.headers: list[Header] = []
         self.chunks: list[bytes] = []
@@ -216,6 +216,7 @@ class AnswerMemory:
 
     def _end(self, answer: SharedAnswer) -> None:
         answer.has_ended = True
+        answer.deadline = None  # it knows the streams of the request, which may go now
         answer.wake()
 
     def _grow(self, answer: SharedAnswer, num_bytes: int) -> None:

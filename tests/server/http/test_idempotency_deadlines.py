@@ -8,6 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from lorry_server.http.answer_memory import AnswerMemory
+from lorry_server.http.deadline import Deadline
+from lorry_server.http.idempotency_key import IdempotencyKey
 from tests.server.http.test_metrics import scrape, value
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_library import FakeAdapters, fake_library
@@ -174,6 +177,21 @@ async def test_as_long_as_nobody_has_joined_the_engine_keeps_the_deadline():
     assert (late.status_code, good.status_code) == (408, 200)
     assert engine.lifted == []
     assert engine.submitted[0].deadline_s is not None
+
+
+async def test_an_answer_that_is_kept_holds_nothing_of_the_request_that_was_computed():
+    memory = AnswerMemory()
+    deadline = Deadline(0.0)
+    answer = memory.begin(IdempotencyKey(b"", "a"), b"", deadline=deadline)
+    memory.add_head(answer, 200, [])
+    memory.add_chunk(answer, b"whole", is_last=True)
+    memory.keep(answer)
+
+    with answer.followed() as follower:
+        assert answer.next_chunk(follower) == b"whole"
+
+    assert not deadline.is_lifted
+    assert answer.deadline is None
 
 
 async def test_a_connection_is_good_for_another_request_when_its_time_was_over_alone():
