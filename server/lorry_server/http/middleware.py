@@ -150,7 +150,9 @@ class BodyLimitMiddleware:
             response = error_response(wire_error(exc), scope["path"])
             await response(scope, body.receive, body.send)
             return
-        await self.app(scope, body.receive, body.send)
+        # Only a body whose length was not said can still turn out to be too long.
+        is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        await self.app(scope, body.receive, body.send if is_chunked else send)
 
     def _check_headers(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -207,6 +207,19 @@ async def test_a_client_that_sends_all_of_a_body_before_it_reads_learns_why_it_w
     assert b"message" in answer[1]
 
 
+async def test_a_client_learns_why_a_body_of_unsaid_length_was_cut_off():
+    def post(url: str) -> int:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        pieces = (b" " * 100_000 for _ in range(100))
+        connection.request("POST", "/generate", pieces, dict([JSON]), encode_chunked=True)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    async with live_server(fake_app(FakeEngine())) as url:
+        assert await asyncio.to_thread(post, url) == 413
+
+
 async def test_a_refused_body_that_does_not_come_holds_the_connection_for_a_moment_only():
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
     async with live_server(fake_app(FakeEngine())) as url:
