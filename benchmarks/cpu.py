@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from cpu_sections.bench import SECTIONS, Bench
+from cpu_sections.comma_lists import counts, names_among
 from cpu_sections.run_sections import new_report, run_sections
 
 # Of two Zen 4 cores at rest; the steps section also measures both rates as it finds them.
@@ -35,13 +36,13 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--only",
-        type=_sections,
+        type=names_among(SECTIONS),
         default=list(SECTIONS),
         metavar="A,B",
         help=f"of {','.join(SECTIONS)}",
     )
     add("--rounds", type=int, default=3, help="of each comparison; the median ratio is shown")
-    add("--concurrency", type=_numbers, default=[1, 4, 16, 32], metavar="N,N")
+    add("--concurrency", type=counts, default=[1, 4, 16, 32], metavar="N,N")
     add("--adapter-concurrency", type=int, default=16, metavar="N")
     add("--limit-s", type=float, default=420.0, help="no round of a section begins after this")
     add("--quick", action="store_true", help="least work in every section, to see that it runs")
@@ -63,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--openvino-weights",
-        type=_weights,
+        type=names_among(("q4_1", "q8_0")),
         default=["q4_1", "q8_0"],
         metavar="A,B",
         help="of the bundled model: q4_1 as it comes, q8_0 for the same values in eight bits",
@@ -80,29 +81,6 @@ def parse_arguments() -> argparse.Namespace:
     if options.model is not None and options.openvino_model is None and options.openvino_python:
         parser.error("--model needs --openvino-model: OpenVINO must have the same model")
     return options
-
-
-def _numbers(text: str) -> list[int]:
-    numbers = [int(part) for part in text.split(",")]
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: each must be at least 1")
-    return numbers
-
-
-def _sections(text: str) -> list[str]:
-    return _names(text, SECTIONS)
-
-
-def _weights(text: str) -> list[str]:
-    return _names(text, ("q4_1", "q8_0"))
-
-
-def _names(text: str, known: tuple[str, ...]) -> list[str]:
-    names = text.split(",")
-    wrong = [name for name in names if name not in known]
-    if wrong:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
-    return names
 
 
 if __name__ == "__main__":

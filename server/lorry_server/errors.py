@@ -8,7 +8,7 @@ LorryServerError
   CapacityError             429 on LoRAX routes, 503 on OpenAI's; has retry_after_s
     QueueFullError
     DrainingError
-    AdapterCapacityError    adapters in use, or being loaded, leave no room for one more
+    AdapterCapacityError    adapters in use, pinned or being loaded leave no room for one more
     AdapterNotReadyError    424 on LoRAX routes: an adapter is still being loaded
   DeadlineExceededError     408: the time that the client gave the request is over
   EngineDeadError           503: the engine has failed and the process is about to end
@@ -90,7 +90,7 @@ class DrainingError(CapacityError):
 
 
 class AdapterCapacityError(CapacityError):
-    """Adapters in use fill the memory, or as many are being loaded as may be at once."""
+    """Adapters in use or pinned fill the memory, or as many are being loaded as may be at once."""
 
 
 class AdapterNotReadyError(CapacityError):
@@ -101,7 +101,7 @@ PHASES = {
     "preparing": "it was being read, or waited for its adapter",
     "waiting": "it waited for its turn and was not computed",
     "running": "its answer was being computed",
-    "joined": "the request with its idempotency key that came first was being answered",
+    "joined": "the answer that it shares with others of its idempotency key was being made",
 }
 
 

@@ -227,7 +227,7 @@ def main() -> None:
 
         async def main() -> Account:
             asyncio.get_running_loop().slow_callback_duration = 60.0
-            return await storm(num_calls, seed=seed + turn, limit=limit)  # noqa: B023
+            return await storm(num_calls, seed=seed + turn, limit=limit)  # noqa: B023 - it is awaited in its turn
 
         account = run(main())
         account.check()

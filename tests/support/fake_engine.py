@@ -75,7 +75,7 @@ class FakeEngine:
         self._script = script
         self._info = info or fake_info()
         self.adapter_names = tuple(adapters)
-        self.offered: dict[str, PreparedAdapter] = {}
+        self.offered: dict[str, PreparedAdapter] = {}  # and not withdrawn
         self._tokens_per_output = tokens_per_output
         self._flow = asyncio.Condition()
         self._is_held = False
@@ -83,9 +83,9 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[str, TokenStream] = {}
         self._changed = asyncio.Event()
-        self.offered: dict[str, PreparedAdapter] = {}  # and not withdrawn
         self.submitted: list[Request] = []
         self.aborted: list[str] = []
+        self.lifted: list[str] = []  # whose deadlines do not count any more
         self.refusal: Exception | None = None  # what submit() raises
         self.fail_after: int | None = None  # tokens until a sequence ends with an error
         self.end_after: int | None = None  # tokens until the engine itself aborts it
@@ -110,7 +110,9 @@ class FakeEngine:
         for request in requests:
             assert request.request_id not in self._streams, "request ids are unique"
             assert request.adapter is None or request.adapter in self.offered
-            stream = TokenStream(request.request_id, self._abort)
+            stream = TokenStream(
+                request.request_id, abort=self._abort, lift_deadline=self.lifted.append
+            )
             self._streams[request.request_id] = stream
             self.submitted.append(request)
             task = asyncio.get_running_loop().create_task(self._run(request, stream))
@@ -181,11 +183,12 @@ class FakeEngine:
             await self._wait_for_turn(sent)
             if request.request_id not in self._streams:
                 return
+            expire_after = None if request.request_id in self.lifted else self.expire_after
             chunk: list[int] = []
             finish, stop_token_id = None, None
             while len(chunk) < self._tokens_per_output and finish is None:
                 place = sent + len(chunk)
-                if place in (self.fail_after, self.end_after, self.expire_after):
+                if place in (self.fail_after, self.end_after, expire_after):
                     break
                 token_id = plan[place] if place < len(plan) else self._info.eos_token_ids[0]
                 chunk.append(token_id)
@@ -201,7 +204,7 @@ class FakeEngine:
             if finish is None and sent + len(chunk) == self.end_after:
                 finish = FinishReason.ABORT
             timings = TIMINGS
-            if finish is None and sent + len(chunk) == self.expire_after:
+            if finish is None and sent + len(chunk) == expire_after:
                 finish, timings = FinishReason.DEADLINE, TIMINGS if sent else NEVER_RAN
             if finish is not None:
                 del self._streams[request.request_id]

@@ -79,5 +79,5 @@ class FakeHub:
 def _http_error(kind: Any, status: int) -> Exception:
     """The library's errors want an answer; only its status matters here."""
     error: Exception = kind.__new__(kind)
-    error.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+    vars(error)["response"] = SimpleNamespace(status_code=status)
     return error

@@ -19,7 +19,7 @@ from lorry_server.text.chat_template import ChatTemplate
 from lorry_server.text.tokenizer import Tokenizer
 from tests.support.chat_templates import CHATML
 from tests.support.fake_engine import FakeEngine
-from tests.support.fake_library import fake_library
+from tests.support.fake_library import FakeAdapters, fake_library
 from tests.support.small_tokenizers import byte_level_tokenizer
 
 EOS = 2  # <|im_end|>
@@ -58,6 +58,17 @@ def fake_app(
         settings=HttpSettings(**({"served_model_name": MODEL} | settings)),
         metrics=Metrics(engine, library, model_name=MODEL),
     )
+
+
+def app_with(adapters: FakeAdapters, engine: FakeEngine | None = None, **options: Any) -> Starlette:
+    """The application over a library that loads `adapters`, whose options may be among others."""
+    engine = engine or FakeEngine(ids("hello"))
+    library_options = {
+        name: options.pop(name)
+        for name in ("load_timeout_s", "clock", "host_memory_bytes")
+        if name in options
+    }
+    return fake_app(engine, fake_library(engine, adapters, **library_options), **options)
 
 
 @asynccontextmanager

@@ -174,7 +174,8 @@ def family_of(model_family: str, *, is_compiled: bool = False) -> dict[str, dict
 def load_base(folder: Path) -> PreTrainedModel:
     """The transformers model of a folder, float32 and eager."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def write_adapter(

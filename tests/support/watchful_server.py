@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 
 ANSWER = (
     b'{"id":"c","object":"text_completion","created":1,"model":"m","choices":'
@@ -40,7 +40,7 @@ class WatchfulServer:
         self.ended_at: dict[str, float] = {}
         self.num_requests = 0
         self.num_connections = 0
-        self._transports: set[asyncio.BaseTransport] = set()
+        self._transports: set[asyncio.Transport] = set()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -54,7 +54,7 @@ class WatchfulServer:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for transport in list(self._transports):
-            transport.abort()  # type: ignore[attr-defined]
+            transport.abort()
         await asyncio.sleep(0)
 
     async def is_idle(self, *, within_s: float) -> bool:
@@ -82,9 +82,9 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)  # one that writes, as TCP's does
         self._server.num_connections += 1
-        self._server._transports.add(transport)
+        self._server._transports.add(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.num_connections -= 1

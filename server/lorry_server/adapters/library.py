@@ -24,7 +24,7 @@ from lorry_server.adapters.load_threads import LoadThreads
 from lorry_server.adapters.loader import AdapterLoader
 from lorry_server.adapters.names import Name, NameTable, parse_reference
 from lorry_server.adapters.settings import LibrarySettings
-from lorry_server.adapters.shared_load import SharedLoad, not_ready
+from lorry_server.adapters.shared_load import SharedLoad, sent_away
 from lorry_server.adapters.shelf import AdapterEngine, Version, VersionShelf
 from lorry_server.engine.client import EngineStats
 from lorry_server.errors import (
@@ -295,7 +295,7 @@ class AdapterLibrary:
                 while (version := find()) is not None and version.is_leaving:
                     await self._desk.turn()
         except TimeoutError as exc:
-            raise not_ready(asked, limit_s) from exc
+            raise sent_away(asked, limit_s) from exc
 
     async def _wait_for_lease(
         self, load: SharedLoad, name: str | None, *, asked: str

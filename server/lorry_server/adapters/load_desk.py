@@ -16,7 +16,7 @@ from lorry_server.adapters.lease import AdapterLease
 from lorry_server.adapters.load_threads import LoadThreads
 from lorry_server.adapters.loader import AdapterLoader, LoadedAdapter
 from lorry_server.adapters.names import Name, NameTable
-from lorry_server.adapters.shared_load import SharedLoad
+from lorry_server.adapters.shared_load import SharedLoad, no_room
 from lorry_server.adapters.shelf import Version, VersionShelf
 from lorry_server.adapters.source import AdapterSourceError
 from lorry_server.errors import (
@@ -198,6 +198,7 @@ class LoadDesk:
         if load.is_done:  # given up or withdrawn meanwhile
             return
         if loaded is not None:
+            load.waits_for_room = True
             self._parked.append((load, loaded))
             self.serve_parked()
             return
@@ -257,9 +258,11 @@ class LoadDesk:
             del self._loads[load.key]
 
     def _give_up(self, load: SharedLoad) -> None:
-        self._finish(
-            load, None, AdapterError(f"its source gave no adapter within {self._give_up_s:g} s")
-        )
+        if load.waits_for_room:
+            self._finish(load, None, no_room(load.name, self._give_up_s))
+        else:
+            reason = f"its source gave no adapter within {self._give_up_s:g} s"
+            self._finish(load, None, AdapterError(reason))
 
     def _take(self, load: SharedLoad, loaded: LoadedAdapter) -> Version:
         """Put a loaded adapter on the shelf, and let its name stand for it."""
@@ -284,6 +287,8 @@ class LoadDesk:
         if isinstance(error, AdapterCapacityError):
             retry_after_s = error.retry_after_s
             load.fail(lambda: AdapterCapacityError(str(error), retry_after_s=retry_after_s))
+            if load.is_asked and entry is not None:
+                entry.error = str(error)
         elif isinstance(error, NotFoundError):
             load.fail(lambda: NotFoundError(str(error)))
         else:

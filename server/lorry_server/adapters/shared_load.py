@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorry_server.adapters.shelf import Version
-from lorry_server.errors import AdapterNotReadyError
+from lorry_server.errors import AdapterCapacityError, AdapterNotReadyError
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class SharedLoad:
     is_pinned: bool = False
     is_done: bool = False
     is_cancelled: bool = False
+    waits_for_room: bool = False  # it has been loaded, and what is in use leaves no room yet
     timer: asyncio.TimerHandle | None = None
     _waiters: dict[asyncio.Future[Any], Waiter] = field(default_factory=dict)
 
@@ -54,7 +55,8 @@ class SharedLoad:
 
         `take` is called in the moment when the load is done, before anything else can use the
         room; what it took is given back if this waiter was cancelled in between. Raises what the
-        load failed with, and AdapterNotReadyError after `limit_s`: then the load goes on.
+        load failed with, and after `limit_s`, when the load goes on, AdapterNotReadyError, or
+        AdapterCapacityError if only room is missing.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -91,7 +93,8 @@ class SharedLoad:
 
     def _expire(self, future: asyncio.Future[Any], limit_s: float) -> None:
         if not future.done():
-            future.set_exception(not_ready(self.name, limit_s))
+            too_late = no_room if self.waits_for_room else not_ready
+            future.set_exception(too_late(self.name, limit_s))
 
 
 def _wake_next(taken: deque[tuple[Waiter, Any]]) -> None:
@@ -107,7 +110,24 @@ def _wake_next(taken: deque[tuple[Waiter, Any]]) -> None:
 
 def not_ready(name: str, limit_s: float) -> AdapterNotReadyError:
     return AdapterNotReadyError(
-        f"adapter {name!r} is still being loaded, or waits for room, after {limit_s:g} s; it may be "
-        "ready when you ask again",
+        f"adapter {name!r} is still being loaded after {limit_s:g} s; it may be ready when you ask "
+        "again",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def no_room(name: str, limit_s: float) -> AdapterCapacityError:
+    return AdapterCapacityError(
+        f"adapter {name!r} has been loaded and found no room within {limit_s:g} s: adapters that "
+        "running requests use fill --adapter-host-memory. Ask again when some of these have ended",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def sent_away(name: str, limit_s: float) -> AdapterCapacityError:
+    return AdapterCapacityError(
+        f"adapter {name!r} has to make room for another, which was asked for before, and is not back "
+        f"after {limit_s:g} s: --adapter-host-memory holds no more. Ask again when running requests "
+        "have ended",
         retry_after_s=RETRY_AFTER_S,
     )

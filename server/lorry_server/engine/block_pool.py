@@ -99,14 +99,6 @@ class BlockPool:
             self._block_of_hash[block_hash] = block
             self._hash_of_block[block] = block_hash
 
-    def forget_all(self) -> None:
-        """Empty the prefix cache; blocks in use stay in use but are no longer found."""
-        for block in range(self.num_blocks):
-            if self._hash_of_block[block] is not None:
-                self._forget(block)
-        self._free.extend(self._cached)
-        self._cached.clear()
-
     def _forget(self, block: int) -> None:
         block_hash = self._hash_of_block[block]
         assert block_hash is not None

@@ -89,6 +89,10 @@ class RequestStream(Protocol):
         """End the sequence now; harmless when it has ended."""
         ...
 
+    def lift_deadline(self) -> None:
+        """Compute the sequence to its end though its deadline passes; harmless when it has ended."""
+        ...
+
 
 class EngineClient(Protocol):
     """Submit, abort, look."""

@@ -34,6 +34,11 @@ class Deadlines:
             self._tidy_at = max(MIN_SIZE_TO_TIDY, 2 * len(self._heap))
         heapq.heappush(self._heap, (deadline_s, sequence.order, sequence))
 
+    def lift(self, sequence: Sequence) -> None:
+        """Watch a sequence no longer. It looks at all of them: that is for what is rare."""
+        self._heap = [entry for entry in self._heap if entry[2] is not sequence]
+        heapq.heapify(self._heap)
+
     def take_expired(self, now_s: float) -> list[Sequence]:
         """Return the unfinished sequences whose time is up, the earliest deadline first."""
         expired: list[Sequence] = []

@@ -97,6 +97,12 @@ class Engine:
             return None
         return self._end(sequence, FinishReason.ABORT)
 
+    def lift_deadline(self, request_id: str) -> None:
+        """Let a request go on beyond its deadline; harmless when it has ended or has none."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._deadlines.lift(sequence)
+
     def step(self) -> list[TokenOutput]:
         """Compute one step; return an output for every sequence that has something new.
 

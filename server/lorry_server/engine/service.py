@@ -43,6 +43,11 @@ class _Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class _LiftDeadline:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _EndAll:
     pass
 
@@ -63,7 +68,7 @@ class _SetWeight:
     weight: float
 
 
-_Message = _Add | _Abort | _EndAll | _Offer | _Withdraw | _SetWeight
+_Message = _Add | _Abort | _LiftDeadline | _EndAll | _Offer | _Withdraw | _SetWeight
 
 
 class EngineService:
@@ -145,7 +150,10 @@ class EngineService:
                 f"the server already holds {len(self._streams)} sequences of at most {capacity}",
                 retry_after_s=self._drain_rate.seconds_until_free(len(requests)),
             )
-        streams = [TokenStream(request.request_id, self._abort) for request in requests]
+        streams = [
+            TokenStream(request.request_id, abort=self._abort, lift_deadline=self._lift_deadline)
+            for request in requests
+        ]
         for request, stream in zip(requests, streams, strict=True):
             assert request.request_id not in self._streams, "request ids are unique"
             self._streams[request.request_id] = stream
@@ -197,6 +205,10 @@ class EngineService:
 
     def _abort(self, request_id: str) -> None:
         self._inbox.append(_Abort(request_id))
+        self._wake.set()
+
+    def _lift_deadline(self, request_id: str) -> None:
+        self._inbox.append(_LiftDeadline(request_id))
         self._wake.set()
 
     # -- the loop's side of the outbox
@@ -265,6 +277,8 @@ class EngineService:
                 output = self._engine.add(message.request)
             elif isinstance(message, _Abort):
                 output = self._engine.abort(message.request_id)
+            elif isinstance(message, _LiftDeadline):
+                self._engine.lift_deadline(message.request_id)
             elif isinstance(message, _EndAll):
                 outputs += self._engine.abort_all()
             elif isinstance(message, _Offer):

@@ -17,9 +17,16 @@ class TokenStream:
     and never slows the engine.
     """
 
-    def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        *,
+        abort: Callable[[str], None],
+        lift_deadline: Callable[[str], None],
+    ) -> None:
         self._request_id = request_id
         self._abort = abort
+        self._lift_deadline = lift_deadline
         self._pending: list[TokenOutput] = []
         self._has_ended = False  # the last output has been pushed
         self._listener: Callable[[TokenOutput], None] | None = None
@@ -56,6 +63,11 @@ class TokenStream:
     def abort(self) -> None:
         if not self._has_ended:
             self._abort(self._request_id)
+
+    def lift_deadline(self) -> None:
+        """See `RequestStream.lift_deadline`."""
+        if not self._has_ended:
+            self._lift_deadline(self._request_id)
 
 
 def _merged(outputs: list[TokenOutput]) -> TokenOutput:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lorry.types.adapters import AdapterList, DeletedAdapter, PutAdapter
+from lorry_server.adapters.sources.source_url import is_url, parse_url
 from lorry_server.errors import AdapterLoadError, NotFoundError, RequestError
 from lorry_server.http.adapter_card import adapter_card
 from lorry_server.http.disconnect import unless_disconnected
@@ -76,6 +77,11 @@ def check_source(source: str, *, param: str) -> None:
             param=param,
             code="invalid_value",
         )
+    if is_url(source):
+        try:
+            parse_url(source)
+        except ValueError as exc:
+            raise RequestError(f"`{param}`: {exc}", param=param, code="invalid_value") from exc
 
 
 def load_refusal(error: AdapterLoadError, *, param: str) -> RequestError:

@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from lorry_server.http.deadline import Deadline
 from lorry_server.http.idempotency_key import IdempotencyKey
 
 MIB = 1024 * 1024
@@ -43,9 +44,12 @@ class SharedAnswer:
     little more than what one of them has still to read, and `num_read` were before them.
     """
 
-    def __init__(self, key: IdempotencyKey, fingerprint: bytes) -> None:
+    def __init__(
+        self, key: IdempotencyKey, fingerprint: bytes, *, deadline: Deadline | None = None
+    ) -> None:
         self.key = key
         self.fingerprint = fingerprint
+        self.deadline = deadline  # of the request that is computed, until that has ended
         self.status: int | None = None
         self.headers: list[Header] = []
         self.chunks: list[bytes] = []
@@ -57,6 +61,14 @@ class SharedAnswer:
         self.ended_s = 0.0
         self._followers: set[Follower] = set()
         self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its body is events, which come one by one."""
+        return any(
+            name == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in self.headers
+        )
 
     @property
     def num_followers(self) -> int:
@@ -74,7 +86,12 @@ class SharedAnswer:
 
     @contextmanager
     def followed(self) -> Iterator[Follower]:
-        """As long as the block runs somebody reads the answer, and it is worth going on with."""
+        """As long as the block runs somebody reads the answer, and it is worth going on with.
+
+        The deadline of the request that is computed, which is not the reader's, is lifted.
+        """
+        if self.deadline is not None:
+            self.deadline.lift()
         follower = Follower()
         self._followers.add(follower)
         try:
@@ -154,10 +171,12 @@ class AnswerMemory:
         self._forget_old()
         return self._under_way.get(key) or self._ended.get(key)
 
-    def begin(self, key: IdempotencyKey, fingerprint: bytes) -> SharedAnswer:
+    def begin(
+        self, key: IdempotencyKey, fingerprint: bytes, *, deadline: Deadline | None = None
+    ) -> SharedAnswer:
         """Remember that a request is being answered; its key must not be known."""
         assert self.find(key) is None
-        answer = self._under_way[key] = SharedAnswer(key, fingerprint)
+        answer = self._under_way[key] = SharedAnswer(key, fingerprint, deadline=deadline)
         return answer
 
     def add_head(self, answer: SharedAnswer, status: int, headers: list[Header]) -> None:
@@ -197,6 +216,7 @@ class AnswerMemory:
 
     def _end(self, answer: SharedAnswer) -> None:
         answer.has_ended = True
+        answer.deadline = None  # it knows the streams of the request, which may go now
         answer.wake()
 
     def _grow(self, answer: SharedAnswer, num_bytes: int) -> None:

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from lorry_server.adapters.library import AdapterLibrary
 from lorry_server.engine.client import EngineClient
@@ -111,8 +111,20 @@ def middleware(settings: HttpSettings) -> list[Middleware]:
 async def handle_route_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     path = request.scope["path"]
-    allow = (exc.headers or {}).get("Allow")
+    allow = ", ".join(methods_of(request)) if exc.status_code == 405 else None
     return error_response(route_error(exc.status_code, path, allow=allow), path)
+
+
+def methods_of(request: Request) -> list[str]:
+    """Every method that the request's path answers; the router knows of the first route alone."""
+    return sorted(
+        {
+            method
+            for route in request.app.routes
+            if route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods
+        }
+    )
 
 
 async def handle_disconnect(request: Request, exc: Exception) -> Response:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from lorry_server.errors import DeadlineExceededError, RequestError
 from lorry_server.http.parsing import shown
-from lorry_server.http.request_record import RequestRecord
 from lorry_server.metrics import Metrics
 
 HEADER = "x-request-timeout-ms"
@@ -44,23 +43,67 @@ def read_timeout_ms(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
     return int(text)
 
 
+class Deadline:
+    """When a request's time is over: at `at_s`, on the clock of `time.perf_counter`.
+
+    Then all that is done for the request ends, unless the deadline was lifted: others wait for the
+    same answer. From there on only the request's own connection keeps to it.
+    """
+
+    def __init__(self, at_s: float) -> None:
+        self.at_s = at_s
+        self.is_lifted = False
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def remaining_s(self) -> float:
+        return self.at_s - time.perf_counter()
+
+    def lift(self) -> None:
+        """Let what is done for the request go on. The second time does nothing."""
+        self.is_lifted = True
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()
+
+    def when_lifted(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called once, when it is lifted or now if it has been."""
+        if self.is_lifted:
+            listener()
+        else:
+            self._listeners.append(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Call `listener` no more; harmless when it has been called."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+
 @asynccontextmanager
 async def before_deadline(
-    record: RequestRecord, *, metrics: Metrics, phase: str = "preparing"
+    deadline: Deadline | None, *, metrics: Metrics, phase: str = "preparing"
 ) -> AsyncIterator[None]:
     """End the block with `DeadlineExceededError` when the request's time is up.
 
     It is for what the engine does not do: before it has the request, reading, waiting for the
     adapter, tokenizing. What the block waits for is cancelled. `phase` is that of the error.
     """
-    if record.deadline_s is None:
+    if deadline is None or deadline.is_lifted:
         yield
         return
+
+    def lift() -> None:
+        if not timeout.expired():
+            timeout.reschedule(None)
+
     try:
-        async with asyncio.timeout(record.deadline_s - time.perf_counter()) as timeout:
+        async with asyncio.timeout(deadline.remaining_s) as timeout:
+            deadline.when_lifted(lift)
             yield
     except TimeoutError as exc:
         if not timeout.expired():
             raise
         metrics.past_deadline(phase)
         raise DeadlineExceededError(phase) from exc
+    finally:
+        deadline.forget(lift)

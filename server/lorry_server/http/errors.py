@@ -142,8 +142,10 @@ def not_found_error(exc: NotFoundError) -> WireError:
 def capacity_error(exc: CapacityError) -> WireError:
     is_draining = isinstance(exc, DrainingError)
     code = "draining" if is_draining else "queue_full"
+    lorax_message = "Model is overloaded"
     if isinstance(exc, AdapterCapacityError):
         code = "adapters_full"
+        lorax_message = f"Model is overloaded: {exc}"
     headers = retry_headers(exc.retry_after_s)
     if is_draining:
         headers["connection"] = "close"
@@ -154,7 +156,7 @@ def capacity_error(exc: CapacityError) -> WireError:
         code=code,
         lorax_type="overloaded",
         lorax_status=429,
-        lorax_message="Model is overloaded",
+        lorax_message=lorax_message,
         headers=headers,
     )
 
@@ -237,7 +239,7 @@ def retry_headers(retry_after_s: float) -> dict[str, str]:
 
 
 def route_error(status: int, path: str, *, allow: str | None = None) -> WireError:
-    """A path that is not served, or not with this method."""
+    """A path that is not served, or not with this method but with those of `allow`."""
     if status == 404:
         return WireError(
             status=404,

@@ -261,6 +261,9 @@ def start_generation(
     except CapacityError as exc:
         serving.metrics.rejected(exc)
         raise
+    if record.deadline is not None:
+        for stream in streams:
+            record.deadline.when_lifted(stream.lift_deadline)
     return Generation(
         [
             SequenceReader(

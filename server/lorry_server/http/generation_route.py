@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import request_response
 from starlette.types import Message, Receive, Scope, Send
 
-from lorry_server.http.deadline import before_deadline, read_timeout_ms
+from lorry_server.http.deadline import Deadline, before_deadline, read_timeout_ms
 from lorry_server.http.idempotency import SharedAnswers
 from lorry_server.http.idempotency_key import HEADER, IdempotencyKey, fingerprint, read_key
 from lorry_server.http.keys import Endpoint
@@ -34,7 +34,7 @@ class GenerationRoute:
         timeout_ms = read_timeout_ms(headers)
         if timeout_ms is not None:
             record = RequestRecord.in_scope(scope)
-            record.deadline_s = record.arrival_s + timeout_ms / 1e3
+            record.deadline = Deadline(record.arrival_s + timeout_ms / 1e3)
         key = read_key(headers)
         if key is None:
             await self._app(scope, receive, send)
@@ -45,7 +45,7 @@ class GenerationRoute:
         self, key: IdempotencyKey, scope: Scope, receive: Receive, send: Send
     ) -> None:
         serving = self._serving
-        async with before_deadline(RequestRecord.in_scope(scope), metrics=serving.metrics):
+        async with before_deadline(RequestRecord.in_scope(scope).deadline, metrics=serving.metrics):
             body = await read_body(
                 Request(scope, receive), timeout_s=serving.settings.body_timeout_s
             )

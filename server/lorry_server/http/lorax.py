@@ -53,7 +53,9 @@ class GenerateEndpoint:
         return await self._stream(request, await self._parse(request))
 
     async def _parse(self, request: Request) -> GenerateRequest:
-        async with before_deadline(RequestRecord.of(request), metrics=self.serving.metrics):
+        async with before_deadline(
+            RequestRecord.of(request).deadline, metrics=self.serving.metrics
+        ):
             return await parse_body(
                 request, GenerateRequest, timeout_s=self.serving.settings.body_timeout_s
             )
@@ -62,7 +64,7 @@ class GenerateEndpoint:
         self, request: Request, wanted: GenerateRequest, *, is_streamed: bool
     ) -> LoraxCall:
         record = RequestRecord.of(request)
-        async with before_deadline(record, metrics=self.serving.metrics):
+        async with before_deadline(record.deadline, metrics=self.serving.metrics):
             return await open_call(
                 wanted,
                 is_streamed=is_streamed,

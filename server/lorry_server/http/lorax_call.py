@@ -131,7 +131,7 @@ async def _open_leased(
             ),
             adapter=lease.digest if lease else None,
             arrival_s=record.arrival_s,
-            deadline_s=record.deadline_s,
+            deadline_s=record.engine_deadline_s,
         )
         for index, sequence_seed in enumerate(seeds)
     )

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lorry_server.errors import RequestError
 from lorry_server.http.errors import error_response, wire_error
 from lorry_server.http.keys import UNAUTHORIZED, KeyRing
+from lorry_server.http.limited_body import LimitedBody, too_large
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.turnstile import Turnstile
 
@@ -142,13 +143,16 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        body = LimitedBody(receive, send, max_bytes=self._max_body_bytes)
         try:
             self._check_headers(scope)
         except RequestError as exc:
             response = error_response(wire_error(exc), scope["path"])
-            await response(scope, receive, send)
+            await response(scope, body.receive, body.send)
             return
-        await self.app(scope, LimitedBody(receive, self._max_body_bytes).receive, send)
+        # Only a body whose length was not said can still turn out to be too long.
+        is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        await self.app(scope, body.receive, body.send if is_chunked else send)
 
     def _check_headers(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -169,37 +173,18 @@ class BodyLimitMiddleware:
 
 def check_content(headers: Headers) -> None:
     """Only plain JSON: a browser sends other types to any host without asking first."""
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
-    if media_type.strip().lower() != "application/json":
+    types = headers.getlist("content-type")
+    media_type, *parameters = types[0].lower().split(";") if len(types) == 1 else [""]
+    if media_type.strip() != "application/json":
         raise RequestError(
-            "the body must be JSON, with `content-type: application/json`", status=415
+            "the body must be JSON, with one header `content-type: application/json`", status=415
         )
-    charset = parameters.strip().lower().replace('"', "")
-    if charset.startswith("charset=") and charset not in ("charset=utf-8", "charset=utf8"):
-        raise RequestError("JSON is always in UTF-8; leave `charset` out", status=415)
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+    for parameter in parameters:
+        name, _, charset = parameter.partition("=")
+        if name.strip() == "charset" and charset.strip(' "') not in ("utf-8", "utf8"):
+            raise RequestError("JSON is always in UTF-8; leave `charset` out", status=415)
+    encodings = headers.getlist("content-encoding")
+    if any(encoding.strip().lower() != "identity" for encoding in encodings):
         raise RequestError(
             "compressed bodies are not taken; leave `content-encoding` out", status=415
         )
-
-
-def too_large(max_body_bytes: int) -> RequestError:
-    return RequestError(
-        f"a body may have at most {max_body_bytes} bytes", code="body_too_large", status=413
-    )
-
-
-class LimitedBody:
-    """Passes on what a client sends until it is more than `max_bytes`."""
-
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
-        self._receive = receive
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._num_bytes += len(message.get("body", b""))
-        if self._num_bytes > self._max_bytes:
-            raise too_large(self._max_bytes)
-        return message

@@ -110,7 +110,7 @@ def open_call(
             ),
             adapter=lease.digest if lease else None,
             arrival_s=record.arrival_s,
-            deadline_s=record.deadline_s,
+            deadline_s=record.engine_deadline_s,
         )
         for place, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
         for choice, seed in enumerate(seeds)

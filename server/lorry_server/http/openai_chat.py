@@ -23,24 +23,22 @@ from lorry.types.chat import (
 )
 from lorry.types.common import StreamOptions, Timings, Usage
 from lorry_server.adapters.contract import Contract
-from lorry_server.adapters.lease import AdapterLease, released_on_error
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.errors import RequestError
-from lorry_server.http.adapter_choice import choose_adapter
 from lorry_server.http.contract_defaults import (
     apply_contract,
     check_ceiling,
     contract_of,
     default_max_tokens,
 )
-from lorry_server.http.deadline import before_deadline
 from lorry_server.http.generation import (
     Answer,
     Delta,
     GeneratedToken,
 )
-from lorry_server.http.openai_answer import answer_call
+from lorry_server.http.openai_answer import OpenAIRoute
 from lorry_server.http.openai_call import OpenAICall, check_num_sequences, open_call
-from lorry_server.http.parsing import parse_body, shown
+from lorry_server.http.parsing import shown
 from lorry_server.http.prompts import Prompt, check_length, check_text, may_be_slow, off_loop
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
@@ -59,28 +57,7 @@ class ChatEndpoint:
     serving: Serving
 
     async def create(self, request: Request) -> Response:
-        serving, record = self.serving, RequestRecord.of(request)
-        async with before_deadline(record, metrics=serving.metrics):
-            wanted = await parse_body(
-                request,
-                ChatRequest,
-                timeout_s=serving.settings.body_timeout_s,
-                prepare=take_chat_fields,
-            )
-            check_chat_fields(wanted)
-            lease = await choose_adapter(
-                wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
-            )
-            with released_on_error(lease):
-                call = await open_chat(wanted, lease, record=record, serving=serving)
-        with released_on_error(lease):
-            return await answer_call(
-                request,
-                call,
-                events=ChatEvents(wanted, call, serving=serving) if wanted.stream else None,
-                whole=lambda answers: chat_completion(wanted, call, answers, serving=serving),
-                serving=serving,
-            )
+        return await CHAT.answer(request, serving=self.serving)
 
 
 async def open_chat(
@@ -343,3 +320,13 @@ def written_logprobs(
 
 def written_ids(wanted: ChatRequest, tokens: Sequence[GeneratedToken]) -> list[int] | None:
     return [token.id for token in tokens] if wanted.return_token_ids else None
+
+
+CHAT = OpenAIRoute(
+    kind=ChatRequest,
+    prepare=take_chat_fields,
+    check=check_chat_fields,
+    open_call=open_chat,
+    events=ChatEvents,
+    whole=chat_completion,
+)

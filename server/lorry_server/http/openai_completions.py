@@ -15,20 +15,17 @@ from lorry.types.completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from lorry_server.adapters.lease import AdapterLease, released_on_error
+from lorry_server.adapters.lease import AdapterLease
 from lorry_server.errors import RequestError
-from lorry_server.http.adapter_choice import choose_adapter
 from lorry_server.http.contract_defaults import (
     apply_contract,
     check_ceiling,
     contract_of,
     default_max_tokens,
 )
-from lorry_server.http.deadline import before_deadline
 from lorry_server.http.generation import Answer, Delta
-from lorry_server.http.openai_answer import answer_call
+from lorry_server.http.openai_answer import OpenAIRoute
 from lorry_server.http.openai_call import OpenAICall, open_call
-from lorry_server.http.parsing import parse_body
 from lorry_server.http.prompts import Prompt, completion_prompts
 from lorry_server.http.request_record import RequestRecord
 from lorry_server.http.serving import Serving
@@ -43,28 +40,7 @@ class CompletionsEndpoint:
     serving: Serving
 
     async def create(self, request: Request) -> Response:
-        serving, record = self.serving, RequestRecord.of(request)
-        async with before_deadline(record, metrics=serving.metrics):
-            wanted = await parse_body(
-                request,
-                CompletionRequest,
-                timeout_s=serving.settings.body_timeout_s,
-                prepare=take_completion_fields,
-            )
-            check_completion_fields(wanted)
-            lease = await choose_adapter(
-                wanted.model, wanted.adapter_id, receive=request.receive, serving=serving
-            )
-            with released_on_error(lease):
-                call = await open_completion(wanted, lease, record=record, serving=serving)
-        with released_on_error(lease):
-            return await answer_call(
-                request,
-                call,
-                events=CompletionEvents(wanted, call, serving=serving) if wanted.stream else None,
-                whole=lambda answers: completion(wanted, call, answers, serving=serving),
-                serving=serving,
-            )
+        return await COMPLETIONS.answer(request, serving=self.serving)
 
 
 def check_completion_fields(wanted: CompletionRequest) -> None:
@@ -270,3 +246,13 @@ class ChoiceWriter:
         if not echoed and not generated and delta.finish is None:
             return None
         return self._logprobs.write([*echoed, *generated])
+
+
+COMPLETIONS = OpenAIRoute(
+    kind=CompletionRequest,
+    prepare=take_completion_fields,
+    check=check_completion_fields,
+    open_call=open_completion,
+    events=CompletionEvents,
+    whole=completion,
+)

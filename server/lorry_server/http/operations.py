@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-
-from starlette.requests import Request
-from starlette.responses import Response
 
 from lorry.types.adapters import (
     AdapterCard,
@@ -30,6 +26,7 @@ from lorry.types.lorax import (
 from lorry.types.models import ModelCard, ModelList
 from lorry.types.steps import StepList
 from lorry_server.http.adapters import AdaptersEndpoint
+from lorry_server.http.keys import Endpoint
 from lorry_server.http.lorax import GenerateEndpoint
 from lorry_server.http.openai_chat import ChatEndpoint
 from lorry_server.http.openai_completions import CompletionsEndpoint
@@ -49,7 +46,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    endpoint: Callable[[Request], Awaitable[Response]]
+    endpoint: Endpoint
     body: Any = None
     answer: Any = None
     events: Any = None
@@ -74,45 +71,31 @@ def all_operations(serving: Serving) -> list[Operation]:
 
 
 def openai_operations(serving: Serving) -> list[Operation]:
-    completions, chat, models = (
-        CompletionsEndpoint(serving),
-        ChatEndpoint(serving),
-        ModelsEndpoint(serving),
-    )
+    completions, chat = CompletionsEndpoint(serving), ChatEndpoint(serving)
+    models = ModelsEndpoint(serving)
     return [
-        Operation(
-            method="POST",
-            path="/v1/completions",
-            summary="Continue one or several prompts.",
-            endpoint=completions.create,
-            is_generation=True,
+        generates(
+            "/v1/completions",
+            "Continue one or several prompts.",
+            completions.create,
             body=CompletionRequest,
             answer=Completion,
             events=Completion,
         ),
-        Operation(
-            method="POST",
-            path="/v1/chat/completions",
-            summary="Answer a conversation.",
-            endpoint=chat.create,
-            is_generation=True,
+        generates(
+            "/v1/chat/completions",
+            "Answer a conversation.",
+            chat.create,
             body=ChatRequest,
             answer=ChatCompletion,
             events=ChatCompletionChunk,
         ),
-        Operation(
-            method="GET",
-            path="/v1/models",
-            summary="List the base model and the adapters.",
-            endpoint=models.list,
-            answer=ModelList,
-        ),
-        Operation(
-            method="GET",
-            path="/v1/models/{model:path}",
-            summary="Show the base model or one adapter.",
-            endpoint=models.retrieve,
-            answer=ModelCard,
+        shows("/v1/models", "List the base model and the adapters.", models.list, ModelList),
+        shows(
+            "/v1/models/{model:path}",
+            "Show the base model or one adapter.",
+            models.retrieve,
+            ModelCard,
         ),
     ]
 
@@ -120,19 +103,12 @@ def openai_operations(serving: Serving) -> list[Operation]:
 def adapter_operations(serving: Serving) -> list[Operation]:
     adapters, vllm = AdaptersEndpoint(serving), VllmAdaptersEndpoint(serving)
     return [
-        Operation(
-            method="GET",
-            path="/v1/adapters",
-            summary="List the adapters and where they are.",
-            endpoint=adapters.list,
-            answer=AdapterList,
-        ),
-        Operation(
-            method="GET",
-            path="/v1/adapters/{name:path}",
-            summary="Show one adapter, or with `name@digest` a version of it.",
-            endpoint=adapters.retrieve,
-            answer=AdapterCard,
+        shows("/v1/adapters", "List the adapters and where they are.", adapters.list, AdapterList),
+        shows(
+            "/v1/adapters/{name:path}",
+            "Show one adapter, or with `name@digest` a version of it.",
+            adapters.retrieve,
+            AdapterCard,
         ),
         Operation(
             method="PUT",
@@ -172,42 +148,33 @@ def adapter_operations(serving: Serving) -> list[Operation]:
 
 def lorax_operations(serving: Serving) -> list[Operation]:
     lorax, system = GenerateEndpoint(serving), SystemEndpoint(serving)
+    compatible = {
+        "/": "Generate: a list of one answer, or a stream if `stream` is true.",
+        "/invocations": "As POST /, under the name that SageMaker calls.",
+    }
     return [
-        Operation(
-            method="POST",
-            path="/",
-            summary="Generate: a list of one answer, or a stream if `stream` is true.",
-            endpoint=lorax.compatible,
-            is_generation=True,
-            body=GenerateRequest,
-            answer=list[GenerateResponse],
-            events=StreamEvent,
+        *(
+            generates(
+                path,
+                summary,
+                lorax.compatible,
+                body=GenerateRequest,
+                answer=list[GenerateResponse],
+                events=StreamEvent,
+            )
+            for path, summary in compatible.items()
         ),
-        Operation(
-            method="POST",
-            path="/invocations",
-            summary="As POST /, under the name that SageMaker calls.",
-            endpoint=lorax.compatible,
-            is_generation=True,
-            body=GenerateRequest,
-            answer=list[GenerateResponse],
-            events=StreamEvent,
-        ),
-        Operation(
-            method="POST",
-            path="/generate",
-            summary="Generate one answer.",
-            endpoint=lorax.generate,
-            is_generation=True,
+        generates(
+            "/generate",
+            "Generate one answer.",
+            lorax.generate,
             body=GenerateRequest,
             answer=GenerateResponse,
         ),
-        Operation(
-            method="POST",
-            path="/generate_stream",
-            summary="Generate a stream of tokens.",
-            endpoint=lorax.generate_stream,
-            is_generation=True,
+        generates(
+            "/generate_stream",
+            "Generate a stream of tokens.",
+            lorax.generate_stream,
             body=GenerateRequest,
             events=StreamEvent,
         ),
@@ -219,51 +186,25 @@ def lorax_operations(serving: Serving) -> list[Operation]:
             body=TokenizeRequest,
             answer=list[TokenSpan],
         ),
-        Operation(
-            method="GET",
-            path="/info",
-            summary="Facts and limits of this server.",
-            endpoint=system.info,
-            answer=Info,
-        ),
+        shows("/info", "Facts and limits of this server.", system.info, Info),
     ]
 
 
 def system_operations(serving: Serving) -> list[Operation]:
-    system = SystemEndpoint(serving)
+    system, steps = SystemEndpoint(serving), StepsEndpoint(serving)
     return [
-        Operation(
-            method="GET",
-            path="/health/live",
-            summary="Whether the process answers; needs no key.",
-            endpoint=system.live,
-        ),
-        Operation(
-            method="GET",
-            path="/health/ready",
-            summary="Whether a new request would be taken; needs no key.",
-            endpoint=system.ready,
-        ),
-        Operation(
-            method="GET", path="/health", summary="As /health/ready.", endpoint=system.health
-        ),
-        Operation(method="GET", path="/", summary="As /health.", endpoint=system.health),
-        Operation(method="GET", path="/ping", summary="As /health.", endpoint=system.health),
-        Operation(method="GET", path="/startup", summary="As /health.", endpoint=system.health),
-        Operation(
-            method="GET",
-            path="/v1/steps",
-            summary="Show the engine's last steps.",
-            endpoint=StepsEndpoint(serving).list,
-            answer=StepList,
+        shows("/health/live", "Whether the process answers; needs no key.", system.live),
+        shows("/health/ready", "Whether a new request would be taken; needs no key.", system.ready),
+        shows("/health", "As /health/ready.", system.health),
+        *(shows(path, "As /health.", system.health) for path in ("/", "/ping", "/startup")),
+        shows(
+            "/v1/steps",
+            "Show the engine's last steps.",
+            steps.list,
+            StepList,
             query=(SINCE, LIMIT),
         ),
-        Operation(
-            method="GET",
-            path="/metrics",
-            summary="Prometheus metrics under vLLM's names.",
-            endpoint=system.metrics,
-        ),
+        shows("/metrics", "Prometheus metrics under vLLM's names.", system.metrics),
     ]
 
 
@@ -284,3 +225,39 @@ def refused_operations() -> list[Operation]:
         )
         for path, what in routes.items()
     ]
+
+
+def generates(
+    path: str,
+    summary: str,
+    endpoint: Endpoint,
+    *,
+    body: Any,
+    answer: Any = None,
+    events: Any = None,
+) -> Operation:
+    """One that generates, and so keeps to deadlines and idempotency keys."""
+    return Operation(
+        method="POST",
+        path=path,
+        summary=summary,
+        endpoint=endpoint,
+        body=body,
+        answer=answer,
+        events=events,
+        is_generation=True,
+    )
+
+
+def shows(
+    path: str,
+    summary: str,
+    endpoint: Endpoint,
+    answer: Any = None,
+    *,
+    query: tuple[QueryNumber, ...] = (),
+) -> Operation:
+    """One that only looks."""
+    return Operation(
+        method="GET", path=path, summary=summary, endpoint=endpoint, answer=answer, query=query
+    )

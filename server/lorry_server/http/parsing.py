@@ -22,6 +22,11 @@ MAX_SHOWN_CHARS = 64
 # Takes out of a decoded body what the schema does not know and may be let through.
 Prepare = Callable[[dict[str, Any]], None]
 
+# The decoder looks for the other half of a surrogate pair beyond the end.
+BETTER_REASONS = {
+    "Input data was truncated": "it ends too early, or its last string has half a surrogate pair"
+}
+
 _PATH = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`$")
@@ -85,7 +90,8 @@ def load_json(body: bytes) -> Any:
         # checked is not what another one does, so a second pass looks for them.
         json.loads(body, object_pairs_hook=refuse_repeated_keys)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as exc:
-        raise RequestError(f"the body is not valid JSON: {exc}", code="invalid_json") from exc
+        reason = BETTER_REASONS.get(str(exc), str(exc))
+        raise RequestError(f"the body is not valid JSON: {reason}", code="invalid_json") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply", code="invalid_json") from exc
     return message

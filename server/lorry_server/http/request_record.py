@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from lorry.types.common import Timings
+from lorry_server.http.deadline import Deadline
 
 _SCOPE_KEY = "lorry.record"
 
@@ -28,12 +29,17 @@ class RequestRecord:
     num_completion_tokens: int = 0
     finish_reason: str | None = None
     timings: Timings | None = None
-    deadline_s: float | None = None  # on the clock of `arrival_s`
+    deadline: Deadline | None = None
     submitted_s: float | None = None  # when the engine was given it
     adapter_load_ms: float = 0.0  # that it waited for
     is_replayed: bool = False  # answered with what another request with its key was answered
     error: str | None = None
     is_abandoned: bool = False  # the client left before its answer was complete
+
+    @property
+    def engine_deadline_s(self) -> float | None:
+        """After which the engine computes nothing more for the request, on the clock of `arrival_s`."""
+        return None if self.deadline is None or self.deadline.is_lifted else self.deadline.at_s
 
     @classmethod
     def of(cls, request: Request) -> RequestRecord:

@@ -77,7 +77,7 @@ class TemplateRefusalError(jinja2.TemplateError):
 class GenerationBlock(Extension):
     """`{% generation %}` marks an assistant's words for training; here it is its contents."""
 
-    tags = {"generation"}  # noqa: RUF012 (the base class declares it this way)
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it this way
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

@@ -24,7 +24,7 @@ class ClientError(Exception):
     response: dict[str, Any]
 
 
-class FakeS3(MemoryFileSystem):  # type: ignore[misc]
+class FakeS3(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """What s3fs is to its users, with one bucket in memory and etags that a test sets."""
 
     protocol = "s3"

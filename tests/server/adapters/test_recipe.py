@@ -6,6 +6,7 @@ import math
 import re
 import string
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -266,7 +267,7 @@ def test_the_object_of_lorax_has_its_strategies(strategy: str) -> None:
     ],
 )
 def test_a_wrong_object_of_lorax_is_refused_with_a_sentence(
-    fields: dict[str, object], sentence: str
+    fields: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        merged_recipe(**fields)  # type: ignore[arg-type]
+        merged_recipe(**fields)

@@ -192,7 +192,7 @@ async def test_a_load_that_ends_never_is_given_up_and_tried_again():
     library = fake_library(FakeEngine(), adapters, load_timeout_s=0.02, failure_memory_s=0)
     source = adapters.offer("sql", "abcd")
     adapters.gate(source)
-    errors = []
+    errors: list[Exception] = []
     while not any(isinstance(error, AdapterLoadError) for error in errors):
         with pytest.raises((AdapterNotReadyError, AdapterLoadError)) as caught:
             await library.acquire("sql")

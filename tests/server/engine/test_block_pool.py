@@ -102,21 +102,6 @@ def test_content_computed_twice_is_remembered_once() -> None:
     pool.check_integrity()
 
 
-def test_a_forgotten_cache_frees_what_nobody_uses() -> None:
-    pool = BlockPool(3)
-    used, idle = pool.allocate(2)
-    pool.remember(used, b"used")
-    pool.remember(idle, b"idle")
-    pool.release([idle])
-
-    pool.forget_all()
-
-    assert pool.match([b"used"]) == []
-    assert pool.num_cached == 0
-    assert pool.num_available == 2
-    pool.check_integrity()
-
-
 def test_random_use_never_breaks_the_counts() -> None:
     rng = random.Random(3)
     pool = BlockPool(12)

@@ -56,6 +56,30 @@ def test_one_whose_time_was_up_before_it_came_ends_though_nothing_else_is_to_do(
     assert not engine.has_work
 
 
+def test_a_deadline_that_is_lifted_ends_nothing_and_the_others_stay() -> None:
+    clock = FakeClock()
+    engine, _ = make_engine(clock=clock)
+    for name in ("lifted", "late"):
+        engine.add(request(name, PROMPT, max_tokens=4, deadline_s=1000.5))
+    engine.add(request("later", PROMPT, max_tokens=9, deadline_s=1001.5))
+    step(engine)
+
+    engine.lift_deadline("lifted")
+    engine.lift_deadline("unknown")
+    clock.advance(1.0)
+    ends = {"late": step(engine)["late"].finish_reason}
+    clock.advance(1.0)
+    while engine.has_work:
+        for name, output in step(engine).items():
+            ends[name] = output.finish_reason
+
+    assert ends == {
+        "late": FinishReason.DEADLINE,
+        "later": FinishReason.DEADLINE,
+        "lifted": FinishReason.LENGTH,
+    }
+
+
 def test_one_that_runs_gives_back_what_it_holds_and_disturbs_nobody() -> None:
     clock = FakeClock()
     engine, _ = make_engine(adapters={"x": 4}, clock=clock)

@@ -17,7 +17,7 @@ NUM_BLOCKS = 24
 
 def arrays(message: Any) -> dict[str, tuple[str, Any]]:
     """Every array of a plan with the name of its declared type."""
-    found = {}
+    found: dict[str, tuple[str, Any]] = {}
     for field in fields(message):
         value = getattr(message, field.name)
         if is_dataclass(value):

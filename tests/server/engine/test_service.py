@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,22 +18,30 @@ from lorry_server.engine.token_stream import TokenStream
 from lorry_server.errors import AdapterError, DrainingError, EngineDeadError, QueueFullError
 from tests.support.engines import expected_tokens, generated, make_engine, request
 from tests.support.fake_adapters import fake_prepared
+from tests.support.fake_clock import FakeClock
 from tests.support.fake_runner import FakeRunner
 from tests.support.stream_reader import StreamReader
 
 PROMPT = [11, 12, 13, 14, 15]
 
 
-def make_runner(**options: object) -> FakeRunner:
-    return FakeRunner(num_blocks=64, block_size=4, **options)  # type: ignore[arg-type] # as above
+def make_runner(**options: Any) -> FakeRunner:
+    return FakeRunner(num_blocks=64, block_size=4, **options)
 
 
 @asynccontextmanager
 async def running_service(
-    runner: FakeRunner | None = None, *, max_queued_requests: int = 100
+    runner: FakeRunner | None = None,
+    *,
+    max_queued_requests: int = 100,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> AsyncIterator[EngineService]:
     engine, runner = make_engine(
-        num_blocks=64, max_model_len=200, runner=runner or make_runner(), adapters={"digest": 4}
+        num_blocks=64,
+        max_model_len=200,
+        runner=runner or make_runner(),
+        adapters={"digest": 4},
+        clock=clock,
     )
     info = EngineInfo(
         model_id="base",
@@ -122,7 +132,11 @@ async def test_leaving_a_stream_aborts_its_sequence() -> None:
 async def test_a_departure_during_a_step_frees_the_blocks_right_after_that_step() -> None:
     runner = make_runner()
     steps = threading.Semaphore(2)
-    runner.before_step = lambda _: steps.acquire(timeout=10) and None
+
+    def before_step(call: int) -> None:
+        assert steps.acquire(timeout=10)
+
+    runner.before_step = before_step
     async with running_service(runner) as service:
         (stream,) = service.submit([request("a", PROMPT, max_tokens=100)])
         async with StreamReader(stream) as reader:
@@ -159,7 +173,7 @@ async def test_five_hundred_random_departures_leave_nothing_behind() -> None:
 async def test_requests_beyond_the_queue_are_refused_whole() -> None:
     release = threading.Event()
     runner = make_runner()
-    runner.before_step = lambda _: release.wait(timeout=10) and None
+    runner.before_step = lambda call: assert_is_set(release)
     async with running_service(runner, max_queued_requests=2) as service:
         service.submit([request(f"r{index}", PROMPT, max_tokens=2) for index in range(9)])
 
@@ -231,7 +245,7 @@ async def test_an_engine_that_keeps_failing_dies_loudly() -> None:
 
 async def test_a_listener_learns_of_what_came_before_it() -> None:
     outputs: list[TokenOutput] = []
-    stream = TokenStream("a", abort=lambda _: None)
+    stream = TokenStream("a", abort=lambda _: None, lift_deadline=lambda _: None)
     stream.push(TokenOutput("a", (1,)))
 
     stream.listen(outputs.append)
@@ -239,6 +253,30 @@ async def test_a_listener_learns_of_what_came_before_it() -> None:
 
     assert [output.token_ids for output in outputs] == [(1,), (2, 3)]
     assert stream.take().token_ids == (1, 2, 3)
+
+
+async def test_a_deadline_that_is_lifted_ends_nothing() -> None:
+    clock, go_on = FakeClock(), threading.Event()
+    runner = make_runner()
+    runner.before_step = lambda call: assert_is_set(go_on)
+    async with running_service(runner, clock=clock) as service:
+        deadline_s = clock.now_s + 1.0
+        lifted, late = service.submit(
+            [request(name, PROMPT, max_tokens=6, deadline_s=deadline_s) for name in ("a", "b")]
+        )
+        lifted.lift_deadline()
+        clock.advance(2.0)
+        go_on.set()
+
+        whole = [output async for output in StreamReader(lifted)]
+        cut = [output async for output in StreamReader(late)]
+
+    assert generated(whole) == expected_tokens(PROMPT, 6)
+    assert cut[-1].finish_reason is FinishReason.DEADLINE
+
+
+def assert_is_set(event: threading.Event) -> None:
+    assert event.wait(10.0)
 
 
 async def test_an_adapter_serves_from_when_it_is_offered_until_it_is_withdrawn() -> None:

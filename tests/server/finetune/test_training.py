@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_training(
-    folder: Path, *, held_out: list[Example] | None = None, **changes: object
+    folder: Path, *, held_out: list[Example] | None = None, **changes: Any
 ) -> Training:
-    options = replace(OPTIONS, **changes)  # type: ignore[arg-type]
+    options = replace(OPTIONS, **changes)
     model = add_adapter(load_base(folder, device=CPU), options)
     return Training(model, EXAMPLES, held_out or [], options, device=CPU)
 

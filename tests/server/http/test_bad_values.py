@@ -13,7 +13,7 @@ from tests.support.fake_engine import FakeEngine, fake_info
 from tests.support.http_app import MODEL, fake_app, ids, in_process
 from tests.support.schema_values import bad_values
 
-VALID = {
+VALID: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": MODEL, "prompt": "p"},
     "/v1/chat/completions": {"model": MODEL, "messages": [{"role": "user", "content": "p"}]},
 }

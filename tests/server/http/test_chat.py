@@ -18,17 +18,18 @@ def chat_engine(script: Any, **options: Any) -> FakeEngine:
     return FakeEngine(script, info=fake_info(max_model_len=400), **options)
 
 
-async def post_chat(engine: FakeEngine, body: dict, **settings) -> httpx.Response:
+async def post_chat(engine: FakeEngine, body: dict[str, Any], **settings: Any) -> httpx.Response:
     async with in_process(fake_app(engine, **settings)) as client:
         return await client.post(
             "/v1/chat/completions", json={"model": MODEL, "messages": [USER]} | body
         )
 
 
-async def chat(engine: FakeEngine, body: dict, **settings) -> dict:
+async def chat(engine: FakeEngine, body: dict[str, Any], **settings: Any) -> dict[str, Any]:
     response = await post_chat(engine, body, **settings)
     assert response.status_code == 200, response.text
-    return response.json()
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 async def stream_chat(engine: FakeEngine, body: dict) -> list[Any]:

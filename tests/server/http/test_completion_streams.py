@@ -12,7 +12,7 @@ from tests.support.http_app import MODEL, events, fake_app, ids
 from tests.support.live_server import live_server
 
 
-async def stream(engine: FakeEngine, body: dict, **settings) -> list[Any]:
+async def stream(engine: FakeEngine, body: dict[str, Any], **settings: Any) -> list[Any]:
     async with live_server(fake_app(engine, **settings)) as url, httpx.AsyncClient() as client:
         response = await client.post(
             f"{url}/v1/completions", json={"model": MODEL, "stream": True} | body

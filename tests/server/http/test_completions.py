@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.fake_engine import FakeEngine, fake_info
 from tests.support.http_app import EOS, MODEL, fake_app, ids, in_process
 
 
-async def complete(engine: FakeEngine, body: dict, **settings) -> dict:
+async def complete(engine: FakeEngine, body: dict[str, Any], **settings: Any) -> dict[str, Any]:
     async with in_process(fake_app(engine, **settings)) as client:
         response = await client.post("/v1/completions", json={"model": MODEL} | body)
         assert response.status_code == 200, response.text
-        return response.json()
+        answer: dict[str, Any] = response.json()
+        return answer
 
 
 async def test_completion_has_text_usage_and_timings():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 
 from lorry_server.errors import DeadlineExceededError
-from lorry_server.http.deadline import before_deadline
-from lorry_server.http.request_record import RequestRecord
+from lorry_server.http.deadline import Deadline, before_deadline
 from lorry_server.metrics import Metrics
 from tests.server.http.test_metrics import scrape, value
 from tests.support.fake_engine import FakeEngine
@@ -39,9 +39,10 @@ STREAMED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def send(engine: FakeEngine, path: str, body: Any, timeout_ms: str | bytes) -> httpx.Response:
+async def send(engine: FakeEngine, path: str, body: Any, timeout_ms: str) -> httpx.Response:
     async with in_process(fake_app(engine)) as client:
-        return await client.post(path, json=body, headers={HEADER: timeout_ms})
+        headers = [(HEADER.encode(), timeout_ms.encode())]
+        return await client.post(path, json=body, headers=headers)
 
 
 @pytest.mark.parametrize(("path", "body"), [*OPENAI, *LORAX, *STREAMED])
@@ -70,8 +71,8 @@ async def test_without_the_header_there_is_no_deadline(path, body):
 async def test_a_wrong_value_is_refused_by_name(wrong):
     engine = FakeEngine(ids("hi"))
 
-    openai = await send(engine, "/v1/completions", OPENAI[0][1], wrong.encode())
-    lorax = await send(engine, "/generate", {"inputs": "p"}, wrong.encode())
+    openai = await send(engine, "/v1/completions", OPENAI[0][1], wrong)
+    lorax = await send(engine, "/generate", {"inputs": "p"}, wrong)
 
     assert (openai.status_code, lorax.status_code) == (400, 422)
     assert openai.json()["error"]["param"] == HEADER
@@ -209,13 +210,11 @@ async def test_requests_past_their_deadlines_are_counted_once_by_phase():
 async def test_a_timeout_of_something_else_stays_what_it_is():
     engine = FakeEngine()
     metrics = Metrics(engine, fake_library(engine), model_name=MODEL)
-    record = RequestRecord(request_id="r")
-    record.deadline_s = record.arrival_s + 60
+    now_s = time.perf_counter()
 
     with pytest.raises(TimeoutError):
-        async with before_deadline(record, metrics=metrics):
+        async with before_deadline(Deadline(now_s + 60), metrics=metrics):
             raise TimeoutError
-    record.deadline_s = record.arrival_s
     with pytest.raises(DeadlineExceededError):
-        async with before_deadline(record, metrics=metrics):
+        async with before_deadline(Deadline(now_s), metrics=metrics):
             await asyncio.Event().wait()

@@ -237,24 +237,6 @@ async def test_who_joined_a_request_that_broke_without_an_answer_is_told():
     assert "ZeroDivision" not in answers[1].text
 
 
-async def test_who_joined_has_its_own_deadline():
-    engine = FakeEngine(ids("hello"))
-    engine.hold()
-    async with live_server(fake_app(engine)) as url, httpx.AsyncClient(headers=KEY) as client:
-        first = asyncio.create_task(client.post(f"{url}/v1/completions", json=COMPLETION))
-        await engine.wait_for(lambda: bool(engine.submitted))
-        second = await client.post(
-            f"{url}/v1/completions", json=COMPLETION, headers={"x-request-timeout-ms": "30"}
-        )
-        assert engine.num_open == 1
-        await engine.release()
-        answer = await first
-
-    assert second.status_code == 408
-    assert second.json()["error"]["code"] == "deadline_exceeded"
-    assert answer.status_code == 200
-
-
 async def test_an_answer_too_long_to_remember_is_a_conflict_and_is_not_computed_again():
     engine = FakeEngine(
         ids("x") * 300_000, info=fake_info(max_model_len=400_000), tokens_per_output=5000

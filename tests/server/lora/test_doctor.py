@@ -307,7 +307,7 @@ def test_the_base_of_the_training_is_recognized_by_its_fingerprint(
         ("meta-llama/llama", {}),
         ("TinyLlama/TinyLlama-1.1B", {"base_name": "warn"}),
         ("meta-llama/Llama-Q8_0", {"base_name": "note"}),
-        ("/home/somebody/base", {"base_name": "note"}),
+        ("/srv/models/base", {"base_name": "note"}),
         ("", {}),
     ],
 )

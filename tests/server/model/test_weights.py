@@ -32,7 +32,7 @@ def write_shards(folder: Path) -> dict[str, str]:
     """Split the folder's weights into two files and an index; returns its weight map."""
     tensors = load_file(folder / WEIGHTS)
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2])):
         file = f"model-{number}.safetensors"
         save_file({name: tensors[name] for name in part}, folder / file)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,7 @@ class ConfiguredSources:
         download = _Download(hash_content=description.version is None)
         for file in description.files:
             pieces = self._patience.iterate(
-                lambda file=file: place.read(file),  # type: ignore[misc]
+                partial(place.read, file),
                 what=f"{file.name} at {_shown(source)}",
                 cancelled=cancelled,
             )

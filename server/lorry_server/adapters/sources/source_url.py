@@ -94,4 +94,13 @@ def _parse(text: str) -> SourceUrl:
 
 
 def _refuse(text: str, reason: str) -> NoReturn:
-    raise ValueError(f"the URL {text[:128]!r} is not allowed: {reason}")
+    raise ValueError(f"the URL {without_secrets(text)[:128]!r} is not allowed: {reason}")
+
+
+def without_secrets(text: str) -> str:
+    """`text` for a message: what stands for user and password is left out, as `***`."""
+    scheme, separator, rest = text.partition("://")
+    host, slash, path = rest.partition("/")
+    if not separator or "@" not in host:
+        return text
+    return f"{scheme}://***@{host.rpartition('@')[2]}{slash}{path}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from lorry_server.kernels.cpu import tape as t
 from lorry_server.kernels.cpu.float_results import add_product, clear_tile, settle_rows
-from lorry_server.kernels.cpu.matmul import finish_logits, num_rows, scale_results
-from lorry_server.kernels.cpu.own_rows import next_run, store_own_tile
-from lorry_server.kernels.cpu.simd import load_i32, load_i64
+from lorry_server.kernels.cpu.matmul import scale_results
+from lorry_server.kernels.cpu.own_rows import over_own_rows
+from lorry_server.kernels.cpu.simd import load_i64
 
 
 @njit(nogil=True)
@@ -40,22 +39,4 @@ def add_own_float_lora(rec, entry, first, rows, panel, tile):
         settle_rows(rows, tile)
 
 
-@njit(nogil=True)
-def float_own_rows_chunk(rec, step, chunk, scratch):
-    """A few panels of every adapter that has so many, times its rows."""
-    adapters = load_i64(step + t.ROW_ADAPTERS)
-    total = num_rows(rec, step)
-    first = np.int64(0)
-    while first < total:
-        stop = next_run(adapters, first, total)
-        adapter = np.int64(load_i32(adapters + 4 * first))
-        if adapter >= 0:
-            entry = load_i64(rec + t.OWN_TABLE) + adapter * t.OWN_ENTRY_BYTES
-            begin = chunk * t.OWN_PANELS_PER_CHUNK
-            end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
-            for panel in range(begin, end):
-                own_float_panel(rec, entry, first, stop - first, panel, scratch)
-                add_own_float_lora(rec, entry, first, stop - first, panel, scratch)
-                finish_logits(rec, stop - first, scratch)
-                store_own_tile(rec, entry, first, stop - first, panel, scratch)
-        first = stop
+float_own_rows_chunk = over_own_rows(own_float_panel, add_own_float_lora)

@@ -125,22 +125,30 @@ def add_own_lora(rec, entry, first, rows, panel, tile):
     )
 
 
-@njit(nogil=True)
-def own_rows_chunk(rec, step, chunk, scratch):
-    """A few panels of every adapter that has so many, times its rows."""
-    adapters = load_i64(step + t.ROW_ADAPTERS)
-    total = num_rows(rec, step)
-    first = np.int64(0)
-    while first < total:
-        stop = next_run(adapters, first, total)
-        adapter = np.int64(load_i32(adapters + 4 * first))
-        if adapter >= 0:
-            entry = load_i64(rec + t.OWN_TABLE) + adapter * t.OWN_ENTRY_BYTES
-            begin = chunk * t.OWN_PANELS_PER_CHUNK
-            end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
-            for panel in range(begin, end):
-                own_panel(rec, entry, first, stop - first, panel, scratch)
-                add_own_lora(rec, entry, first, stop - first, panel, scratch)
-                finish_logits(rec, stop - first, scratch)
-                store_own_tile(rec, entry, first, stop - first, panel, scratch)
-        first = stop
+def over_own_rows(multiply_panel, add_lora):
+    """The operation that gives `multiply_panel`, then `add_lora`, every tile that has own rows."""
+
+    @njit(nogil=True)
+    def chunk_of_own_rows(rec, step, chunk, scratch):
+        """A few panels of every adapter that has so many, times its rows."""
+        adapters = load_i64(step + t.ROW_ADAPTERS)
+        total = num_rows(rec, step)
+        first = np.int64(0)
+        while first < total:
+            stop = next_run(adapters, first, total)
+            adapter = np.int64(load_i32(adapters + 4 * first))
+            if adapter >= 0:
+                entry = load_i64(rec + t.OWN_TABLE) + adapter * t.OWN_ENTRY_BYTES
+                begin = chunk * t.OWN_PANELS_PER_CHUNK
+                end = min(load_i64(entry + t.OWN_NUM_PANELS), begin + t.OWN_PANELS_PER_CHUNK)
+                for panel in range(begin, end):
+                    multiply_panel(rec, entry, first, stop - first, panel, scratch)
+                    add_lora(rec, entry, first, stop - first, panel, scratch)
+                    finish_logits(rec, stop - first, scratch)
+                    store_own_tile(rec, entry, first, stop - first, panel, scratch)
+            first = stop
+
+    return chunk_of_own_rows
+
+
+own_rows_chunk = over_own_rows(own_panel, add_own_lora)
