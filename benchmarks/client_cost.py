@@ -30,6 +30,7 @@ from client_sections.contestants import over, raw_aiohttp, with_calm_collector
 from client_sections.peers import NAMES, Peer, PeerMissingError, peer
 from client_sections.roofline import roofline
 from client_sections.rounds import Measure, Samples, here, in_turn
+from cpu_sections.comma_lists import counts, names_among
 from cpu_sections.report import Report, Row, median_ratio
 from cpu_sections.run_sections import new_report, run_sections
 
@@ -227,13 +228,19 @@ SECTION_RUNS = {"request": request, "event": event, "flat": flat, "gather": gath
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="what the client costs")
     add = parser.add_argument
-    add("--only", type=_sections, default=list(SECTIONS), metavar="A,B", help=", ".join(SECTIONS))
+    add(
+        "--only",
+        type=names_among(SECTIONS),
+        default=list(SECTIONS),
+        metavar="A,B",
+        help=", ".join(SECTIONS),
+    )
     add("--peers-python", metavar="PATH", help="an interpreter that has the other clients")
     add("--requests", type=int, default=8000, help="of each measurement of whole answers")
     add("--streams", type=int, default=160, help="of each measurement of streams")
     add("--tokens", type=int, default=128, help="events of a long stream")
     add("--gap-ms", type=float, default=5.0, help="between two events of a paced stream")
-    add("--levels", type=_numbers, default=[64, 256, 1024, 4096], help="tasks of `flat`")
+    add("--levels", type=counts, default=[64, 256, 1024, 4096], help="tasks of `flat`")
     add("--gathered", type=int, default=10_000, help="calls of `gather`")
     add("--rounds", type=int, default=5)
     add("--limit-s", type=float, default=120.0, help="a measurement that takes longer is given up")
@@ -244,18 +251,6 @@ def parse_arguments() -> argparse.Namespace:
         options.requests, options.streams, options.tokens = 128, 16, 16
         options.levels, options.gathered, options.rounds = [16, 64], 200, 1
     return options
-
-
-def _sections(text: str) -> list[str]:
-    names = text.split(",")
-    wrong = [name for name in names if name not in SECTIONS]
-    if wrong:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(SECTIONS)}")
-    return names
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

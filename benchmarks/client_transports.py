@@ -19,6 +19,7 @@ from client_sections.closed_loop import raise_file_limit
 from client_sections.contestants import Opening, openai_over_lorry, over
 from client_sections.roofline import roofline
 from client_sections.rounds import Samples, here, in_turn
+from cpu_sections.comma_lists import counts, names_among
 from cpu_sections.report import Report, Row, median_ratio
 from cpu_sections.run_sections import new_report, run_sections
 
@@ -93,8 +94,14 @@ def rows(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="the client over each HTTP library")
     add = parser.add_argument
-    add("--only", type=_sections, default=list(SECTIONS), metavar="A,B", help=", ".join(SECTIONS))
-    add("--levels", type=_numbers, default=[1, 16, 128, 512, 4000], help="calls in flight")
+    add(
+        "--only",
+        type=names_among(SECTIONS),
+        default=list(SECTIONS),
+        metavar="A,B",
+        help=", ".join(SECTIONS),
+    )
+    add("--levels", type=counts, default=[1, 16, 128, 512, 4000], help="calls in flight")
     add("--requests", type=int, default=4000, help="of each measurement that is not streamed")
     add("--streams", type=int, default=400, help="of each measurement that is streamed")
     add("--tokens", type=int, default=64, help="events of a stream")
@@ -107,18 +114,6 @@ def parse_arguments() -> argparse.Namespace:
         options.levels = [1, 16, 64]
         options.requests, options.streams, options.rounds = 64, 16, 1
     return options
-
-
-def _sections(text: str) -> list[str]:
-    names = text.split(",")
-    wrong = [name for name in names if name not in SECTIONS]
-    if wrong:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(SECTIONS)}")
-    return names
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":
