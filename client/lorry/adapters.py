@@ -17,8 +17,9 @@ from lorry.errors import (
     ConfigError,
     DeadlineExceeded,
 )
-from lorry.options import resolve
+from lorry.options import as_timeout, resolve
 from lorry.session import Session
+from lorry.time_left import TimeLeft
 from lorry.timeout import Timeout
 from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
 
@@ -46,7 +47,7 @@ class Adapters:
 
     async def get(self, name: str) -> AdapterCard:
         """The card of one name; raises AdapterNotFound."""
-        return await self._fetch("GET", adapter_path(name), AdapterCard, adapter=name)
+        return await self._get(name)
 
     # `timeout` is what callers of every client expect this to be called
     async def load(
@@ -64,12 +65,13 @@ class Adapters:
         A `pinned` adapter is not taken out of memory to make room. Without `preload` it is loaded
         when the first request asks for it. Raises AdapterExists where the name is taken, unless
         `replace` is true. The server is asked for that first: of two callers at the same moment,
-        the second replaces. Raises AdapterInvalid, or BadRequest, with the server's sentence for
-        what cannot be loaded.
+        the second replaces. `timeout` is that of both requests together. Raises AdapterInvalid, or
+        BadRequest, with the server's sentence for what cannot be loaded.
         """
+        limit = TimeLeft(as_timeout(timeout, default=self._session.config.timeout))
         if not replace:
-            await self._check_is_free(name, timeout=timeout)
-        return await self.replace(name, source, pinned=pinned, preload=preload, timeout=timeout)
+            await self._check_is_free(name, limit.now())
+        return await self.replace(name, source, pinned=pinned, preload=preload, timeout=limit.now())
 
     async def replace(
         self,
@@ -147,9 +149,9 @@ class Adapters:
     ) -> AdapterCards:
         """Have these adapters loaded now, all at once, so that no request waits for one.
 
-        Returns their cards in order, once each is ready. What is loaded already is left alone. Raises
-        as `get`, `replace` and `wait_ready` do; the first failure ends the waiting for the others,
-        which go on loading.
+        Returns their cards in order, once each is ready, which is to be within `timeout` seconds.
+        What is loaded already is left alone. Raises as `get`, `replace` and `wait_ready` do; the
+        first failure ends the waiting for the others, which go on loading.
         """
         if isinstance(names, str):
             raise TypeError("names is one string; give a list of names")
@@ -162,25 +164,26 @@ class Adapters:
         return AdapterCards(load.result() for load in loads)
 
     async def _load_known(self, name: str, timeout_s: float) -> AdapterCard:
-        card = await self.get(name)
+        limit = TimeLeft(Timeout(total=timeout_s, connect=self._session.config.timeout.connect))
+        card = await self._get(name, limit.now())
         if card.state in ("known", "failed"):
             # the same source under the same name: nothing changes but that it is loaded
-            card = await self.replace(name, card.source, pinned=card.pinned, timeout=timeout_s)
-        return card if card.state == "ready" else await self.wait_ready(name, timeout_s)
+            card = await self.replace(name, card.source, pinned=card.pinned, timeout=limit.now())
+        if card.state == "ready":
+            return card
+        return await self.wait_ready(name, limit.now().total or timeout_s)
 
-    async def _check_is_free(
-        self,
-        name: str,
-        *,
-        timeout: Timeout | float | None,  # noqa: ASYNC109
-    ) -> None:
+    async def _check_is_free(self, name: str, limits: Timeout) -> None:
         try:
-            card = await self._fetch(
-                "GET", adapter_path(name), AdapterCard, adapter=name, timeout=timeout
-            )
+            card = await self._get(name, limits)
         except AdapterNotFound:
             return
         raise name_is_taken(card)
+
+    async def _get(self, name: str, limits: Timeout | None = None) -> AdapterCard:
+        return await self._fetch(
+            "GET", adapter_path(name), AdapterCard, adapter=name, timeout=limits
+        )
 
     async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
         card = await self.get(name)

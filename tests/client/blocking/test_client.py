@@ -130,6 +130,21 @@ def test_adapters_models_and_health(client: lorry.Client, server: ServerInThread
         client.adapters.get("sql")
 
 
+def test_the_timeout_of_loading_an_adapter_is_one_limit_over_both_requests() -> None:
+    talking = Talking()
+
+    async def slowly(request: ReceivedRequest, reply: Reply) -> None:
+        await asyncio.sleep(0.2)
+        await talking(request, reply)
+
+    with ServerInThread(slowly) as server, lorry.Client(server.url) as client:
+        client.adapters.load("new", "/adapters/new", timeout=30)
+
+    asked, put = (int(request.headers["x-request-timeout-ms"]) for request in server.requests)
+    assert 29_000 < asked <= 30_000
+    assert put <= asked - 200
+
+
 def test_leaving_a_stream_early_closes_its_connection() -> None:
     left = threading.Event()
 
