@@ -146,7 +146,7 @@ class Attempts:
                     num_attempts=len(failures) - was_stale,
                     remaining_s=turn.remaining_s(),
                     random=random.random,
-                    goes_elsewhere=target not in tried,
+                    last_there=dict(zip(tried, failures, strict=True)).get(target),
                     answer_takes_s=target.answer_takes_s or 0.0,
                 )
                 if verdict.delay_s is None:

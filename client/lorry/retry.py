@@ -84,8 +84,8 @@ class RetryPolicy:
     and an answer 429 or 503 (409 for a loading adapter) without `x-should-retry: false`. A delay is
     drawn from 0 to `base_s` doubled per attempt, at most `cap_s` ("full jitter"). A `Retry-After`
     of the server is kept to and the drawn delay added, so that a herd that was sent away together
-    does not come back together; one beyond `max_retry_after_s` is not waited for. Another server
-    need not be waited for in that way. `budget` bounds what retries add to the traffic of each
+    does not come back together; one beyond `max_retry_after_s` is not waited for. It holds for the
+    server that said it, and for no other. `budget` bounds what retries add to the traffic of each
     server; None is no bound.
     """
 
@@ -110,14 +110,15 @@ class RetryPolicy:
         num_attempts: int,
         remaining_s: float | None,
         random: Callable[[], float],
-        goes_elsewhere: bool = False,
+        last_there: ClientError | None,
         answer_takes_s: float = 0.0,
     ) -> Verdict:
         """Whether and when to send again after `failure`, which ended attempt `num_attempts`.
 
         `remaining_s` is left of the deadline (None: no deadline); a retry that could not bring its
         first token by then, which usually takes `answer_takes_s`, is not made. `random` returns
-        numbers from 0 to 1. `goes_elsewhere`: the next attempt goes to a server that was not tried.
+        numbers from 0 to 1. `last_there` is what the call's last attempt at the server that is next
+        failed with, None if there was none: only that server's own `Retry-After` holds for it.
         """
         if not failure.retryable:
             return Verdict(None, "not_retryable")
@@ -126,8 +127,8 @@ class RetryPolicy:
         # an exponent above 30 would pass any cap
         ceiling = min(self.cap_s, self.base_s * 2.0 ** min(num_attempts - 1, 30))
         delay = random() * ceiling
-        retry_after = failure.retry_after if isinstance(failure, HTTPStatusError) else None
-        if retry_after is not None and not goes_elsewhere:
+        retry_after = last_there.retry_after if isinstance(last_there, HTTPStatusError) else None
+        if retry_after is not None:
             if retry_after > self.max_retry_after_s:
                 return Verdict(None, "retry_after")
             delay += retry_after

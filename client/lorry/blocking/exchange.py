@@ -93,6 +93,7 @@ class BlockingExchange:
                         num_attempts=len(failures) - was_stale,
                         remaining_s=self._remaining_s(),
                         random=random.random,
+                        last_there=failures[-1],
                     )
                     if verdict.delay_s is None:
                         raise concluded(failures, verdict.reason)
