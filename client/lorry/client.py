@@ -66,8 +66,9 @@ class AsyncClient:
     `api_key` may be an async function, which is asked for a key before each attempt. `limit` is how
     many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`, or a list of
     them, all of which hold; without one, as many are as are made. `defaults` are options of every
-    generation that does not give them itself. Raises ConfigError for a wrong setting, TypeError for
-    an unknown default and for what is no limit or transport, ValueError for a limit below 1.
+    generation that does not give them itself. Raises ConfigError for a wrong address, key, header or
+    timeout; else TypeError for an unknown default or the wrong kind of thing, ValueError for a
+    number out of range.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from lorry.errors import ClientError, ConfigError, HTTPStatusError, NotRetried
+from lorry.errors import ClientError, HTTPStatusError, NotRetried
 
 # what `min_per_s` may save up, and how long what `ratio` brought is remembered
 BUDGET_WINDOW_S = 10.0
@@ -20,7 +20,8 @@ class RetryBudget:
 
     Of N requests in T seconds at most `ratio * N + min_per_s * (T + 10)` are sent again: a tenth of
     the traffic, and a little that even a client that sends little has. What the traffic brought is
-    forgotten over ten seconds, so a busy hour does not pay for a storm after it.
+    forgotten over ten seconds, so a busy hour does not pay for a storm after it. Raises ValueError
+    for a negative share or rate.
     """
 
     ratio: float = 0.1
@@ -30,7 +31,7 @@ class RetryBudget:
         for name in ("ratio", "min_per_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"the retry budget's {name} is {value}; it must be 0 or more")
+                raise ValueError(f"the retry budget's {name} is {value}; it must be 0 or more")
 
 
 class BudgetAccount:
@@ -86,7 +87,7 @@ class RetryPolicy:
     of the server is kept to and the drawn delay added, so that a herd that was sent away together
     does not come back together; one beyond `max_retry_after_s` is not waited for. It holds for the
     server that said it, and for no other. `budget` bounds what retries add to the traffic of each
-    server; None is no bound.
+    server; None is no bound. Raises ValueError for a number out of range.
     """
 
     max_attempts: int = 3
@@ -138,13 +139,16 @@ class RetryPolicy:
 
 
 def as_retry_policy(given: RetryPolicy | int | None) -> RetryPolicy:
-    """A number is the most attempts in all, 1 for no retry. Raises ConfigError for anything else."""
+    """A number is the most attempts in all, 1 for no retry.
+
+    Raises TypeError for anything else, ValueError for a number below 1.
+    """
     if given is None:
         return RetryPolicy()
     if isinstance(given, RetryPolicy):
         return given
     if isinstance(given, bool) or not isinstance(given, int):
-        raise ConfigError(f"retry is {given!r}; it must be a RetryPolicy or a number of attempts")
+        raise TypeError(f"retry is {given!r}; it must be a RetryPolicy or a number of attempts")
     if given < 1:
-        raise ConfigError(f"retry is {given}; it must be at least 1, which means no retry")
+        raise ValueError(f"retry is {given}; it must be at least 1, which means no retry")
     return RetryPolicy(max_attempts=given)

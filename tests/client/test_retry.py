@@ -250,7 +250,7 @@ def test_a_budget_of_nothing_grants_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [{"ratio": -0.1}, {"min_per_s": float("nan")}])
 def test_a_wrong_budget_is_named(wrong: dict[str, float]) -> None:
-    with pytest.raises(lorry.ConfigError, match=f"{next(iter(wrong))} is"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         lorry.RetryBudget(**wrong)
 
 
@@ -259,9 +259,12 @@ def test_a_number_is_the_most_attempts() -> None:
     assert as_retry_policy(None) == lorry.RetryPolicy()
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "twice"])
-def test_a_wrong_number_of_attempts_is_named(wrong: Any) -> None:
-    with pytest.raises(lorry.ConfigError, match="retry is"):
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [(0, ValueError), (-1, ValueError), (True, TypeError), (2.0, TypeError), ("twice", TypeError)],
+)
+def test_a_wrong_number_of_attempts_is_named(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="retry is"):
         lorry.AsyncClient("http://x", retry=wrong)
 
 

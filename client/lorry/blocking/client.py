@@ -47,7 +47,7 @@ class Client:
     Options, results, errors and limits of time are those of `AsyncClient`. It may be used from many
     threads at once, and is cooperative under gevent's monkey patching: it has neither threads nor a
     loop of its own, only sockets. Proxies are not used. Settings that are not given are read from
-    LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT. Raises ConfigError for a wrong setting.
+    LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT. Raises as `AsyncClient` does.
     """
 
     def __init__(
