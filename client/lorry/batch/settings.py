@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 from lorry.batch.arrivals import Arrivals
 from lorry.batch.progress import Progress
-from lorry.options import GenerateOptions, canonical
+from lorry.options import GenerateOptions, canonical, not_an_option
 
 DEFAULT_CONCURRENCY = 64
 
@@ -98,9 +97,7 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     known = BatchOptions.__annotations__
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+            raise TypeError(not_an_option(name, known))
 
 
 def _count(name: str, value: int | None, *, least: int) -> int | None:
