@@ -184,6 +184,7 @@ class TokenStream:
         if getattr(self, "_state", "new") == "open":
             with contextlib.suppress(RuntimeError):  # its loop may be closing, and all with it
                 self._exchange.drop()
+            self._report(StreamCancelled("the stream was forgotten"))
             warnings.warn("a TokenStream was not closed", ResourceWarning, stacklevel=2)
 
     async def _advance(self) -> None:

@@ -224,6 +224,25 @@ async def test_a_stream_that_is_left_is_recorded_with_what_came(recorder: Record
     assert recorder.span.status.status_code is StatusCode.UNSET
 
 
+async def test_a_stream_that_is_forgotten_is_recorded_with_what_came(recorder: Recorder) -> None:
+    async def stall(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.events(completion("a", token_ids=[1]))
+        await reply.client_left()
+
+    async with FakeLLMServer(stall) as server, lorry.AsyncClient(server.url) as client:
+        recorder.instrument(client)
+        forgotten = [client.stream("Hi")]
+        await anext(forgotten[0])
+        with pytest.warns(ResourceWarning, match="not closed"):
+            forgotten.clear()
+
+    attributes = recorder.span.attributes or {}
+    assert attributes["gen_ai.usage.output_tokens"] == 1
+    assert attributes["error.type"] == "lorry.errors.StreamCancelled"
+    assert recorder.span.status.status_code is StatusCode.UNSET
+
+
 async def test_a_stream_that_was_never_sent_leaves_no_span(recorder: Recorder) -> None:
     async with lorry.AsyncClient("http://nowhere.invalid") as client:
         recorder.instrument(client)
