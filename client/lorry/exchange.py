@@ -57,6 +57,7 @@ class Exchange:
         self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
         self._lag: LoopLag | None = None  # likewise
         self._lag_since = 0.0
+        self._grace_ends_at: float | None = None  # on the loop's clock, once an end is waited for
         self._outcome: ClientError | None = None
         self._has_ended = False
 
@@ -85,6 +86,22 @@ class Exchange:
         """
         assert self._response is not None
         return self._patience.read(self._response)
+
+    async def read_end(self) -> bytes:
+        """What follows when the content is complete, as `read`; b"" also when that takes too long.
+
+        All such reads share one short grace, after which the connection is closed: a server need
+        not say that it has ended.
+        """
+        if self._grace_ends_at is None:
+            self._grace_ends_at = asyncio.get_running_loop().time() + self._end_grace_s()
+        try:
+            async with asyncio.timeout_at(self._grace_ends_at):
+                return await self.read()
+        except TimeoutError:
+            self.end()
+            self.stopwatch.done_ns = self.stopwatch.last_read_ns
+            return b""
 
     def read_nowait(self) -> bytes:
         """What has come already, b"" if nothing or if the call is not open; raises as `read`."""

@@ -163,9 +163,10 @@ class _Body:
         if self._is_closed:
             raise StopAsyncIteration
         try:
-            data = await self._exchange.read()
+            exchange = self._exchange
+            data = await (exchange.read_end() if self._is_complete else exchange.read())
         except ClientError as error:
-            if self._is_complete and isinstance(error, ConnectionLost):
+            if self._is_complete and isinstance(error, (ConnectionLost, DeadlineExceeded)):
                 self._exchange.end()  # nothing of the text is missing
                 await self.aclose()
                 raise StopAsyncIteration from None

@@ -14,6 +14,7 @@ from lorry.assembly import GenerationBuilder
 from lorry.errors import (
     ClientError,
     ConnectionLost,
+    DeadlineExceeded,
     StreamCancelled,
     StreamProtocolError,
     StreamTruncated,
@@ -119,7 +120,7 @@ class TokenStream:
         if self._state == "open" and not self._is_reading and not self._builder.has_ended:
             try:
                 self._take(self._exchange.read_nowait())
-            except ConnectionLost as error:
+            except (ConnectionLost, DeadlineExceeded) as error:
                 self._lose(error)
             except ClientError as error:
                 self._fail(error)
@@ -199,12 +200,13 @@ class TokenStream:
                 self._end()
                 await self._exchange.finish()
             else:
-                data = await self._exchange.read()
+                is_complete = self._builder.is_complete
+                data = await (self._exchange.read_end() if is_complete else self._exchange.read())
                 if data:
                     self._take(data)
                 else:
                     self._end_of_body()
-        except ConnectionLost as error:
+        except (ConnectionLost, DeadlineExceeded) as error:
             self._lose(error)
         except ClientError as error:
             self._fail(error)
@@ -267,10 +269,13 @@ class TokenStream:
                 StreamTruncated("the stream ended without a finish reason and without [DONE]")
             )
 
-    def _lose(self, error: ConnectionLost) -> None:
-        """A connection that ends after the finish reason has not lost anything of the text."""
+    def _lose(self, error: ConnectionLost | DeadlineExceeded) -> None:
+        """What ends a stream after its finish reason takes nothing of the text away."""
         if self._builder.is_complete:
             self._end()
+            return
+        if isinstance(error, DeadlineExceeded):
+            self._fail(error)
             return
         truncated = StreamTruncated(f"the stream was cut: {error}")
         truncated.__cause__ = error

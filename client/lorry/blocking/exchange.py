@@ -64,6 +64,7 @@ class BlockingExchange:
         self._started_at = time.monotonic()
         self._phase: Phase = "queue"
         self._limits: list[tuple[float, Phase, float]] = []  # when, which, its seconds
+        self._grace_ends_at: float | None = None  # once the end of a complete answer is waited for
         self._first_token_came = False
         self._cancel_reason: str | None = None
         self._was_cancelled = threading.Event()
@@ -109,13 +110,24 @@ class BlockingExchange:
         """The next bytes of the body, b"" at its end; stamps the stopwatch."""
         self._set_phase("total", self._read_limits())
         try:
-            data = self._read_some()
+            return self._read_stamped()
         except ClientError as error:
             self.describe(error)
             raise
-        if data and self._connection is not None:
-            self.stopwatch.received(self._connection.socket.read_ns)
-        return data
+
+    def read_end(self) -> bytes:
+        """What follows when the content is complete, as `read`; b"" also when that takes too long.
+
+        All such reads share one short grace.
+        """
+        if self._grace_ends_at is None:
+            self._grace_ends_at = time.monotonic() + END_GRACE_S
+        self._set_phase("total", [(self._grace_ends_at, "total", END_GRACE_S)])
+        try:
+            return self._read_stamped()
+        except DeadlineExceeded:
+            self.stopwatch.done_ns = self.stopwatch.last_read_ns
+            return b""
 
     def read_all(self) -> bytes:
         """The whole body, and the end of the call."""
@@ -256,6 +268,12 @@ class BlockingExchange:
         except ConnectionLost:
             pass  # the status says enough
         return body
+
+    def _read_stamped(self) -> bytes:
+        data = self._read_some()
+        if data and self._connection is not None:
+            self.stopwatch.received(self._connection.socket.read_ns)
+        return data
 
     def _read_some(self) -> bytes:
         """At least one byte, b"" at the end of the body."""

@@ -155,10 +155,11 @@ class BlockingTokenStream:
             )
 
     def _read(self) -> None:
+        is_complete = self._builder.is_complete
         try:
-            data = self._exchange.read()
+            data = self._exchange.read_end() if is_complete else self._exchange.read()
         except ConnectionLost as error:
-            if self._builder.is_complete:  # nothing of the text was lost
+            if is_complete:  # nothing of the text was lost
                 self._end()
                 return
             raise StreamTruncated(f"the stream was cut: {error}") from error
