@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Never, Self, Unpack
 
 from lorry.assembly import CHAT, COMPLETIONS
 from lorry.blocking.adapters import BlockingAdapters
 from lorry.blocking.generate_route import BlockingGenerateRoute
 from lorry.blocking.session import BlockingSession
 from lorry.chat import Messages
+from lorry.client import AsyncClient
 from lorry.config import read_config
 from lorry.errors import (
     ConfigError,
@@ -22,7 +24,7 @@ from lorry.errors import (
 )
 from lorry.generation import Generation
 from lorry.health import Health
-from lorry.options import ChatOptions, GenerateOptions, resolve
+from lorry.options import ChatOptions, GenerateOptions, not_an_option, resolve
 from lorry.request_body import chat_body, completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.timeout import Timeout
@@ -47,7 +49,11 @@ class Client:
     Options, results, errors and limits of time are those of `AsyncClient`. It may be used from many
     threads at once, and is cooperative under gevent's monkey patching: it has neither threads nor a
     loop of its own, only sockets. Proxies are not used. Settings that are not given are read from
-    LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT. Raises as `AsyncClient` does.
+    LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT.
+
+    It is small on purpose: one server, a key that is a string, and none of `AsyncClient`'s `limit`,
+    `transport`, `middleware` and `defaults`. As many calls are in flight as threads make. What it
+    has not got is refused by name. Raises as `AsyncClient` does.
     """
 
     def __init__(
@@ -59,12 +65,14 @@ class Client:
         retry: RetryPolicy | int | None = None,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        **others: Never,
     ) -> None:
+        _refuse(others)
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
         if config.make_key is not None:
             raise ConfigError("api_key is a function; the blocking client takes a string")
         if len(config.endpoints) > 1:
-            raise ConfigError("base_url names several servers; the blocking client has one")
+            raise ConfigError("base_url names several servers; the blocking client takes one")
         self._session = BlockingSession(
             config, retry=as_retry_policy(retry), ssl_context=ssl_context
         )
@@ -143,6 +151,14 @@ class Client:
         except HTTPStatusError as error:
             return Health(False, error.status or 0, str(error))
         return Health(True, 200)
+
+
+def _refuse(settings: Collection[str]) -> None:
+    """Raises TypeError for the first of them."""
+    for name in settings:
+        if name in inspect.signature(AsyncClient).parameters:
+            raise TypeError(f"{name!r} is a setting of AsyncClient; the blocking client has none")
+        raise TypeError(not_an_option(name, inspect.signature(Client).parameters))
 
 
 class BlockingChat:
