@@ -49,7 +49,6 @@ class Adapters:
         """The card of one name; raises AdapterNotFound."""
         return await self._get(name)
 
-    # `timeout` is what callers of every client expect this to be called
     async def load(
         self,
         name: str,
@@ -58,7 +57,7 @@ class Adapters:
         pinned: bool = False,
         preload: bool = True,
         replace: bool = False,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCard:
         """Load what lies at `source`, a path or address as the server sees it, under a name.
 
@@ -80,7 +79,7 @@ class Adapters:
         *,
         pinned: bool = False,
         preload: bool = True,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCard:
         """Load `source` and let the name stand for it from then on, whether it was taken or not.
 
@@ -93,7 +92,7 @@ class Adapters:
             AdapterCard,
             adapter=name,
             body=msgspec.json.encode(wanted),
-            timeout=timeout,
+            limits=timeout,
         )
 
     async def unload(self, name: str) -> None:
@@ -111,7 +110,7 @@ class Adapters:
     async def wait_ready(
         self,
         name: str,
-        timeout: float = 60.0,  # noqa: ASYNC109
+        timeout: float = 60.0,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCard:
         """Wait until the adapter is loaded, by asking again and again.
 
@@ -145,7 +144,7 @@ class Adapters:
         self,
         names: Iterable[str],
         *,
-        timeout: float = 60.0,  # noqa: ASYNC109
+        timeout: float = 60.0,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCards:
         """Have these adapters loaded now, all at once, so that no request waits for one.
 
@@ -182,7 +181,7 @@ class Adapters:
 
     async def _get(self, name: str, limits: Timeout | None = None) -> AdapterCard:
         return await self._fetch(
-            "GET", adapter_path(name), AdapterCard, adapter=name, timeout=limits
+            "GET", adapter_path(name), AdapterCard, adapter=name, limits=limits
         )
 
     async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
@@ -197,9 +196,9 @@ class Adapters:
         *,
         adapter: str | None = None,
         body: bytes | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        limits: Timeout | float | None = None,
     ) -> _T:
-        given: dict[str, Any] = {"adapter": adapter, "timeout": timeout}
+        given: dict[str, Any] = {"adapter": adapter, "timeout": limits}
         options = resolve(given, timeout=self._session.config.timeout)
         return await self._session.fetch(method, path, kind, options=options, body=body)
 

@@ -54,9 +54,11 @@ class _Fields(msgspec.Struct):
 def bridge(session: Session, *, library: ModuleType) -> Any:
     """An `AsyncClient` of `library` that sends through `session`. Closing it closes nothing of ours."""
 
+    # mypy knows no base class that is only known when the program runs
     class Body(_Body, library.AsyncByteStream):  # type: ignore[misc, name-defined]
         """The library asks for one of its own streams."""
 
+    # nor this one
     class Bridge(_Bridge, library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
         """And for one of its own transports."""
 
