@@ -54,6 +54,9 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: Sequence[chat.MessageToolCall] | None = None
 
 
+_NOTHING = Delta(model="")
+
+
 class Dialect(msgspec.Struct, frozen=True):
     """How one route answers: a reader for whole answers, with what they have no place for, and one
     for the chunks of a stream."""
@@ -65,16 +68,30 @@ class Dialect(msgspec.Struct, frozen=True):
 class GenerationBuilder:
     """Collects deltas; `build` gives the generation so far at any moment."""
 
+    __slots__ = (
+        "_dialect",
+        "_extra",
+        "_has_ended",
+        "_last",
+        "_prompt_token_ids",
+        "_texts",
+        "_timings",
+        "_token_ids",
+        "_tokens",
+        "_tool_calls",
+        "_usage",
+    )
+
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._texts: list[str] = []
         self._tokens: list[Token] = []
         self._token_ids: list[int] | None = []
         self._prompt_token_ids: Sequence[int] | None = None
-        self._last = Delta(model="")
+        self._last = _NOTHING
         self._usage: common.Usage | None = None
         self._timings: common.Timings | None = None
-        self._tool_calls = ToolCallBuilder()
+        self._tool_calls: ToolCallBuilder | None = None  # as nearly always
         self._extra: dict[str, Any] = {}
         self._has_ended = False
 
@@ -124,7 +141,7 @@ class GenerationBuilder:
         ids, prompt_ids = self._token_ids, self._prompt_token_ids
         return Generation(
             text="".join(self._texts),
-            tool_calls=self._tool_calls.build(),
+            tool_calls=() if self._tool_calls is None else self._tool_calls.build(),
             finish_reason=self._last.finish_reason,
             usage=self.usage,
             timing=self.timing(stopwatch),
@@ -140,7 +157,7 @@ class GenerationBuilder:
             attempts=len(stopwatch.attempts),
             server=self._timings,
             tag=options.tag,
-            extra=dict(self._extra),
+            extra=self._extra.copy(),
         )
 
     @property
@@ -162,6 +179,7 @@ class GenerationBuilder:
         if delta.timings is not None:
             self._timings = delta.timings
         if delta.tool_calls:
+            self._tool_calls = self._tool_calls or ToolCallBuilder()
             self._tool_calls.add(delta.tool_calls)
         if delta.prompt_token_ids is not None:
             self._prompt_token_ids = delta.prompt_token_ids

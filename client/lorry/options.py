@@ -94,7 +94,7 @@ def resolve(
     adapter = given.pop("adapter", None)
     return CallOptions(
         sampling={name: value for name, value in given.items() if name not in _LOCAL},
-        extra_body=_single_choice(given.get("extra_body") or {}),
+        extra_body=_single_choice(given["extra_body"]) if "extra_body" in given else {},
         adapter=adapter or None,
         timeout=_limits(given.get("timeout"), given.get("deadline"), timeout),
         token_times=bool(given.get("token_times")),

@@ -27,13 +27,27 @@ class Patience:
     from `begin` to `stop`, between which there may be waits.
     """
 
+    __slots__ = (
+        "_abort",
+        "_alarm",
+        "_close",
+        "_limits_reads",
+        "_now",
+        "_started_at",
+        "_stopwatch",
+        "_timeout",
+        "cancel_reason",
+        "first_token_came",
+    )
+
     def __init__(self, timeout: Timeout, stopwatch: Stopwatch) -> None:
         self.cancel_reason: str | None = None
         self.first_token_came = False
         self._timeout = timeout
         self._stopwatch = stopwatch
         self._limits_reads = timeout.needs_stream
-        self._started_at = 0.0  # on the loop's clock, as all times of waiting
+        self._now: Callable[[], float] = time.monotonic  # the loop's clock, from `begin` on
+        self._started_at = 0.0  # by that, as all times of waiting
         self._alarm: Alarm | None = None
         self._abort: Callable[[], None] | None = None
         self._close: Callable[[], Awaitable[None]] | None = None
@@ -47,7 +61,8 @@ class Patience:
     ) -> None:
         """The call's time begins to run."""
         total = self._timeout.total
-        self._started_at = loop.time()
+        self._now = loop.time
+        self._started_at = self._now()
         ends_at = None if total is None else self._started_at + total
         self._alarm = Alarm(loop, ends_at=ends_at, when_over=abort)
         self._abort = abort
@@ -79,7 +94,7 @@ class Patience:
         total = self._timeout.total
         if total is None:
             return None
-        return self._started_at + total - asyncio.get_running_loop().time()
+        return self._started_at + total - self._now()
 
     async def wait(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T:
         """Await one operation; if it fails or is not waited for, the connection is closed first.
@@ -125,7 +140,7 @@ class Patience:
         if first_token is not None and not self.first_token_came:
             limits.append((self._started_at + first_token, "first_token", first_token))
         if idle is not None:
-            limits.append((asyncio.get_running_loop().time() + idle, "idle", idle))
+            limits.append((self._now() + idle, "idle", idle))
         nearest = min(limits, default=None)
         total = self._timeout.total
         if nearest is not None and total is not None and self._started_at + total <= nearest[0]:

@@ -8,7 +8,6 @@ bytes returned, before anything was parsed, so all tokens of one read share a st
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from lorry.types.common import Timings
 
 
-@dataclass(slots=True)
-class AttemptTiming:
+class AttemptTiming(msgspec.Struct, gc=False):
     """One try at sending a request; the transport fills in what it can observe.
 
     `reused_connection` is None when the transport cannot tell.
@@ -36,8 +34,7 @@ class AttemptTiming:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, gc=False):
     """The record of one call. Stamps are nanoseconds; derived times are seconds, None if unknown.
 
     `intended_ns` is when the request should have been sent (the creation, unless a schedule set
@@ -148,7 +145,7 @@ def _seconds(start_ns: int | None, end_ns: int | None) -> float | None:
     return (end_ns - start_ns) / 1e9
 
 
-class Stopwatch(msgspec.Struct):
+class Stopwatch(msgspec.Struct, gc=False):
     """Collects the stamps of one call. The exchange owns it; others see `Timing` snapshots."""
 
     created_ns: int
