@@ -37,6 +37,7 @@ class Exchange:
     __slots__ = (
         "_attempts",
         "_counters",
+        "_grace_ends_at",
         "_has_ended",
         "_lag",
         "_lag_since",
