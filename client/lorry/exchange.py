@@ -146,13 +146,13 @@ class Exchange:
                 piece = await self.read()
         except ClientError as error:
             self.describe(error)
-            await self._give_back_connection()  # which a read that does not wait leaves as it is
+            await self.close_connection()  # which a read that does not wait leaves as it is
             raise
         except BaseException:
             self._leave()
             raise
         self.end()
-        await self._give_back_connection()
+        await self.close_connection()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def end(self) -> None:
@@ -169,7 +169,7 @@ class Exchange:
         except (TimeoutError, ConnectionLost):
             pass  # the connection cannot be used again; nothing else is lost
         finally:
-            await self._give_back_connection()
+            await self.close_connection()
 
     async def close(self) -> None:
         """End the call and close its connection; returns when that is done.
@@ -177,7 +177,7 @@ class Exchange:
         A connection whose answer was read to its end is given back instead. Harmless when repeated.
         """
         try:
-            await self._give_back_connection()
+            await self.close_connection()
         finally:  # also when the task is cancelled while the connection is being closed
             self._leave()
 
@@ -220,7 +220,7 @@ class Exchange:
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._patience.begin(self._loop, abort=self.abort, close=self._give_back_connection)
+        self._patience.begin(self._loop, self)
         self._lag = lag_of(self._loop)
         self._lag_since = self._lag.enter()
         self._counters.num_started += 1
@@ -289,7 +289,8 @@ class Exchange:
         remaining_s = self._patience.remaining_s()
         return END_GRACE_S if remaining_s is None else max(0.0, min(END_GRACE_S, remaining_s))
 
-    async def _give_back_connection(self) -> None:
+    async def close_connection(self) -> None:
+        """Close it, or give it back when the answer was read to its end."""
         response, self._response = self._response, None
         if response is not None:
             await response.aclose()
