@@ -15,6 +15,7 @@ import msgspec
 
 from lorry.assembly import CHAT, COMPLETIONS, Dialect, GenerationBuilder
 from lorry.call_log import LoggedCall
+from lorry.call_outcome import unfinished
 from lorry.errors import (
     ClientError,
     ConnectError,
@@ -24,7 +25,6 @@ from lorry.errors import (
     RetriesExhausted,
     StreamError,
     StreamProtocolError,
-    StreamTruncated,
 )
 from lorry.exchange import Exchange
 from lorry.options import CallOptions, resolve
@@ -180,7 +180,7 @@ class _Body:
                 self._reader.read(data)
             return data
         if self._reader is not None and self._reader.is_cut:
-            cut = StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            cut = unfinished()
             self._exchange.describe(cut)
             await self.aclose()
             _raise_translated(cut, self._library)

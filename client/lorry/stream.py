@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from lorry.assembly import GenerationBuilder
+from lorry.call_outcome import not_a_stream, unfinished
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -230,10 +231,7 @@ class TokenStream:
         self._state = "open"
         content_type = response.headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
-            raise StreamProtocolError(
-                f"the server answered a stream with content type {content_type!r} instead of "
-                "'text/event-stream'"
-            )
+            raise not_a_stream(content_type)
 
     async def _send(self) -> WireResponse:
         if self._observe is None:
@@ -265,9 +263,7 @@ class TokenStream:
         if self._builder.is_complete:
             self._end()
         else:
-            self._fail(
-                StreamTruncated("the stream ended without a finish reason and without [DONE]")
-            )
+            self._fail(unfinished())
 
     def _lose(self, error: ConnectionLost | DeadlineExceeded) -> None:
         """What ends a stream after its finish reason takes nothing of the text away."""

@@ -11,17 +11,21 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from lorry.attempts import IDEMPOTENT_METHODS, MAX_ERROR_BODY_BYTES, idempotency_key
+from lorry.attempts import (
+    IDEMPOTENT_METHODS,
+    MAX_ERROR_BODY_BYTES,
+    add_attempt_headers,
+    idempotency_key,
+)
 from lorry.blocking.connection import Connection, ConnectionPool
 from lorry.blocking.retry_account import RetryAccount
-from lorry.call_outcome import cancelled, concluded, too_late
+from lorry.call_outcome import cancelled, concluded, too_late, unasked_encoding
 from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     ClientError,
     ConnectionLost,
     DeadlineExceeded,
     Phase,
-    StreamProtocolError,
 )
 from lorry.exchange import END_GRACE_S
 from lorry.retry import RetryPolicy
@@ -233,7 +237,7 @@ class BlockingExchange:
         encoding = headers.get("content-encoding", "identity")
         if encoding != "identity":
             self.close()
-            raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
+            raise unasked_encoding(encoding)
         return headers
 
     def _begin_connecting(self) -> None:
@@ -250,11 +254,7 @@ class BlockingExchange:
         headers["x-request-id"] = call.request_id
         if call.method == "POST":
             headers["idempotency-key"] = idempotency_key(call.request_id)
-        if len(self.stopwatch.attempts) > 1:
-            headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
-        remaining_s = self._remaining_s()
-        if remaining_s is not None:
-            headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
+        add_attempt_headers(headers, len(self.stopwatch.attempts), self._remaining_s())
         return headers
 
     def _read_error_body(self) -> bytes:

@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from lorry.assembly import GenerationBuilder
 from lorry.blocking.exchange import BlockingExchange
+from lorry.call_outcome import not_a_stream, unfinished
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -149,10 +150,7 @@ class BlockingTokenStream:
         self._state = "open"
         content_type = headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
-            raise StreamProtocolError(
-                f"the server answered a stream with content type {content_type!r} instead of "
-                "'text/event-stream'"
-            )
+            raise not_a_stream(content_type)
 
     def _read(self) -> None:
         is_complete = self._builder.is_complete
@@ -169,7 +167,7 @@ class BlockingTokenStream:
             self._end()
             self._exchange.close()
         else:
-            raise StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            raise unfinished()
 
     def _take(self, data: bytes) -> None:
         stopwatch = self._exchange.stopwatch
