@@ -185,12 +185,18 @@ class GenerationBuilder:
             self._prompt_token_ids = delta.prompt_token_ids
         if delta.finish_reason is not None or self._last.finish_reason is None:
             self._last = delta
-        tokens = self._split(delta, t_ns) if splits else []
+        ids = delta.token_ids
+        if not splits:
+            tokens = []
+        elif ids is not None and len(ids) == 1 and delta.logprobs is None:  # as nearly all are
+            tokens = [Token(delta.text, len(self._tokens), t_ns, ids[0])]
+        else:
+            tokens = self._split(delta, t_ns)
         if delta.text:
             self._texts.append(delta.text)
-        if delta.token_ids:
+        if ids:
             if self._token_ids is not None:
-                self._token_ids.extend(delta.token_ids)
+                self._token_ids.extend(ids)
         elif delta.text or delta.tool_calls:
             self._token_ids = None  # the ids would have a hole
         self._tokens.extend(tokens)
@@ -202,8 +208,6 @@ class GenerationBuilder:
         count = len(ids) or len(logprobs) or (1 if delta.text or delta.tool_calls else 0)
         if count == 0:
             return []
-        if count == 1 and not logprobs:  # as nearly all are
-            return [Token(delta.text, len(self._tokens), t_ns, ids[0] if ids else None)]
         texts = [""] * (count - 1) + [delta.text]
         if len(logprobs) == count and "".join(item.text for item in logprobs) == delta.text:
             texts = [item.text for item in logprobs]
@@ -222,7 +226,10 @@ class GenerationBuilder:
 
 
 def _completion_chunk_delta(data: bytes) -> Delta:
-    answer = _decode(data, _COMPLETION_DECODER, Completion)
+    try:
+        answer = _COMPLETION_DECODER.decode(data)
+    except msgspec.DecodeError:
+        answer = _decode(data, _COMPLETION_DECODER, Completion)  # which knows what else it may be
     if answer.choices and answer.usage is None and answer.timings is None:
         choice = answer.choices[0]
         if choice.finish_reason is None and choice.logprobs is None and not choice.prompt_token_ids:

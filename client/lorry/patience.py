@@ -126,9 +126,10 @@ class Patience:
         except BaseException as error:
             await self._leave_wait(alarm, error, "total", limit)
             raise
+        at_ns = time.perf_counter_ns()
         alarm.end()
         if data:
-            self._stopwatch.received(time.perf_counter_ns())
+            self._stopwatch.received(at_ns)
         return data
 
     def _read_limit(self) -> _ReadLimit | None:

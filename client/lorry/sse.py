@@ -42,7 +42,15 @@ class SSEDecoder:
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """Return the events that `data` completes, in order."""
-        if self._is_one_plain_event(data):  # as nearly all reads of a stream are
+        # nearly all reads of a stream are one line of data and the empty line behind it
+        if (
+            data.startswith(_PLAIN_DATA)
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n")
+            and b"\r" not in data
+            and not (self._data or self._unfinished_line or self._event)
+            and not (self._head or self._after_cr)
+        ):
             self._head = None
             return [ServerSentEvent(data[len(_PLAIN_DATA) : -2], "message", self._last_event_id)]
         if self._head is not None:
@@ -70,17 +78,6 @@ class SSEDecoder:
         if unfinished:
             self._unfinished_line.append(unfinished)
         return self._interpret(lines)
-
-    def _is_one_plain_event(self, data: bytes) -> bool:
-        """Nothing is unfinished, and this is one line of data and the empty line behind it."""
-        return (
-            data.startswith(_PLAIN_DATA)
-            and data.find(b"\n") == len(data) - 2
-            and data.endswith(b"\n")
-            and b"\r" not in data
-            and not (self._data or self._unfinished_line or self._event)
-            and not (self._head or self._after_cr)
-        )
 
     def _interpret(self, lines: list[bytes]) -> list[ServerSentEvent]:
         events: list[ServerSentEvent] = []

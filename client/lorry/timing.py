@@ -158,7 +158,7 @@ class Stopwatch(msgspec.Struct, gc=False):
     num_events: int = 0
     num_buffered_tokens: int = 0
     loop_lag_max: float | None = None
-    token_ns: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    token_ns: array[int] | None = None  # made with the first token
 
     def start_attempt(self, sent_ns: int) -> AttemptTiming:
         attempt = AttemptTiming(sent_ns)
@@ -174,6 +174,8 @@ class Stopwatch(msgspec.Struct, gc=False):
     def tokens_came(self, num_tokens: int) -> None:
         """One event of the last read brought `num_tokens` tokens."""
         at_ns, stamps = self.last_read_ns, self.token_ns
+        if stamps is None:
+            stamps = self.token_ns = array("q")
         if stamps and stamps[-1] == at_ns:
             self.num_buffered_tokens += num_tokens
         elif num_tokens > 1:
@@ -199,7 +201,7 @@ class Stopwatch(msgspec.Struct, gc=False):
             last_token_ns=stamps[-1] if stamps else None,
             done_ns=self.done_ns,
             token_ns=stamps[:] if stamps else None,
-            num_tokens=num_tokens if num_tokens is not None else (len(stamps) or None),
+            num_tokens=num_tokens if num_tokens is not None else (len(stamps) if stamps else None),
             num_events=self.num_events,
             num_buffered_tokens=self.num_buffered_tokens,
             admitted_ns=self.admitted_ns,
