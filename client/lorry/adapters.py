@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from lorry.adapter_report import AdapterCards
+from lorry.asking_again import pauses_s
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -24,8 +25,6 @@ from lorry.timeout import Timeout
 from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
 
 ADAPTERS_PATH = "/v1/adapters"
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
 _T = TypeVar("_T")
 
@@ -119,7 +118,7 @@ class Adapters:
         was put without `preload` waits for its first request.
         """
         card: AdapterCard | None = None
-        pause_s = _FIRST_PAUSE_S
+        pauses = pauses_s()
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -130,8 +129,7 @@ class Adapters:
                         raise AdapterInvalid(
                             f"adapter {name!r} could not be loaded: {card.error or 'no reason given'}"
                         )
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    await asyncio.sleep(next(pauses))
         except TimeoutError:
             state = "not answered for" if card is None else f"still {card.state!r}"
             raise DeadlineExceeded(

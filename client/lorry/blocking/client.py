@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Never, Self, Unpack
 
+from lorry.asking_again import pauses_s
 from lorry.assembly import CHAT, COMPLETIONS
 from lorry.blocking.adapters import BlockingAdapters
 from lorry.blocking.generate_route import BlockingGenerateRoute
@@ -15,15 +16,9 @@ from lorry.blocking.session import BlockingSession
 from lorry.chat import Messages
 from lorry.client import AsyncClient
 from lorry.config import read_config
-from lorry.errors import (
-    ConfigError,
-    ConnectError,
-    ConnectionLost,
-    DeadlineExceeded,
-    HTTPStatusError,
-)
+from lorry.errors import ConfigError, HTTPStatusError
 from lorry.generation import Generation
-from lorry.health import Health
+from lorry.health import NOT_THERE_YET, Health, not_ready
 from lorry.options import ChatOptions, GenerateOptions, not_an_option, resolve
 from lorry.request_body import chat_body, completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
     from lorry.blocking.stream import BlockingTokenStream
 
 _ONCE = RetryPolicy(max_attempts=1)
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
 
 class Client:
@@ -124,22 +117,17 @@ class Client:
         """
         ends_at = time.monotonic() + timeout
         problem = "it did not answer"
-        pause_s = _FIRST_PAUSE_S
+        pauses = pauses_s()
         while (remaining_s := ends_at - time.monotonic()) > 0:
             try:
                 health = self._health(Timeout(total=remaining_s))
                 if health.is_ready:
                     return
                 problem = health.detail
-            except (ConnectError, ConnectionLost, DeadlineExceeded) as error:
+            except NOT_THERE_YET as error:
                 problem = str(error)
-            time.sleep(max(0.0, min(pause_s, ends_at - time.monotonic())))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        raise DeadlineExceeded(
-            f"{self._session.config.base_url} was not ready within {timeout:g} s: {problem}",
-            phase="total",
-            limit_s=timeout,
-        )
+            time.sleep(max(0.0, min(next(pauses), ends_at - time.monotonic())))
+        raise not_ready(self._session.config.base_url, timeout, problem)
 
     def _health(self, timeout: Timeout) -> Health:
         exchange = self._session.exchange(
