@@ -37,7 +37,6 @@ class Exchange:
     __slots__ = (
         "_attempts",
         "_counters",
-        "_grace_ends_at",
         "_has_ended",
         "_lag",
         "_lag_since",
@@ -71,7 +70,6 @@ class Exchange:
         self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
         self._lag: LoopLag | None = None  # likewise
         self._lag_since = 0.0
-        self._grace_ends_at: float | None = None  # on the loop's clock, once an end is waited for
         self._outcome: ClientError | None = None
         self._has_ended = False
 
@@ -110,12 +108,10 @@ class Exchange:
         All such reads share one short grace, after which the connection is closed: a server need
         not say that it has ended.
         """
-        if self._grace_ends_at is None:
-            self._grace_ends_at = asyncio.get_running_loop().time() + self._end_grace_s()
+        self._patience.content_came(grace_s=END_GRACE_S)
         try:
-            async with asyncio.timeout_at(self._grace_ends_at):
-                return await self.read()
-        except TimeoutError:
+            return await self.read()
+        except DeadlineExceeded:
             self.end()
             self.stopwatch.done_ns = self.stopwatch.last_read_ns
             return b""

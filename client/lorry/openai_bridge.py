@@ -168,7 +168,7 @@ class _Body:
             exchange = self._exchange
             data = await (exchange.read_end() if self._is_complete else exchange.read())
         except ClientError as error:
-            if self._is_complete and isinstance(error, (ConnectionLost, DeadlineExceeded)):
+            if self._is_complete and isinstance(error, ConnectionLost):
                 self._exchange.end()  # nothing of the text is missing
                 await self.aclose()
                 raise StopAsyncIteration from None

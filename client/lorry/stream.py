@@ -208,7 +208,7 @@ class TokenStream:
                     self._take(data)
                 else:
                     self._end_of_body()
-        except (ConnectionLost, DeadlineExceeded) as error:
+        except ConnectionLost as error:
             self._lose(error)
         except ClientError as error:
             self._fail(error)

@@ -252,16 +252,30 @@ async def test_a_finish_reason_ends_a_stream_that_is_held_open(says_it_lives: bo
         assert timing.done_ns == timing.last_token_ns
 
 
-async def test_a_deadline_that_passes_after_the_finish_reason_takes_nothing_away() -> None:
+@pytest.mark.parametrize("is_awaited", [True, False], ids=["awaited", "without waiting"])
+async def test_a_deadline_that_passes_after_the_finish_reason_takes_nothing_away(
+    is_awaited: bool,
+) -> None:
     script = HeldOpen(says_it_lives=False)
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
         stream = client.stream("Hi", deadline=0.3)
-        await anext(stream)
         while not stream.partial.finish_reason:
             await anext(stream)
         await script.client_left.wait()  # the deadline closes what nobody reads
+        texts = [token.text for token in stream.nowait()] if not is_awaited else []
         generation = await stream.final()
-        await client.stream("Hi", timeout=lorry.Timeout(idle=END_GRACE_S / 5)).final()
+        stats = client.stats()
+
+    assert (generation.text, generation.finish_reason) == ("Once a", "length")
+    assert texts in ([], [" a"])  # if it came with the one before
+    assert (stats.num_finished, stats.num_failed, stats.num_in_flight) == (1, {}, 0)
+
+
+async def test_a_limit_on_silence_does_not_hold_after_the_finish_reason() -> None:
+    script = HeldOpen(says_it_lives=False)
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        limits = lorry.Timeout(idle=END_GRACE_S / 5)
+        generation = await client.stream("Hi", timeout=limits).final()
 
     assert generation.finish_reason == "length"
 
