@@ -116,8 +116,8 @@ class Classify:
     ) -> list[Classification] | list[list[Entity]]:
         """A label for each text (vLLM), or the entities in each (LoRAX, which takes no adapter).
 
-        `TextsOptions` lists the options. Raises ClientError, TypeError for an unknown option, and
-        ValueError for an unknown dialect.
+        `lorry.request_options.TextsOptions` lists the options. Raises ClientError, TypeError for an
+        unknown option, and ValueError for an unknown dialect.
         """
         if dialect not in ("vllm", "lorax"):
             raise ValueError(f"dialect is {dialect!r}; it must be 'vllm' or 'lorax'")

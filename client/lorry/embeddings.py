@@ -74,7 +74,7 @@ class Embed:
     async def __call__(
         self, inputs: str | Sequence[str], **options: Unpack[EmbedOptions]
     ) -> Embeddings:
-        """One vector for each text, in one request; `EmbedOptions` lists the options.
+        """One vector for each text, in one request; see `lorry.request_options.EmbedOptions`.
 
         `extra_body={"encoding_format": "base64"}` has them sent in a third of the bytes. Raises
         ClientError, and TypeError for an unknown option.

@@ -32,9 +32,9 @@ class RawClient:
 
     A status is never an error here, and so never sent again: only a refused connection is. The
     client's key, headers, limits of time and limiter hold as for every call; `headers` are added.
-    `RequestOptions` lists the options; `adapter` says whose turn the limiter counts it as. Bodies
-    are sent and returned as they are. A client of several servers says which by `client.at(url)`.
-    Raises TypeError for an unknown option.
+    `lorry.request_options.RequestOptions` lists the options; `adapter` says whose turn the limiter
+    counts it as. Bodies are sent and returned as they are. A client of several servers says which
+    by `client.at(url)`. Raises TypeError for an unknown option.
     """
 
     def __init__(self, session: Session) -> None:
