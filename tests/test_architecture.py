@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -304,6 +305,20 @@ def test_the_client_does_without_its_own_test_server() -> None:
         for name in imports(file)
         if is_within(name, {"lorry.testing"}) and not is_within(module, {"testing"})
     ]
+
+    assert offences == []
+
+
+def test_whoever_silences_a_checker_in_the_client_says_why() -> None:
+    """In words behind it, or on the line before."""
+    offences = []
+    for module, file in modules("lorry"):
+        before = ""
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            silenced = re.search(r"# (?:noqa|type: ignore)(?P<rest>.*)", line)
+            if silenced and "# " not in silenced["rest"] and not before.startswith("#"):
+                offences.append(f"{module}, line {number}")
+            before = line.strip()
 
     assert offences == []
 

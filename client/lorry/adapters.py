@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from lorry.adapter_report import AdapterCards
+from lorry.asking_again import pauses_s
 from lorry.errors import (
     AdapterExists,
     AdapterInvalid,
@@ -17,14 +18,13 @@ from lorry.errors import (
     ConfigError,
     DeadlineExceeded,
 )
-from lorry.options import resolve
+from lorry.options import as_timeout, resolve
 from lorry.session import Session
+from lorry.time_left import TimeLeft
 from lorry.timeout import Timeout
 from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
 
 ADAPTERS_PATH = "/v1/adapters"
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
 _T = TypeVar("_T")
 
@@ -46,9 +46,8 @@ class Adapters:
 
     async def get(self, name: str) -> AdapterCard:
         """The card of one name; raises AdapterNotFound."""
-        return await self._fetch("GET", adapter_path(name), AdapterCard, adapter=name)
+        return await self._get(name)
 
-    # `timeout` is what callers of every client expect this to be called
     async def load(
         self,
         name: str,
@@ -57,19 +56,20 @@ class Adapters:
         pinned: bool = False,
         preload: bool = True,
         replace: bool = False,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCard:
         """Load what lies at `source`, a path or address as the server sees it, under a name.
 
         A `pinned` adapter is not taken out of memory to make room. Without `preload` it is loaded
         when the first request asks for it. Raises AdapterExists where the name is taken, unless
         `replace` is true. The server is asked for that first: of two callers at the same moment,
-        the second replaces. Raises AdapterInvalid, or BadRequest, with the server's sentence for
-        what cannot be loaded.
+        the second replaces. `timeout` is that of both requests together. Raises AdapterInvalid, or
+        BadRequest, with the server's sentence for what cannot be loaded.
         """
+        limit = TimeLeft(as_timeout(timeout, default=self._session.config.timeout))
         if not replace:
-            await self._check_is_free(name, timeout=timeout)
-        return await self.replace(name, source, pinned=pinned, preload=preload, timeout=timeout)
+            await self._check_is_free(name, limit.now())
+        return await self.replace(name, source, pinned=pinned, preload=preload, timeout=limit.now())
 
     async def replace(
         self,
@@ -78,7 +78,7 @@ class Adapters:
         *,
         pinned: bool = False,
         preload: bool = True,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCard:
         """Load `source` and let the name stand for it from then on, whether it was taken or not.
 
@@ -91,7 +91,7 @@ class Adapters:
             AdapterCard,
             adapter=name,
             body=msgspec.json.encode(wanted),
-            timeout=timeout,
+            limits=timeout,
         )
 
     async def unload(self, name: str) -> None:
@@ -109,7 +109,7 @@ class Adapters:
     async def wait_ready(
         self,
         name: str,
-        timeout: float = 60.0,  # noqa: ASYNC109
+        timeout: float = 60.0,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCard:
         """Wait until the adapter is loaded, by asking again and again.
 
@@ -118,7 +118,7 @@ class Adapters:
         was put without `preload` waits for its first request.
         """
         card: AdapterCard | None = None
-        pause_s = _FIRST_PAUSE_S
+        pauses = pauses_s()
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -129,8 +129,7 @@ class Adapters:
                         raise AdapterInvalid(
                             f"adapter {name!r} could not be loaded: {card.error or 'no reason given'}"
                         )
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    await asyncio.sleep(next(pauses))
         except TimeoutError:
             state = "not answered for" if card is None else f"still {card.state!r}"
             raise DeadlineExceeded(
@@ -143,13 +142,13 @@ class Adapters:
         self,
         names: Iterable[str],
         *,
-        timeout: float = 60.0,  # noqa: ASYNC109
+        timeout: float = 60.0,  # noqa: ASYNC109  # so called in every client
     ) -> AdapterCards:
         """Have these adapters loaded now, all at once, so that no request waits for one.
 
-        Returns their cards in order, once each is ready. What is loaded already is left alone. Raises
-        as `get`, `replace` and `wait_ready` do; the first failure ends the waiting for the others,
-        which go on loading.
+        Returns their cards in order, once each is ready, which is to be within `timeout` seconds.
+        What is loaded already is left alone. Raises as `get`, `replace` and `wait_ready` do; the
+        first failure ends the waiting for the others, which go on loading.
         """
         if isinstance(names, str):
             raise TypeError("names is one string; give a list of names")
@@ -162,25 +161,26 @@ class Adapters:
         return AdapterCards(load.result() for load in loads)
 
     async def _load_known(self, name: str, timeout_s: float) -> AdapterCard:
-        card = await self.get(name)
+        limit = TimeLeft(Timeout(total=timeout_s, connect=self._session.config.timeout.connect))
+        card = await self._get(name, limit.now())
         if card.state in ("known", "failed"):
             # the same source under the same name: nothing changes but that it is loaded
-            card = await self.replace(name, card.source, pinned=card.pinned, timeout=timeout_s)
-        return card if card.state == "ready" else await self.wait_ready(name, timeout_s)
+            card = await self.replace(name, card.source, pinned=card.pinned, timeout=limit.now())
+        if card.state == "ready":
+            return card
+        return await self.wait_ready(name, limit.now().total or timeout_s)
 
-    async def _check_is_free(
-        self,
-        name: str,
-        *,
-        timeout: Timeout | float | None,  # noqa: ASYNC109
-    ) -> None:
+    async def _check_is_free(self, name: str, limits: Timeout) -> None:
         try:
-            card = await self._fetch(
-                "GET", adapter_path(name), AdapterCard, adapter=name, timeout=timeout
-            )
+            card = await self._get(name, limits)
         except AdapterNotFound:
             return
         raise name_is_taken(card)
+
+    async def _get(self, name: str, limits: Timeout | None = None) -> AdapterCard:
+        return await self._fetch(
+            "GET", adapter_path(name), AdapterCard, adapter=name, limits=limits
+        )
 
     async def _set_pinned(self, name: str, pinned: bool) -> AdapterCard:
         card = await self.get(name)
@@ -194,9 +194,9 @@ class Adapters:
         *,
         adapter: str | None = None,
         body: bytes | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        limits: Timeout | float | None = None,
     ) -> _T:
-        given: dict[str, Any] = {"adapter": adapter, "timeout": timeout}
+        given: dict[str, Any] = {"adapter": adapter, "timeout": limits}
         options = resolve(given, timeout=self._session.config.timeout)
         return await self._session.fetch(method, path, kind, options=options, body=body)
 

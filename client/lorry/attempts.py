@@ -20,7 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from lorry.balancing import Balancer, EndpointState, Visit
-from lorry.call_outcome import concluded
+from lorry.call_outcome import concluded, unasked_encoding
 from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     AdapterLoading,
@@ -28,7 +28,6 @@ from lorry.errors import (
     ConfigError,
     ConnectionLost,
     DeadlineExceeded,
-    StreamProtocolError,
 )
 from lorry.middleware import Middleware, send_through
 from lorry.patience import Patience
@@ -150,7 +149,7 @@ class Attempts:
                     num_attempts=len(failures) - was_stale,
                     remaining_s=self._patience.remaining_s(),
                     random=random.random,
-                    goes_elsewhere=target not in tried,
+                    last_there=dict(zip(tried, failures, strict=True)).get(target),
                     answer_takes_s=target.answer_takes_s or 0.0,
                 )
                 if verdict.delay_s is None:
@@ -206,11 +205,7 @@ class Attempts:
             headers["authorization"] = f"Bearer {key}"
         if call.method == "POST":
             headers["idempotency-key"] = self._key
-        num_attempts = len(self._stopwatch.attempts)
-        if num_attempts > 1:
-            headers["x-request-attempt"] = str(num_attempts)
-        if remaining_s is not None:
-            headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
+        add_attempt_headers(headers, len(self._stopwatch.attempts), remaining_s)
         if self._outlet.telemetry is not None:
             self._outlet.telemetry.add_headers(headers)
         return WireRequest(
@@ -242,10 +237,7 @@ class Attempts:
         """Make an error of an answer that is none; its connection is closed or given back first."""
         problem: ClientError
         if 200 <= response.status < 300:
-            encoding = response.headers.get("content-encoding")
-            problem = StreamProtocolError(
-                f"the answer is {encoding} encoded, which was not asked for"
-            )
+            problem = unasked_encoding(response.headers.get("content-encoding"))
         else:
             try:
                 body = await _read_error_body(response, self._patience)
@@ -287,6 +279,16 @@ def idempotency_key(request_id: str) -> str:
     Servers may refuse one with the characters of which quoted strings are made, so these are escaped.
     """
     return request_id if request_id.isalnum() else quote(request_id, safe=_SAFE_IN_KEYS)
+
+
+def add_attempt_headers(
+    headers: dict[str, str], num_attempts: int, remaining_s: float | None
+) -> None:
+    """Say which attempt of its call this is, and how many seconds the call has left."""
+    if num_attempts > 1:
+        headers["x-request-attempt"] = str(num_attempts)
+    if remaining_s is not None:
+        headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
 
 
 def _is_success(response: WireResponse) -> bool:

@@ -10,6 +10,8 @@ from lorry.errors import (
     Phase,
     RetriesExhausted,
     StreamCancelled,
+    StreamProtocolError,
+    StreamTruncated,
 )
 
 _WAITING_FOR: dict[Phase, str] = {
@@ -40,6 +42,24 @@ def cancelled(reason: str) -> StreamCancelled:
     """The error of a stream that was cancelled, for a reason if there is one to give."""
     because = f": {reason}" if reason else ""
     return StreamCancelled(f"the stream was cancelled{because}")
+
+
+def unasked_encoding(encoding: str | None) -> StreamProtocolError:
+    """The error of a body that is packed in a way that this client does not read."""
+    return StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
+
+
+def not_a_stream(content_type: str) -> StreamProtocolError:
+    """The error of an answer that is whole although a stream was asked for."""
+    return StreamProtocolError(
+        f"the server answered a stream with content type {content_type!r} instead of "
+        "'text/event-stream'"
+    )
+
+
+def unfinished() -> StreamTruncated:
+    """The error of a stream that ends in order, but before its end."""
+    return StreamTruncated("the stream ended without a finish reason and without [DONE]")
 
 
 def _refusals_of(late: ClientError, failures: list[ClientError]) -> list[ClientError]:

@@ -6,17 +6,18 @@ finds the entities in it. Which of them is meant is said, not guessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Generic, Literal, TypeVar, Unpack, overload
 
 import msgspec
 
-from lorry.errors import StreamProtocolError
 from lorry.exchange import Exchange
 from lorry.options import CallOptions, resolve
-from lorry.request_body import BASE_MODEL, encode_body
-from lorry.session import Session, answer_to
-from lorry.timeout import Timeout
+from lorry.request_body import BASE_MODEL
+from lorry.request_options import TextsOptions
+from lorry.session import Session
+from lorry.texts_request import as_texts, ask_about, check_one_each
+from lorry.timing import Timing
 
 
 class Classification(msgspec.Struct, frozen=True):
@@ -41,14 +42,37 @@ class Entity(msgspec.Struct, frozen=True):
     end: int
 
 
+_Label = TypeVar("_Label")
+
+
+class Classified(msgspec.Struct, Generic[_Label], frozen=True, kw_only=True):
+    """What one call found, a label for each text, and what telemetry is told of it.
+
+    `model` is "" and `prompt_tokens` None where the server does not say.
+    """
+
+    labels: list[_Label]
+    model: str
+    prompt_tokens: int | None
+    request_id: str
+    endpoint: str
+    timing: Timing
+
+
 class _VllmItem(msgspec.Struct, frozen=True):
     index: int
     label: str | None
     probs: list[float]
 
 
+class _Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int | None = None
+
+
 class _VllmAnswer(msgspec.Struct, frozen=True):
     data: list[_VllmItem]
+    model: str = ""
+    usage: _Usage | None = None
 
 
 class _LoraxEntity(msgspec.Struct, frozen=True):
@@ -71,11 +95,7 @@ class Classify:
         inputs: str | Sequence[str],
         *,
         dialect: Literal["vllm"] = "vllm",
-        adapter: str | None = None,
-        deadline: float | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
-        request_id: str | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        **options: Unpack[TextsOptions],
     ) -> list[Classification]: ...
 
     @overload
@@ -84,10 +104,7 @@ class Classify:
         inputs: str | Sequence[str],
         *,
         dialect: Literal["lorax"],
-        deadline: float | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
-        request_id: str | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        **options: Unpack[TextsOptions],
     ) -> list[list[Entity]]: ...
 
     async def __call__(
@@ -95,60 +112,74 @@ class Classify:
         inputs: str | Sequence[str],
         *,
         dialect: Literal["vllm", "lorax"] = "vllm",
-        adapter: str | None = None,
-        deadline: float | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109  # so called in every client
-        request_id: str | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        **options: Unpack[TextsOptions],
     ) -> list[Classification] | list[list[Entity]]:
-        """A label for each text (vLLM), or the entities in each (LoRAX, which takes no adapter)."""
+        """A label for each text (vLLM), or the entities in each (LoRAX, which takes no adapter).
+
+        `lorry.request_options.TextsOptions` lists the options. Raises ClientError, TypeError for an
+        unknown option, and ValueError for an unknown dialect.
+        """
         if dialect not in ("vllm", "lorax"):
             raise ValueError(f"dialect is {dialect!r}; it must be 'vllm' or 'lorax'")
-        if dialect == "lorax" and adapter is not None:
-            raise TypeError("LoRAX's /classify takes no adapter; leave adapter away")
-        options = resolve(
-            {
-                "adapter": adapter,
-                "deadline": deadline,
-                "timeout": timeout,
-                "request_id": request_id,
-                "extra_body": extra_body,
-            },
-            timeout=self._session.config.timeout,
-        )
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        labels: list[Classification] | list[list[Entity]]
+        resolved = resolve(options, timeout=self._session.config.timeout, known=TextsOptions)
+        texts = as_texts(inputs)
         if dialect == "vllm":
-            body = {"model": options.adapter or BASE_MODEL, "input": texts}
-            exchange = self._exchange("/classify", body, options)
-            labels = _labels(await answer_to(exchange, _VllmAnswer))
-        else:
-            exchange = self._exchange("/classify_batch", {"inputs": texts}, options)
-            labels = _entities(await answer_to(exchange, list[list[_LoraxEntity]]))
-        if len(labels) != len(texts):
-            problem = StreamProtocolError(f"{len(labels)} answers came for {len(texts)} inputs")
-            exchange.describe(problem)
-            raise problem
-        return labels
+            return await self._ask_vllm(texts, resolved)
+        if resolved.adapter is not None:
+            raise TypeError("LoRAX's /classify takes no adapter; leave adapter away")
+        return await self._ask_lorax(texts, resolved)
 
-    def _exchange(self, path: str, body: dict[str, Any], options: CallOptions) -> Exchange:
-        return self._session.exchange(
-            "POST",
-            path,
+    async def _ask_vllm(self, texts: list[str], options: CallOptions) -> list[Classification]:
+        def read(answer: _VllmAnswer, exchange: Exchange) -> Classified[Classification]:
+            check_one_each(answer.data, texts, called="labels")
+            items = sorted(answer.data, key=lambda item: item.index)
+            return _classified(
+                [Classification(item.label, tuple(item.probs)) for item in items],
+                exchange,
+                model=answer.model,
+                prompt_tokens=None if answer.usage is None else answer.usage.prompt_tokens,
+            )
+
+        found = await ask_about(
+            texts,
+            session=self._session,
+            path="/classify",
+            body={"model": options.adapter or BASE_MODEL, "input": texts},
             options=options,
-            body=encode_body(body, options.extra_body),
-            takes_turn=True,
-            any_server=True,
+            answer_type=_VllmAnswer,
+            read=read,
         )
+        return found.labels
+
+    async def _ask_lorax(self, texts: list[str], options: CallOptions) -> list[list[Entity]]:
+        def read(answer: list[list[_LoraxEntity]], exchange: Exchange) -> Classified[list[Entity]]:
+            check_one_each(answer, texts, called="lists of entities")
+            return _classified([[_entity(item) for item in of] for of in answer], exchange)
+
+        found = await ask_about(
+            texts,
+            session=self._session,
+            path="/classify_batch",
+            body={"inputs": texts},
+            options=options,
+            answer_type=list[list[_LoraxEntity]],
+            read=read,
+        )
+        return found.labels
 
 
-def _labels(answer: _VllmAnswer) -> list[Classification]:
-    items = sorted(answer.data, key=lambda item: item.index)
-    return [Classification(item.label, tuple(item.probs)) for item in items]
+def _classified(
+    labels: list[_Label], exchange: Exchange, *, model: str = "", prompt_tokens: int | None = None
+) -> Classified[_Label]:
+    return Classified(
+        labels=labels,
+        model=model,
+        prompt_tokens=prompt_tokens,
+        request_id=exchange.call.request_id,
+        endpoint=exchange.endpoint,
+        timing=exchange.stopwatch.snapshot(),
+    )
 
 
-def _entities(answer: list[list[_LoraxEntity]]) -> list[list[Entity]]:
-    return [
-        [Entity(item.entity_group, item.word, item.score, item.start, item.end) for item in of]
-        for of in answer
-    ]
+def _entity(item: _LoraxEntity) -> Entity:
+    return Entity(item.entity_group, item.word, item.score, item.start, item.end)

@@ -66,8 +66,9 @@ class AsyncClient:
     `api_key` may be an async function, which is asked for a key before each attempt. `limit` is how
     many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`, or a list of
     them, all of which hold; without one, as many are as are made. `defaults` are options of every
-    generation that does not give them itself. Raises ConfigError for a wrong setting, TypeError for
-    an unknown default and for what is no limit or transport, ValueError for a limit below 1.
+    generation that does not give them itself. Raises ConfigError for a wrong address, key, header or
+    timeout; else TypeError for an unknown default or the wrong kind of thing, ValueError for a
+    number out of range.
     """
 
     def __init__(
@@ -220,9 +221,10 @@ class AsyncClient:
 
         `prompts` is an iterable or asynchronous iterable, read as it is needed; items with options
         of their own and conversations are `Request`s. `BatchOptions` lists the options: how many at
-        once, order, schedule, progress, journal, and those of a generation. With
-        `on_error="raise"` the first failure cancels the rest and is raised; with `"return"` it
-        stands in the results at its place; with `"skip"` it is only in `BatchRun.errors`.
+        once, as a number or a limiter, order, schedule, progress, journal, and those of a
+        generation. With `on_error="raise"` the first failure cancels the rest and is raised; with
+        `"return"` it stands in the results at its place; with `"skip"` it is only in
+        `BatchRun.errors`.
         """
         return self._batch(prompts, on_error, options)
 
@@ -252,9 +254,14 @@ class AsyncClient:
         # only here, so that single calls need not wait for the import
         from lorry.batch.run import BatchRun
         from lorry.batch.settings import BatchSettings
+        from lorry.batch.turns import BatchTurns
 
         settings = BatchSettings.read(options, on_error=on_error, defaults=self._session.defaults)
-        return BatchRun(prompts, generate=self._generate_item, settings=settings)
+        if settings.limiter is None:
+            return BatchRun(prompts, generate=self._generate_item, settings=settings)
+        turns = BatchTurns(settings.limiter)
+        view = self.with_options(limit=turns.before(self._session.limiter))
+        return BatchRun(prompts, generate=view._generate_item, settings=settings, turns=turns)
 
     async def _generate_item(
         self, request: Request, options: Mapping[str, Any], /, *, intended_ns: int | None

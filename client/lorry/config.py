@@ -88,7 +88,7 @@ def changed_config(
     """The same settings but for those that are given; headers are added. Raises ConfigError."""
     try:
         limits = as_timeout(timeout, default=config.timeout)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"timeout is wrong: {error}") from error
     all_headers = {**config.headers, **checked_headers(headers)}
     return replace(config, timeout=limits, headers=all_headers)
@@ -101,8 +101,10 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
     library below would find it too, and show it.
     """
     headers = {}
+    if not isinstance(given, Mapping | None):
+        raise ConfigError(f"headers is a {type(given).__name__}; it must be a dict")
     for name, value in (given or {}).items():
-        if not (name and _IN_HEADER_NAMES.issuperset(name.lower())):
+        if not (isinstance(name, str) and name and _IN_HEADER_NAMES.issuperset(name.lower())):
             raise ConfigError(f"headers has {name!r}, which is not the name of a header")
         if not (isinstance(value, str) and value.replace("\t", " ").isprintable()):
             raise ConfigError(
@@ -118,7 +120,7 @@ def _timeout(given: Timeout | float | None, variable: str | None) -> Timeout:
         if given is None and variable:
             return as_timeout(float(variable), default=Timeout())
         return as_timeout(given, default=Timeout())
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         source = "timeout" if given is not None else "LORRY_TIMEOUT"
         raise ConfigError(f"{source} is wrong: {error}") from error
 
@@ -134,6 +136,8 @@ def _settled(
 
 
 def _checked_key(api_key: str) -> str:
+    if not isinstance(api_key, str):
+        raise ConfigError(f"api_key is a {type(api_key).__name__}; it must be a string or function")
     if not (api_key.isascii() and api_key.isprintable()):
         raise ConfigError("api_key holds characters that a header cannot carry")
     return api_key

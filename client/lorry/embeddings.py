@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import msgspec
 
 from lorry.errors import StreamProtocolError
 from lorry.exchange import Exchange
 from lorry.options import resolve
-from lorry.request_body import BASE_MODEL, encode_body
-from lorry.session import Session, answer_to
-from lorry.telemetry import observed
-from lorry.timeout import Timeout
+from lorry.request_body import BASE_MODEL
+from lorry.request_options import EmbedOptions
+from lorry.session import Session
+from lorry.texts_request import as_texts, ask_about, check_one_each
 from lorry.timing import Timing
 
 PATH = "/v1/embeddings"
@@ -72,68 +72,37 @@ class Embed:
         self._session = session
 
     async def __call__(
-        self,
-        inputs: str | Sequence[str],
-        *,
-        adapter: str | None = None,
-        dimensions: int | None = None,
-        deadline: float | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109  # so called in every client
-        request_id: str | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        self, inputs: str | Sequence[str], **options: Unpack[EmbedOptions]
     ) -> Embeddings:
-        """One vector for each text, in one request.
+        """One vector for each text, in one request; see `lorry.request_options.EmbedOptions`.
 
-        `dimensions` shortens them, on models that can. `extra_body={"encoding_format": "base64"}`
-        has them sent in a third of the bytes.
+        `extra_body={"encoding_format": "base64"}` has them sent in a third of the bytes. Raises
+        ClientError, and TypeError for an unknown option.
         """
-        options = resolve(
-            {
-                "adapter": adapter,
-                "deadline": deadline,
-                "timeout": timeout,
-                "request_id": request_id,
-                "extra_body": extra_body,
-            },
-            timeout=self._session.config.timeout,
-        )
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        body: dict[str, Any] = {"model": options.adapter or BASE_MODEL, "input": texts}
-        if dimensions is not None:
-            body["dimensions"] = dimensions
-        exchange = self._session.exchange(
-            "POST",
-            PATH,
-            options=options,
-            body=encode_body(body, options.extra_body),
-            takes_turn=True,
-            any_server=True,
-        )
-        telemetry = self._session.telemetry
-        if telemetry is None:
-            return await _embed(exchange, num_texts=len(texts))
-        observation = telemetry.begin(PATH, texts, options, is_streamed=False)
-        return await observed(observation, _embed(exchange, num_texts=len(texts)))
+        resolved = resolve(options, timeout=self._session.config.timeout, known=EmbedOptions)
+        texts = as_texts(inputs)
 
+        def read(answer: _Answer, exchange: Exchange) -> Embeddings:
+            check_one_each(answer.data, texts, called="vectors")
+            items = sorted(answer.data, key=lambda item: item.index)
+            return Embeddings(
+                vectors=tuple(_vector(item.embedding) for item in items),
+                model=answer.model,
+                prompt_tokens=None if answer.usage is None else answer.usage.prompt_tokens,
+                request_id=exchange.call.request_id,
+                endpoint=exchange.endpoint,
+                timing=exchange.stopwatch.snapshot(),
+            )
 
-async def _embed(exchange: Exchange, *, num_texts: int) -> Embeddings:
-    answer = await answer_to(exchange, _Answer)
-    items = sorted(answer.data, key=lambda item: item.index)
-    try:
-        if len(items) != num_texts:
-            raise StreamProtocolError(f"{len(items)} vectors came for {num_texts} inputs")
-        vectors = tuple(_vector(item.embedding) for item in items)
-    except StreamProtocolError as error:
-        exchange.describe(error)
-        raise
-    return Embeddings(
-        vectors=vectors,
-        model=answer.model,
-        prompt_tokens=None if answer.usage is None else answer.usage.prompt_tokens,
-        request_id=exchange.call.request_id,
-        endpoint=exchange.endpoint,
-        timing=exchange.stopwatch.snapshot(),
-    )
+        return await ask_about(
+            texts,
+            session=self._session,
+            path=PATH,
+            body={"model": resolved.adapter or BASE_MODEL, "input": texts, **resolved.sampling},
+            options=resolved,
+            answer_type=_Answer,
+            read=read,
+        )
 
 
 def _vector(embedding: list[float] | str) -> array[float]:

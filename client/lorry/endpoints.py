@@ -17,7 +17,7 @@ EndpointLike: TypeAlias = "str | Endpoint"
 class Endpoint:
     """A server's address, and how many times the share of others it is to have.
 
-    Raises ConfigError for an address that is none, or a weight that is not a positive number.
+    Raises ConfigError for an address that is none, ValueError for a weight that is not positive.
     """
 
     url: str
@@ -25,13 +25,17 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
-            raise ConfigError(f"the weight of an endpoint is {self.weight}; it must be positive")
+            raise ValueError(f"the weight of an endpoint is {self.weight}; it must be positive")
         object.__setattr__(self, "url", _checked_url(self.url))
 
 
 def as_endpoints(given: EndpointLike | Sequence[EndpointLike]) -> tuple[Endpoint, ...]:
-    """One address or several, each once. Raises ConfigError as `Endpoint` does."""
-    several = [given] if isinstance(given, (str, Endpoint)) else list(given)
+    """One address or several, each once. Raises ConfigError otherwise."""
+    if isinstance(given, (str, Endpoint)):
+        given = [given]
+    if not isinstance(given, Sequence):
+        raise ConfigError(f"base_url is a {type(given).__name__}; it must be an address, or a list")
+    several = list(given)
     if not several:
         raise ConfigError("base_url is an empty list; it must have at least one address")
     endpoints = tuple(_as_endpoint(item) for item in several)

@@ -75,7 +75,12 @@ class ClientError(Exception):
 
 
 class ConfigError(ClientError):
-    """A wrong argument, environment variable or address."""
+    """What a client was given to work with is wrong: an address, a key, a header, a limit of time,
+    each of which may come from the environment; a file; a package that is missing.
+
+    What only the caller's code can get wrong is a TypeError (no such option, the wrong kind of
+    thing) or a ValueError (a number out of range), as in Python.
+    """
 
 
 class AdapterExists(ClientError):

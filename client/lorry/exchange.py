@@ -102,6 +102,20 @@ class Exchange:
         assert self._response is not None
         return self._patience.read(self._response)
 
+    async def read_end(self) -> bytes:
+        """What follows when the content is complete, as `read`; b"" also when that takes too long.
+
+        All such reads share one short grace, after which the connection is closed: a server need
+        not say that it has ended.
+        """
+        self._patience.content_came(grace_s=END_GRACE_S)
+        try:
+            return await self.read()
+        except DeadlineExceeded:
+            self.end()
+            self.stopwatch.done_ns = self.stopwatch.last_read_ns
+            return b""
+
     def read_nowait(self) -> bytes:
         """What has come already, b"" if nothing or if the call is not open; raises as `read`."""
         if self._response is None:

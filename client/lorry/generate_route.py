@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,6 +14,7 @@ from lorry.options import CallOptions, GenerateOptions
 from lorry.session import Session
 from lorry.stream import TokenStream
 from lorry.telemetry import observed
+from lorry.whole_answer import whole_generation
 
 _Prompt = TypeVar("_Prompt", contravariant=True)
 
@@ -76,19 +76,14 @@ class GenerateRoute(Generic[_Prompt]):
     async def _whole(self, exchange: Exchange, options: CallOptions) -> Generation:
         await exchange.open()
         body = await exchange.read_all()
-        builder = GenerationBuilder(self._dialect)
-        keeps_tokens = "logprobs" in options.sampling
+        endpoint = exchange.endpoint
         try:
-            builder.add_answer(body, t_ns=time.perf_counter_ns(), keeps_tokens=keeps_tokens)
+            return whole_generation(
+                body, self._dialect, exchange.stopwatch, options=options, endpoint=endpoint
+            )
         except ClientError as error:
             exchange.describe(error)
             raise
-        return builder.build(
-            exchange.stopwatch,
-            options=options,
-            endpoint=exchange.endpoint,
-            keeps_tokens=keeps_tokens,
-        )
 
     def _stream(
         self, prompt: _Prompt, options: CallOptions, *, intended_ns: int | None = None

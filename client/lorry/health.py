@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from lorry.asking_again import pauses_s
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded, HTTPStatusError
 from lorry.options import resolve
 from lorry.retry import RetryPolicy
 from lorry.session import Session
 
 _ONCE = RetryPolicy(max_attempts=1)
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
+# what a server that still starts may do with a question
+NOT_THERE_YET = (ConnectError, ConnectionLost, DeadlineExceeded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +43,29 @@ async def wait_until_ready(session: Session, *, timeout_s: float) -> None:
     Of several all are waited for. Raises DeadlineExceeded, which says what stood in the way last.
     """
     url = problem = ""
-    pause_s = _FIRST_PAUSE_S
+    pauses = pauses_s()
     try:
         async with asyncio.timeout(timeout_s):
             for url in session.endpoints:
                 problem = "it did not answer"
                 while (found := await _problem_of(session.at(url))) is not None:
                     problem = found
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    await asyncio.sleep(next(pauses))
     except TimeoutError:
-        raise DeadlineExceeded(
-            f"{url} was not ready within {timeout_s:g} s: {problem}",
-            phase="total",
-            limit_s=timeout_s,
-        ) from None
+        raise not_ready(url, timeout_s, problem) from None
+
+
+def not_ready(url: str, timeout_s: float, problem: str) -> DeadlineExceeded:
+    """Return (not raise) the error of a wait that ended before the server was ready."""
+    return DeadlineExceeded(
+        f"{url} was not ready within {timeout_s:g} s: {problem}", phase="total", limit_s=timeout_s
+    )
 
 
 async def _problem_of(session: Session) -> str | None:
     """What stands in the way of one server's work, None if nothing does."""
     try:
         health = await check_health(session)
-    except (ConnectError, ConnectionLost, DeadlineExceeded) as error:
+    except NOT_THERE_YET as error:
         return str(error)
     return None if health.is_ready else health.detail

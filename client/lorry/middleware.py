@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from lorry.errors import ConfigError
 from lorry.transports.base import WireRequest, WireResponse
 
 CallNext: TypeAlias = Callable[[WireRequest], Awaitable[WireResponse]]
@@ -13,10 +12,10 @@ Middleware: TypeAlias = Callable[[WireRequest, CallNext], Awaitable[WireResponse
 
 
 def checked_middleware(given: Sequence[Middleware]) -> tuple[Middleware, ...]:
-    """Raises ConfigError for what cannot be called."""
+    """Raises TypeError for what cannot be called."""
     for middleware in given:
         if not callable(middleware):
-            raise ConfigError(
+            raise TypeError(
                 f"middleware holds a {type(middleware).__name__}; it must hold functions "
                 "`async def m(request, call_next)`"
             )

@@ -15,6 +15,7 @@ import msgspec
 
 from lorry.assembly import CHAT, COMPLETIONS, Dialect, GenerationBuilder
 from lorry.call_log import LoggedCall
+from lorry.call_outcome import unfinished
 from lorry.errors import (
     ClientError,
     ConnectError,
@@ -24,7 +25,6 @@ from lorry.errors import (
     RetriesExhausted,
     StreamError,
     StreamProtocolError,
-    StreamTruncated,
 )
 from lorry.exchange import Exchange
 from lorry.options import CallOptions, resolve
@@ -54,9 +54,11 @@ class _Fields(msgspec.Struct):
 def bridge(session: Session, *, library: ModuleType) -> Any:
     """An `AsyncClient` of `library` that sends through `session`. Closing it closes nothing of ours."""
 
+    # mypy knows no base class that is only known when the program runs
     class Body(_Body, library.AsyncByteStream):  # type: ignore[misc, name-defined]
         """The library asks for one of its own streams."""
 
+    # nor this one
     class Bridge(_Bridge, library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
         """And for one of its own transports."""
 
@@ -163,7 +165,8 @@ class _Body:
         if self._is_closed:
             raise StopAsyncIteration
         try:
-            data = await self._exchange.read()
+            exchange = self._exchange
+            data = await (exchange.read_end() if self._is_complete else exchange.read())
         except ClientError as error:
             if self._is_complete and isinstance(error, ConnectionLost):
                 self._exchange.end()  # nothing of the text is missing
@@ -177,7 +180,7 @@ class _Body:
                 self._reader.read(data)
             return data
         if self._reader is not None and self._reader.is_cut:
-            cut = StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            cut = unfinished()
             self._exchange.describe(cut)
             await self.aclose()
             _raise_translated(cut, self._library)

@@ -78,11 +78,12 @@ def resolve(
     *,
     timeout: Timeout,
     defaults: Mapping[str, Any] | None = None,
-    known: type[GenerateOptions] = GenerateOptions,
+    known: type[Mapping[str, object]] = GenerateOptions,
 ) -> CallOptions:
     """Check the names, settle aliases and limits; `timeout` is the client's own.
 
-    `defaults` are canonical options that hold where `options` says nothing.
+    `defaults` are canonical options that hold where `options` says nothing; `known` is the
+    TypedDict of those that the method takes.
 
     Raises TypeError for an unknown option or for both names of one, ValueError for a wrong limit
     or request id. What the values mean is the server's to judge.
@@ -112,14 +113,14 @@ def default_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical(
-    options: Mapping[str, Any], *, known: type[GenerateOptions] = GenerateOptions
+    options: Mapping[str, Any], *, known: type[Mapping[str, object]] = GenerateOptions
 ) -> dict[str, Any]:
     """The options that are given, each under its first name; raises TypeError as `resolve` does."""
     given: dict[str, Any] = {}
     names = known.__annotations__
     for name, value in options.items():
         if name not in names:
-            raise TypeError(_not_an_option(name, names))
+            raise TypeError(not_an_option(name, names))
         if value is None:
             continue
         canonical = _ALIASES.get(name, name)
@@ -130,8 +131,9 @@ def canonical(
     return given
 
 
-def _not_an_option(name: str, names: Collection[str]) -> str:
-    if name in ChatOptions.__annotations__:
+def not_an_option(name: str, names: Collection[str]) -> str:
+    """What is said of an option that is not among `names`, with the one that was perhaps meant."""
+    if name in ChatOptions.__annotations__ and name not in GenerateOptions.__annotations__:
         return f"{name!r} is an option of conversations only: client.chat takes it"
     if name in ("n", "best_of"):
         return f"{name!r} is not an option: {_ONE_CHOICE}"

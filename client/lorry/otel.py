@@ -27,6 +27,7 @@ from lorry._version import __version__
 from lorry.client import AsyncClient
 from lorry.embeddings import Embeddings
 from lorry.errors import ClientError, ConfigError, StreamCancelled
+from lorry.generation import Generation
 from lorry.options import CallOptions
 from lorry.telemetry import Result
 from lorry.timing import Timing
@@ -37,6 +38,8 @@ _OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/classify": "classify",
+    "/classify_batch": "classify",
 }
 _SECONDS = [0.01 * 2**exponent for exponent in range(14)]
 _TOKENS = [float(4**exponent) for exponent in range(14)]
@@ -59,7 +62,7 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     capture_content: bool = False,
 ) -> None:
-    """Record a client's generations and embeddings from now on, and those of its views.
+    """Record a client's generations, embeddings and classes from now on, and those of its views.
 
     The providers are the global ones if not given. `capture_content` puts prompts and texts of
     generations on the spans. Raises ConfigError for a client that is instrumented already.
@@ -168,7 +171,7 @@ class CallSpan:
     def _describe_result(self, result: Result) -> None:
         span = self._span
         span.set_attributes({k: v for k, v in _result_attributes(result).items() if v is not None})
-        if isinstance(result, Embeddings):
+        if not isinstance(result, Generation):
             return
         if self._captures_content and span.is_recording():
             message = {
@@ -238,12 +241,15 @@ def _request_attributes(options: CallOptions, *, is_streamed: bool) -> dict[str,
 
 def _result_attributes(result: Result) -> dict[str, Any]:
     """What an answer says of itself; what it does not say is None."""
-    if isinstance(result, Embeddings):
-        return {
+    if not isinstance(result, Generation):
+        attributes: dict[str, Any] = {
             "lorry.request.id": result.request_id,
             "gen_ai.usage.input_tokens": result.prompt_tokens,
-            "gen_ai.embeddings.dimension.count": len(result[0]) if len(result) else None,
         }
+        if isinstance(result, Embeddings):
+            size = len(result[0]) if len(result) else None
+            attributes["gen_ai.embeddings.dimension.count"] = size
+        return attributes
     usage, reason = result.usage, result.finish_reason
     return {
         "lorry.request.id": result.request_id,
@@ -269,7 +275,7 @@ def _timing_of(result: Result | None, error: BaseException | None) -> Timing | N
 
 
 def _input_messages(prompt: Any) -> list[dict[str, Any]]:
-    """A prompt as the conventions have it; token ids, and texts to be embedded, are left out."""
+    """A prompt as the conventions have it; token ids, and texts that nothing answers, are left out."""
     if isinstance(prompt, str):
         return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}]
     messages = []

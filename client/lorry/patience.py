@@ -37,6 +37,7 @@ class Patience:
     __slots__ = (
         "_alarm",
         "_call",
+        "_grace",
         "_limits_reads",
         "_loop",
         "_started_at",
@@ -52,6 +53,7 @@ class Patience:
         self._timeout = timeout
         self._stopwatch = stopwatch
         self._limits_reads = timeout.needs_stream
+        self._grace: _ReadLimit | None = None
         self._started_at = 0.0  # on the loop's clock, as all times of waiting
         self._alarm: Alarm | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,6 +79,12 @@ class Patience:
         self.cancel_reason = reason
         if self._alarm is not None:
             self._alarm.interrupt()
+
+    def content_came(self, *, grace_s: float) -> None:
+        """The answer is complete: for what follows it no more than `grace_s` in all are waited."""
+        if self._grace is None and self._loop is not None:
+            self._grace = (self._loop.time() + grace_s, "total", grace_s)
+            self._limits_reads = True
 
     @property
     def is_waited_in(self) -> bool:
@@ -141,6 +149,8 @@ class Patience:
         if idle is not None:
             assert self._loop is not None
             limits.append((self._loop.time() + idle, "idle", idle))
+        if self._grace is not None:
+            limits.append(self._grace)
         nearest = min(limits, default=None)
         total = self._timeout.total
         if nearest is not None and total is not None and self._started_at + total <= nearest[0]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from lorry.config import checked_headers
 from lorry.errors import ClientError, ConfigError
 from lorry.exchange import Exchange
 from lorry.options import resolve
+from lorry.request_options import RequestOptions
 from lorry.session import Session
-from lorry.timeout import Timeout
 from lorry.timing import Timing
 
 
@@ -31,9 +31,10 @@ class RawClient:
     """`await client.raw(method, path, body=...)`, or `client.raw.stream(...)` for the body in pieces.
 
     A status is never an error here, and so never sent again: only a refused connection is. The
-    client's key, headers, limits of time and limiter hold as for every call; `headers` are added,
-    `adapter` says whose turn the limiter counts it as. `timeout` as a number is the total. Bodies
-    are sent and returned as they are. A client of several servers says which by `client.at(url)`.
+    client's key, headers, limits of time and limiter hold as for every call; `headers` are added.
+    `lorry.request_options.RequestOptions` lists the options; `adapter` says whose turn the limiter
+    counts it as. Bodies are sent and returned as they are. A client of several servers says which
+    by `client.at(url)`. Raises TypeError for an unknown option.
     """
 
     def __init__(self, session: Session) -> None:
@@ -46,11 +47,10 @@ class RawClient:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        adapter: str | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109
+        **options: Unpack[RequestOptions],
     ) -> RawResponse:
         """Send one request and read its whole answer; raises ClientError if none came."""
-        exchange = self._exchange(method, path, body, headers, adapter, timeout)
+        exchange = self._exchange(method, path, body, headers, options)
         response = await exchange.open()
         status, names = response.status, _plain(response.headers)
         answer = await exchange.read_all()
@@ -65,11 +65,10 @@ class RawClient:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        adapter: str | None = None,
-        timeout: Timeout | float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> RawStream:
         """An answer to be read piece by piece; the request goes out on `async with`."""
-        return RawStream(self._exchange(method, path, body, headers, adapter, timeout))
+        return RawStream(self._exchange(method, path, body, headers, options))
 
     def _exchange(
         self,
@@ -77,18 +76,14 @@ class RawClient:
         path: str,
         body: bytes | None,
         headers: Mapping[str, str] | None,
-        adapter: str | None,
-        timeout: Timeout | float | None,
+        options: RequestOptions,
     ) -> Exchange:
         if not path.startswith("/"):
             raise ConfigError(f"path is {path!r}; it must begin with a slash")
-        options = resolve(
-            {"adapter": adapter, "timeout": timeout}, timeout=self._session.config.timeout
-        )
         return self._session.exchange(
             method,
             path,
-            options=options,
+            options=resolve(options, timeout=self._session.config.timeout, known=RequestOptions),
             body=body,
             accept="*/*",
             headers=checked_headers(headers),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from lorry.errors import ClientError, ConfigError, HTTPStatusError, NotRetried
+from lorry.errors import ClientError, HTTPStatusError, NotRetried
 
 # what `min_per_s` may save up, and how long what `ratio` brought is remembered
 BUDGET_WINDOW_S = 10.0
@@ -22,7 +22,8 @@ class RetryBudget:
 
     Of N requests in T seconds at most `ratio * N + min_per_s * (T + 10)` are sent again: a tenth of
     the traffic, and a little that even a client that sends little has. What the traffic brought is
-    forgotten over ten seconds, so a busy hour does not pay for a storm after it.
+    forgotten over ten seconds, so a busy hour does not pay for a storm after it. Raises ValueError
+    for a negative share or rate.
     """
 
     ratio: float = 0.1
@@ -32,7 +33,7 @@ class RetryBudget:
         for name in ("ratio", "min_per_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"the retry budget's {name} is {value}; it must be 0 or more")
+                raise ValueError(f"the retry budget's {name} is {value}; it must be 0 or more")
 
 
 class BudgetAccount:
@@ -86,9 +87,9 @@ class RetryPolicy:
     and an answer 429 or 503 (409 for a loading adapter) without `x-should-retry: false`. A delay is
     drawn from 0 to `base_s` doubled per attempt, at most `cap_s` ("full jitter"). A `Retry-After`
     of the server is kept to and the drawn delay added, so that a herd that was sent away together
-    does not come back together; one beyond `max_retry_after_s` is not waited for. Another server
-    need not be waited for in that way. `budget` bounds what retries add to the traffic of each
-    server; None is no bound.
+    does not come back together; one beyond `max_retry_after_s` is not waited for. It holds for the
+    server that said it, and for no other. `budget` bounds what retries add to the traffic of each
+    server; None is no bound. Raises ValueError for a number out of range.
     """
 
     max_attempts: int = 3
@@ -112,14 +113,15 @@ class RetryPolicy:
         num_attempts: int,
         remaining_s: float | None,
         random: Callable[[], float],
-        goes_elsewhere: bool = False,
+        last_there: ClientError | None,
         answer_takes_s: float = 0.0,
     ) -> Verdict:
         """Whether and when to send again after `failure`, which ended attempt `num_attempts`.
 
         `remaining_s` is left of the deadline (None: no deadline); a retry that could not bring its
         first token by then, which usually takes `answer_takes_s`, is not made. `random` returns
-        numbers from 0 to 1. `goes_elsewhere`: the next attempt goes to a server that was not tried.
+        numbers from 0 to 1. `last_there` is what the call's last attempt at the server that is next
+        failed with, None if there was none: only that server's own `Retry-After` holds for it.
         """
         if not failure.retryable:
             return Verdict(None, "not_retryable")
@@ -128,8 +130,8 @@ class RetryPolicy:
         # an exponent above 30 would pass any cap
         ceiling = min(self.cap_s, self.base_s * 2.0 ** min(num_attempts - 1, 30))
         delay = random() * ceiling
-        retry_after = failure.retry_after if isinstance(failure, HTTPStatusError) else None
-        if retry_after is not None and not goes_elsewhere:
+        retry_after = last_there.retry_after if isinstance(last_there, HTTPStatusError) else None
+        if retry_after is not None:
             if retry_after > self.max_retry_after_s:
                 return Verdict(None, "retry_after")
             delay += retry_after
@@ -139,13 +141,16 @@ class RetryPolicy:
 
 
 def as_retry_policy(given: RetryPolicy | int | None) -> RetryPolicy:
-    """A number is the most attempts in all, 1 for no retry. Raises ConfigError for anything else."""
+    """A number is the most attempts in all, 1 for no retry.
+
+    Raises TypeError for anything else, ValueError for a number below 1.
+    """
     if given is None:
         return RetryPolicy()
     if isinstance(given, RetryPolicy):
         return given
     if isinstance(given, bool) or not isinstance(given, int):
-        raise ConfigError(f"retry is {given!r}; it must be a RetryPolicy or a number of attempts")
+        raise TypeError(f"retry is {given!r}; it must be a RetryPolicy or a number of attempts")
     if given < 1:
-        raise ConfigError(f"retry is {given}; it must be at least 1, which means no retry")
+        raise ValueError(f"retry is {given}; it must be at least 1, which means no retry")
     return RetryPolicy(max_attempts=given)

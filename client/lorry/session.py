@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-import msgspec
-
 from lorry.attempts import Call, Outlet
 from lorry.balancing import Balancer, EndpointState
 from lorry.call_log import CallLog
@@ -24,6 +22,7 @@ from lorry.stats import CallCounters, ClientStats
 from lorry.telemetry import Telemetry
 from lorry.transports.base import CountsConnections, Transport
 from lorry.transports.select import default_transport
+from lorry.whole_answer import decoded
 
 # of a request in UTF-8; what limits on tokens take for a token of the prompt
 BYTES_PER_TOKEN = 4
@@ -225,12 +224,10 @@ async def answer_to(exchange: Exchange, kind: type[_T]) -> _T:
     await exchange.open()
     answer = await exchange.read_all()
     try:
-        return msgspec.json.decode(answer, type=kind)
-    except msgspec.DecodeError as error:
-        path = exchange.call.path
-        problem = StreamProtocolError(f"not an answer of {path}: {error}", snippet=answer)
-        exchange.describe(problem)
-        raise problem from error
+        return decoded(answer, kind, path=exchange.call.path)
+    except StreamProtocolError as error:
+        exchange.describe(error)
+        raise
 
 
 def _num_tokens(body: bytes | None, options: CallOptions) -> int:

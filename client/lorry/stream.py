@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Literal, Self
 
 from lorry.assembly import GenerationBuilder
+from lorry.call_outcome import not_a_stream, unfinished
 from lorry.errors import (
     ClientError,
     ConnectionLost,
+    DeadlineExceeded,
     StreamCancelled,
     StreamProtocolError,
     StreamTruncated,
@@ -120,7 +122,7 @@ class TokenStream:
         if self._state == "open" and not self._is_reading and not self._builder.has_ended:
             try:
                 self._take(self._exchange.read_nowait())
-            except ConnectionLost as error:
+            except (ConnectionLost, DeadlineExceeded) as error:
                 self._lose(error)
             except ClientError as error:
                 self._fail(error)
@@ -185,6 +187,7 @@ class TokenStream:
         if getattr(self, "_state", "new") == "open":
             with contextlib.suppress(RuntimeError):  # its loop may be closing, and all with it
                 self._exchange.drop()
+            self._report(StreamCancelled("the stream was forgotten"))
             warnings.warn("a TokenStream was not closed", ResourceWarning, stacklevel=2)
 
     async def _advance(self) -> None:
@@ -199,7 +202,8 @@ class TokenStream:
                 self._end()
                 await self._exchange.finish()
             else:
-                data = await self._exchange.read()
+                is_complete = self._builder.is_complete
+                data = await (self._exchange.read_end() if is_complete else self._exchange.read())
                 if data:
                     self._take(data)
                 else:
@@ -228,10 +232,7 @@ class TokenStream:
         self._state = "open"
         content_type = response.headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
-            raise StreamProtocolError(
-                f"the server answered a stream with content type {content_type!r} instead of "
-                "'text/event-stream'"
-            )
+            raise not_a_stream(content_type)
 
     async def _send(self) -> WireResponse:
         if self._observe is None:
@@ -264,14 +265,15 @@ class TokenStream:
         if self._builder.is_complete:
             self._end()
         else:
-            self._fail(
-                StreamTruncated("the stream ended without a finish reason and without [DONE]")
-            )
+            self._fail(unfinished())
 
-    def _lose(self, error: ConnectionLost) -> None:
-        """A connection that ends after the finish reason has not lost anything of the text."""
+    def _lose(self, error: ConnectionLost | DeadlineExceeded) -> None:
+        """What ends a stream after its finish reason takes nothing of the text away."""
         if self._builder.is_complete:
             self._end()
+            return
+        if isinstance(error, DeadlineExceeded):
+            self._fail(error)
             return
         truncated = StreamTruncated(f"the stream was cut: {error}")
         truncated.__cause__ = error

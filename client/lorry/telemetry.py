@@ -13,9 +13,10 @@ from lorry.generation import Generation
 from lorry.options import CallOptions
 
 if TYPE_CHECKING:
+    from lorry.classify import Classified
     from lorry.embeddings import Embeddings
 
-Result: TypeAlias = "Generation | Embeddings"
+Result: TypeAlias = "Generation | Embeddings | Classified[Any]"
 
 _Result = TypeVar("_Result", bound=Result)
 
@@ -33,7 +34,7 @@ class Observation(Protocol):
 
 
 class Telemetry(Protocol):
-    """Told of every generation and embedding, and asked for headers at every attempt of any call."""
+    """Told of every call of a model, and asked for headers at every attempt of any call."""
 
     def begin(
         self, path: str, prompt: Any, options: CallOptions, *, is_streamed: bool

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 import lorry
+from lorry.time_left import TimeLeft
 from lorry.types.adapters import LoadTimes
 from tests.support.fake_adapter_routes import BROKEN, MISSING, FakeAdapterRoutes, card, error
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply
@@ -82,6 +83,60 @@ async def test_load_takes_a_taken_name_when_told_to() -> None:
 
     assert one.source == "/adapters/new"
     assert sent(server) == [("PUT", "/v1/adapters/sql")]
+
+
+class SlowToAnswer:
+    """The adapter routes, each of whose answers takes a while."""
+
+    def __init__(self, routes: FakeAdapterRoutes, *, takes_s: float) -> None:
+        self._routes = routes
+        self._takes_s = takes_s
+
+    async def __call__(self, request: ReceivedRequest, reply: Reply) -> None:
+        await asyncio.sleep(self._takes_s)
+        await self._routes(request, reply)
+
+
+def milliseconds_given(server: FakeLLMServer) -> list[int]:
+    return [int(request.headers["x-request-timeout-ms"]) for request in server.requests]
+
+
+async def test_the_timeout_of_load_is_one_limit_over_both_of_its_requests() -> None:
+    script = SlowToAnswer(FakeAdapterRoutes(), takes_s=0.2)
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        await client.adapters.load("sql", "/adapters/sql", timeout=30)
+
+    asked, put = milliseconds_given(server)
+    assert 29_000 < asked <= 30_000
+    assert put <= asked - 200
+
+
+async def test_the_timeout_of_prefetch_is_one_limit_over_all_that_it_asks() -> None:
+    routes = FakeAdapterRoutes()
+    routes.cards["sql"] = card("sql", "/adapters/sql", state="known")
+    script = SlowToAnswer(routes, takes_s=0.2)
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        await client.adapters.prefetch(["sql"], timeout=30)
+
+    asked, put = milliseconds_given(server)
+    assert 29_000 < asked <= 30_000
+    assert put <= asked - 200
+
+
+def test_what_requests_in_turn_are_given_is_what_those_before_have_left() -> None:
+    now = 100.0
+    limit = TimeLeft(lorry.Timeout(total=5.0, connect=1.0), clock=lambda: now)
+    first = limit.now()
+    now = 103.0
+    second = limit.now()
+    now = 105.0
+
+    assert first == lorry.Timeout(total=5.0, connect=1.0)
+    assert second == lorry.Timeout(total=2.0, connect=1.0)
+    with pytest.raises(lorry.DeadlineExceeded, match=r"^5 s ran out"):
+        limit.now()
+    no_limit = lorry.Timeout(total=None)
+    assert TimeLeft(no_limit).now() is no_limit
 
 
 async def test_what_cannot_be_loaded_is_told_in_the_servers_words() -> None:

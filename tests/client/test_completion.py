@@ -1,21 +1,24 @@
-"""Shell completion: what the scripts offer, asked of a real bash."""
+"""Shell completion: what the scripts offer, asked of a real bash where one can tell."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from lorry import cli
 from lorry.cli import SUBCOMMANDS
-from lorry.completion.tree import command_nodes
+from lorry.completion.fish import fish_script
+from lorry.completion.tree import Node, Option, command_nodes
+from lorry.completion.zsh import zsh_script
 from tests.support.fake_adapter_routes import card
 from tests.support.server_in_thread import ServerInThread
 from tests.support.talking_script import Talking
@@ -122,27 +125,122 @@ def test_a_server_that_does_not_answer_costs_half_a_second(
     assert took_s < 0.5 + 0.5 + lag.longest_s
 
 
-def in_zsh(flag: str) -> str:
-    return flag
+# what zsh would have: its arrays count from 1, and the functions that are zsh's own only say who they are
+ASK_AS_ZSH = r"""
+compdef() { :; }
+eval "$(cat)"
+_lorry_offer() {
+    while IFS= read -r line; do
+        [[ $line == "$PREFIX"* ]] && printf '%s\n' "$line"
+    done <<<"$1"
+}
+_lorry_files() { echo 'a file'; }
+_lorry_adapters() { echo 'an adapter'; }
+_lorry_flags() { echo "an option of $1"; }
+read -ra typed <<<"$1"
+[[ $1 == *' ' ]] && typed+=('')
+words=('' "${typed[@]}")
+CURRENT=${#typed[@]}
+PREFIX=${words[CURRENT]}
+_lorry
+"""
 
 
-def in_fish(flag: str) -> str:
-    return f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
+def offered_by_the_zsh_script(line: str, nodes: Sequence[Node], tmp_path: Path) -> list[str]:
+    """The script's own decisions, which bash can make too: the cases are the same text in both."""
+    done = subprocess.run(
+        [str(BASH), "--norc", "-c", ASK_AS_ZSH, "bash", line],
+        input=zsh_script(nodes),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(("shell", "spelt"), [("zsh", in_zsh), ("fish", in_fish)])
-def test_other_shells_get_every_command_and_option(
-    shell: str, spelt: Callable[[str], str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["completion", shell]) == 0
-
-    script = capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("lorry gen", ["generate"]),
+        ("lorry c", ["chat", "completion"]),
+        ("lorry generate --ma", ["--max-tokens"]),
+        ("lorry generate --adapter p", ["an adapter"]),
+        ("lorry generate --max-tokens ", []),
+        ("lorry adapters un", ["unload"]),
+        ("lorry adapters unload s", ["an adapter"]),
+        ("lorry adapters load --re", ["--replace"]),
+        ("lorry completion z", ["zsh"]),
+        ("lorry chat --history a", ["a file"]),
+        ("lorry finetune --da", ["an option of finetune"]),
+        ("lorry nothing here ", sorted([*SUBCOMMANDS, "version"])),
+    ],
+)
+def test_what_the_zsh_script_offers(line: str, offered: list[str], tmp_path: Path) -> None:
     nodes = command_nodes(SUBCOMMANDS)
-    assert {"generate", "adapters load", "serve"} <= {node.path for node in nodes}
+
+    assert sorted(offered_by_the_zsh_script(line, nodes, tmp_path)) == offered
+
+
+ODD = 'it\'s $(touch hacked) `touch hacked` \\ "100%"'
+ODD_NODES = [
+    Node("", "", argument="choice", choices=("odd",)),
+    Node("odd", ODD, options=(Option(("-o", "--one"), ODD, "choice", (ODD,)),)),
+]
+
+
+def test_odd_words_are_offered_by_the_zsh_script_as_they_are(tmp_path: Path) -> None:
+    assert offered_by_the_zsh_script("lorry odd --one ", ODD_NODES, tmp_path) == [ODD]
+    assert not (tmp_path / "hacked").exists()
+
+
+def fish_words(line: str) -> list[str]:
+    """A line as fish divides it: between quotes only a quote and a backslash can be escaped."""
+    pattern = r"'((?:[^'\\]|\\['\\])*)'|([\w./-]+)"
+    assert re.fullmatch(rf"(?:(?:{pattern})(?: |$))+", line), line
+    return [
+        plain or re.sub(r"\\(['\\])", r"\1", quoted) for quoted, plain in re.findall(pattern, line)
+    ]
+
+
+def fish_completions(nodes: Sequence[Node]) -> dict[str, list[list[str]]]:
+    """What follows the condition in each line of the fish script, by the command of the condition."""
+    found: dict[str, list[list[str]]] = {}
+    for line in fish_script(nodes).splitlines():
+        if line.startswith("complete -c lorry -n "):
+            words = fish_words(line)
+            where = words[4].removeprefix("__lorry_at").strip()
+            found.setdefault(where, []).append(words[5:])
+    return found
+
+
+@pytest.mark.parametrize("nodes", [command_nodes(SUBCOMMANDS), ODD_NODES], ids=["lorry's", "odd"])
+def test_the_fish_script_has_every_command_and_option_with_its_summary(
+    nodes: Sequence[Node],
+) -> None:
+    completions = fish_completions(nodes)
+
+    assert set(completions) == {
+        node.path for node in nodes if node.options or node.argument != "text"
+    }
     for node in nodes:
-        assert node.path in script
+        lines = completions[node.path]
         for option in node.options:
-            assert all(spelt(flag) in script for flag in option.flags)
+            flags = [
+                word
+                for flag in option.flags
+                for word in (("-l", flag[2:]) if flag.startswith("--") else ("-s", flag[1:]))
+            ]
+            (line,) = [line for line in lines if line[: len(flags)] == flags]
+            assert ("-r" in line) is (option.value != "nothing")
+            assert line[-2:] == ["-d", option.summary]
+            if option.value == "choice":  # these words are expanded once more
+                assert fish_words(line[line.index("-a") + 1]) == list(option.choices)
+        if node.argument == "choice":
+            choices = [fish_words(line[1]) for line in lines if line[0] == "-a"]
+            assert choices == [[choice] for choice in node.choices]
 
 
 def test_the_scripts_of_shells_that_are_here_are_valid(capsys: pytest.CaptureFixture[str]) -> None:

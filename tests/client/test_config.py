@@ -129,7 +129,7 @@ def test_wrong_list_of_addresses_is_named(given: Any, problem: str) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf")])
 def test_wrong_weight_is_named(weight: float) -> None:
-    with pytest.raises(lorry.ConfigError, match="weight"):
+    with pytest.raises(ValueError, match="weight"):
         lorry.Endpoint("http://a", weight=weight)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+import re
 import struct
 from typing import Any
 
@@ -124,6 +125,54 @@ async def test_loraxs_classes_are_entities() -> None:
         "/classify_batch",
         {"inputs": ["in Kiel", "b"]},
     )
+
+
+async def test_an_adapter_may_be_given_by_its_lorax_name() -> None:
+    async with (
+        FakeLLMServer(answering(vectors([1.0]))) as server,
+        lorry.AsyncClient(server.url) as client,
+    ):
+        await client.embeddings("a", adapter_id="pirate")
+        with pytest.raises(lorry.StreamProtocolError) as caught:
+            await client.classify("a", adapter_id="pirate")
+        await client.raw("GET", "/x", adapter_id="pirate")
+
+    embedding, classification, _ = server.requests
+    assert embedding.json["model"] == classification.json["model"] == "pirate"
+    assert caught.value.adapter == "pirate"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"adaptr": "a"}, "unexpected keyword argument 'adaptr'; did you mean 'adapter'?"),
+        ({"dedline": 2}, "did you mean 'deadline'?"),
+        ({"adapter": "a", "adapter_id": "b"}, "'adapter' and 'adapter_id' are two names"),
+        ({"temperature": 0.5}, "unexpected keyword argument 'temperature'"),
+        ({"tools": []}, "'tools' is an option of conversations only"),
+    ],
+)
+async def test_an_unknown_option_is_refused_with_the_one_that_was_meant(
+    options: dict[str, Any], named: str
+) -> None:
+    client: Any = lorry.AsyncClient("http://nowhere.invalid")
+    for call in (
+        lambda: client.embeddings("a", **options),
+        lambda: client.classify("a", **options),
+        lambda: client.raw("GET", "/x", **options),
+        lambda: anext(client.raw.stream("GET", "/x", **options)),
+    ):
+        with pytest.raises(TypeError, match=re.escape(named)):
+            await call()
+
+
+async def test_an_option_of_another_method_is_refused() -> None:
+    client: Any = lorry.AsyncClient("http://nowhere.invalid")
+
+    with pytest.raises(TypeError, match="'dimensions'"):
+        await client.classify("a", dimensions=2)
+    with pytest.raises(TypeError, match="'extra_body'"):
+        await client.raw("GET", "/x", extra_body={})
 
 
 async def test_a_wrong_dialect_is_named() -> None:

@@ -89,6 +89,46 @@ async def test_another_server_need_not_be_waited_for() -> None:
     assert 2 in {generation.attempts for generation in generations}
 
 
+class FullFirst:
+    """One script for two servers: answers 503 with the given headers in turn, then all is well."""
+
+    def __init__(self, *refusals: dict[str, str]) -> None:
+        self._refusals = list(refusals)
+
+    async def __call__(self, request: ReceivedRequest, reply: Reply) -> None:
+        if self._refusals:
+            await reply.json(503, {"error": "full"}, **self._refusals.pop(0))
+        else:
+            await answer(request, reply)
+
+
+async def test_a_server_that_was_tried_before_is_not_waited_for_as_the_last_one_wants() -> None:
+    script = FullFirst({}, {"retry_after": "60"})
+    async with (
+        FakeLLMServer(script) as one,
+        FakeLLMServer(script) as other,
+        lorry.AsyncClient([one.url, other.url], retry=SOON) as client,
+    ):
+        generation = await client.generate("Hi", adapter="pirate", deadline=5)
+
+    assert generation.attempts == 3
+    # the adapter's favourite, the other one, and the favourite again
+    assert sorted([len(one.requests), len(other.requests)]) == [1, 2]
+
+
+async def test_a_server_that_is_come_back_to_is_waited_for_as_it_said_itself() -> None:
+    script = FullFirst({"retry_after": "60"}, {})
+    async with (
+        FakeLLMServer(script) as one,
+        FakeLLMServer(script) as other,
+        lorry.AsyncClient([one.url, other.url], retry=SOON) as client,
+    ):
+        with pytest.raises(lorry.Overloaded) as caught:
+            await client.generate("Hi", adapter="pirate", deadline=5)
+
+    assert (caught.value.attempts, caught.value.not_retried) == (2, "deadline")
+
+
 async def test_an_adapter_that_is_being_loaded_is_waited_for_where_it_is() -> None:
     waiting = {"pirate"}
 

@@ -114,6 +114,8 @@ class Stopping:
     async def __call__(self, request: ReceivedRequest, reply: Reply) -> None:
         if self._stage == "retry":
             await reply.json(503, {"error": "full"}, retry_after="30")
+        if self._stage == "body":
+            await reply.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
         if self._stage in ("first token", "tokens"):
             await reply.start_stream()
         if self._stage == "tokens":
@@ -122,8 +124,13 @@ class Stopping:
         await reply.client_left()
 
 
-@pytest.mark.parametrize("stage", ["headers", "first token", "tokens", "retry"])
-@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    ("stage", "is_streamed"),
+    [
+        *((stage, False) for stage in ("headers", "body", "retry")),
+        *((stage, True) for stage in ("headers", "first token", "tokens", "retry")),
+    ],
+)
 async def test_the_socket_is_closed_when_the_cancellation_leaves_the_call(
     stage: str, is_streamed: bool
 ) -> None:

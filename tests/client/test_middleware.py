@@ -211,5 +211,5 @@ async def test_streams_pass_through_it_too() -> None:
 
 def test_middleware_that_cannot_be_called_is_refused() -> None:
     wrong: Any = "log"
-    with pytest.raises(lorry.ConfigError, match="middleware holds a str"):
+    with pytest.raises(TypeError, match="middleware holds a str"):
         lorry.AsyncClient("http://x", middleware=[wrong])

@@ -204,6 +204,19 @@ async def test_connection_lost_after_the_finish_reason_has_lost_nothing() -> Non
     assert texts == ["a"]
 
 
+async def test_finish_reason_ends_a_stream_that_is_held_open() -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.events(completion("all of it", finish_reason="stop"))
+        await reply.client_left()
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        stream = await client.openai().completions.create(model="", prompt="Hi", stream=True)
+        texts = [chunk.choices[0].text async for chunk in stream]
+
+    assert texts == ["all of it"]
+
+
 async def test_timing_is_found_by_completion_stream_and_request_id(
     client: lorry.AsyncClient,
 ) -> None:

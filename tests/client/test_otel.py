@@ -224,6 +224,25 @@ async def test_a_stream_that_is_left_is_recorded_with_what_came(recorder: Record
     assert recorder.span.status.status_code is StatusCode.UNSET
 
 
+async def test_a_stream_that_is_forgotten_is_recorded_with_what_came(recorder: Recorder) -> None:
+    async def stall(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.events(completion("a", token_ids=[1]))
+        await reply.client_left()
+
+    async with FakeLLMServer(stall) as server, lorry.AsyncClient(server.url) as client:
+        recorder.instrument(client)
+        forgotten = [client.stream("Hi")]
+        await anext(forgotten[0])
+        with pytest.warns(ResourceWarning, match="not closed"):
+            forgotten.clear()
+
+    attributes = recorder.span.attributes or {}
+    assert attributes["gen_ai.usage.output_tokens"] == 1
+    assert attributes["error.type"] == "lorry.errors.StreamCancelled"
+    assert recorder.span.status.status_code is StatusCode.UNSET
+
+
 async def test_a_stream_that_was_never_sent_leaves_no_span(recorder: Recorder) -> None:
     async with lorry.AsyncClient("http://nowhere.invalid") as client:
         recorder.instrument(client)
@@ -317,6 +336,46 @@ async def test_embeddings_are_spans_too(recorder: Recorder) -> None:
     (tokens,) = recorder.metrics()["gen_ai.client.token.usage"]
     assert (tokens.attributes or {})["gen_ai.token.type"] == "input"
     assert "traceparent" in server.requests[0].headers
+
+
+async def test_classes_are_spans_too(recorder: Recorder) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        if request.path == "/classify_batch":
+            await reply.json(200, [[]])
+            return
+        data = [{"index": 0, "label": "good", "probs": [0.9, 0.1]}]
+        await reply.json(200, {"data": data, "model": "mood", "usage": {"prompt_tokens": 4}})
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        recorder.instrument(client, capture_content=True)
+        await client.classify(SECRET, adapter="pirate", request_id="id-1")
+        await client.classify(SECRET, dialect="lorax")
+
+    by_vllm, by_lorax = recorder.spans
+    assert (by_vllm.name, by_lorax.name) == ("classify pirate", "classify")
+    assert dict(by_vllm.attributes or {}) == {
+        "gen_ai.operation.name": "classify",
+        "gen_ai.provider.name": "lorry",
+        "gen_ai.request.model": "pirate",
+        "gen_ai.response.model": "mood",
+        "gen_ai.usage.input_tokens": 4,
+        "server.address": "127.0.0.1",
+        "server.port": server.port,
+        "lorry.request.id": "id-1",
+    }
+    assert all("traceparent" in request.headers for request in server.requests)
+
+
+async def test_classes_that_fail_are_named_on_their_span(recorder: Recorder) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.json(200, {"data": []})
+
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        recorder.instrument(client)
+        with pytest.raises(lorry.StreamProtocolError, match="0 labels came for 1 inputs"):
+            await client.classify("a")
+
+    assert (recorder.span.attributes or {})["error.type"] == "lorry.errors.StreamProtocolError"
 
 
 async def test_embeddings_that_fail_are_named_on_their_span(recorder: Recorder) -> None:

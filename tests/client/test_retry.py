@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import EllipsisType
 from typing import Any
 
 import pytest
@@ -21,16 +22,17 @@ def verdict(
     *,
     attempts: int = 1,
     remaining_s: float | None = None,
-    goes_elsewhere: bool = False,
+    last_there: lorry.ClientError | EllipsisType | None = ...,
     answer_takes_s: float = 0.0,
 ) -> Verdict:
+    """The next attempt goes to the server that failed, unless `last_there` is of another."""
     policy = lorry.RetryPolicy(max_attempts=4, base_s=1.0, cap_s=3.0, max_retry_after_s=20.0)
     return policy.judge(
         failure,
         num_attempts=attempts,
         remaining_s=remaining_s,
         random=lambda: 0.5,
-        goes_elsewhere=goes_elsewhere,
+        last_there=failure if last_there is ... else last_there,
         answer_takes_s=answer_takes_s,
     )
 
@@ -50,7 +52,14 @@ def test_retry_after_that_is_too_long_is_not_waited_for() -> None:
     long = lorry.Overloaded("full", retryable=True, retry_after=21.0)
 
     assert verdict(long) == Verdict(None, "retry_after")
-    assert verdict(long, goes_elsewhere=True) == Verdict(0.5)
+
+
+def test_retry_after_holds_for_the_server_that_said_it_and_for_no_other() -> None:
+    refused = lorry.ConnectError("no", refused=True)
+
+    assert verdict(FULL, last_there=None) == Verdict(0.5)
+    assert verdict(FULL, last_there=refused) == Verdict(0.5)
+    assert verdict(refused, last_there=FULL) == Verdict(2.5)
 
 
 def test_no_retry_starts_after_the_deadline() -> None:
@@ -241,7 +250,7 @@ def test_a_budget_of_nothing_grants_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [{"ratio": -0.1}, {"min_per_s": float("nan")}])
 def test_a_wrong_budget_is_named(wrong: dict[str, float]) -> None:
-    with pytest.raises(lorry.ConfigError, match=f"{next(iter(wrong))} is"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         lorry.RetryBudget(**wrong)
 
 
@@ -250,9 +259,12 @@ def test_a_number_is_the_most_attempts() -> None:
     assert as_retry_policy(None) == lorry.RetryPolicy()
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "twice"])
-def test_a_wrong_number_of_attempts_is_named(wrong: Any) -> None:
-    with pytest.raises(lorry.ConfigError, match="retry is"):
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [(0, ValueError), (-1, ValueError), (True, TypeError), (2.0, TypeError), ("twice", TypeError)],
+)
+def test_a_wrong_number_of_attempts_is_named(wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="retry is"):
         lorry.AsyncClient("http://x", retry=wrong)
 
 

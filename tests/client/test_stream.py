@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 import lorry
+from lorry.exchange import END_GRACE_S
 from tests.support.fake_llm_server import (
     FakeLLMServer,
     ReceivedRequest,
@@ -212,6 +214,70 @@ async def test_done_or_a_finish_reason_alone_ends_a_stream_well(last: Any) -> No
         generation = await client.stream("Hi").final()
 
     assert generation.text == "Once"
+
+
+class HeldOpen:
+    """Says all there is to say but `[DONE]`, and keeps the connection open."""
+
+    def __init__(self, *, says_it_lives: bool) -> None:
+        self.client_left = asyncio.Event()
+        self._says_it_lives = says_it_lives
+
+    async def __call__(self, request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.events(A, END)
+        leaving = asyncio.ensure_future(reply.client_left())
+        with contextlib.suppress(ConnectionError):
+            while self._says_it_lives and not leaving.done():
+                await reply.chunk(b": keep-alive\n\n")
+                await asyncio.sleep(END_GRACE_S / 10)
+        await leaving
+        self.client_left.set()
+
+
+@pytest.mark.parametrize("says_it_lives", [False, True], ids=["silent", "keep-alive comments"])
+async def test_a_finish_reason_ends_a_stream_that_is_held_open(says_it_lives: bool) -> None:
+    script = HeldOpen(says_it_lives=says_it_lives)
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        generation = await client.stream("Hi", deadline=30).final()
+        await script.client_left.wait()
+        stats = client.stats()
+
+    assert (generation.text, generation.finish_reason) == ("Once a", "length")
+    assert (stats.num_finished, stats.num_failed) == (1, {})
+    timing = generation.timing
+    assert timing.done_ns is not None
+    assert timing.first_token_ns is not None
+    if not says_it_lives:  # the wait for more is no part of the answer
+        assert timing.done_ns == timing.last_token_ns
+
+
+@pytest.mark.parametrize("is_awaited", [True, False], ids=["awaited", "without waiting"])
+async def test_a_deadline_that_passes_after_the_finish_reason_takes_nothing_away(
+    is_awaited: bool,
+) -> None:
+    script = HeldOpen(says_it_lives=False)
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        stream = client.stream("Hi", deadline=0.3)
+        while not stream.partial.finish_reason:
+            await anext(stream)
+        await script.client_left.wait()  # the deadline closes what nobody reads
+        texts = [token.text for token in stream.nowait()] if not is_awaited else []
+        generation = await stream.final()
+        stats = client.stats()
+
+    assert (generation.text, generation.finish_reason) == ("Once a", "length")
+    assert texts in ([], [" a"])  # if it came with the one before
+    assert (stats.num_finished, stats.num_failed, stats.num_in_flight) == (1, {}, 0)
+
+
+async def test_a_limit_on_silence_does_not_hold_after_the_finish_reason() -> None:
+    script = HeldOpen(says_it_lives=False)
+    async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
+        limits = lorry.Timeout(idle=END_GRACE_S / 5)
+        generation = await client.stream("Hi", timeout=limits).final()
+
+    assert generation.finish_reason == "length"
 
 
 @pytest.mark.parametrize(

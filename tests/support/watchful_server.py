@@ -131,11 +131,13 @@ class _Connection(asyncio.Protocol):
         )
 
     def _answer_whole(self) -> None:
+        is_half = self._server.draw.random() < 0.2
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (len(ANSWER), ANSWER)
+            % (len(ANSWER), ANSWER[: len(ANSWER) // 2] if is_half else ANSWER)
         )
-        self._end()
+        if not is_half:
+            self._end()
 
     def _end(self) -> None:
         if self._timer is not None:

@@ -21,6 +21,7 @@ from lorry.batch.request import Items, Request
 from lorry.batch.settings import BatchSettings
 from lorry.batch.source import ItemSource
 from lorry.batch.stats import BatchStats, batch_stats
+from lorry.batch.turns import BatchTurns
 from lorry.errors import ClientError
 from lorry.generation import Generation
 
@@ -57,16 +58,26 @@ class BatchRun(Generic[_Result]):
 
     The input is read as it is needed: a closed loop never holds more than `concurrency` + `window`
     items that nobody has taken. Awaiting takes results as they finish, so only `concurrency`
-    matters there. What has been taken stays in `results`.
+    matters there. With a limiter instead of a number, `window` bounds the items that wait for its
+    permits, and those that have one come on top. What has been taken stays in `results`.
 
     Leaving the context cancels what is in flight and returns when that is over. Iterated without a
     context and left early, a run goes on until its window is full; `aclose` ends it.
     """
 
-    def __init__(self, items: Items, *, generate: GenerateItem, settings: BatchSettings) -> None:
+    def __init__(
+        self,
+        items: Items,
+        *,
+        generate: GenerateItem,
+        settings: BatchSettings,
+        turns: BatchTurns | None = None,
+    ) -> None:
+        """`turns` is what the calls of `generate` take their turns with, if that is a limiter."""
         self._source = ItemSource(items)
         self._generate = generate
         self._settings = settings
+        self._turns = turns
         self._outcomes: dict[int, Outcome] = {}  # in the order of completion
         self._ready: deque[Outcome] = deque()
         self._held: dict[int, Outcome] = {}  # finished before one that comes earlier
@@ -87,6 +98,8 @@ class BatchRun(Generic[_Result]):
         self._display: ProgressDisplay | None = None
         self._room = asyncio.Event()
         self._news = asyncio.Event()
+        if turns is not None:
+            turns.changed = self._room.set
 
     def __repr__(self) -> str:
         state = "not begun" if self._runner is None else str(self._progress())
@@ -149,7 +162,9 @@ class BatchRun(Generic[_Result]):
     def stats(self) -> BatchStats:
         """Throughput and latencies of what has finished, at any moment."""
         return batch_stats(
-            self._finished(), elapsed_s=self._elapsed_s(), max_in_flight=self._max_in_flight
+            self._finished(),
+            elapsed_s=self._elapsed_s(),
+            max_in_flight=self._max_in_flight if self._turns is None else self._turns.max_admitted,
         )
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -313,6 +328,8 @@ class BatchRun(Generic[_Result]):
             await self._room.wait()
 
     def _has_room(self) -> bool:
+        if self._turns is not None:
+            return self._has_room_to_wait(self._turns)
         concurrency = self._settings.concurrency
         if concurrency is None:
             return True
@@ -321,6 +338,13 @@ class BatchRun(Generic[_Result]):
         if self._takes_all or self._settings.arrivals is not None:
             return True
         return self._num_started - self._num_taken < concurrency + self._settings.window
+
+    def _has_room_to_wait(self, turns: BatchTurns) -> bool:
+        """Whether one more may wait for the limiter; it says itself how many may be in flight."""
+        if self._settings.arrivals is not None:
+            return True
+        num_begun = self._num_in_flight if self._takes_all else self._num_started - self._num_taken
+        return num_begun - turns.num_admitted < max(1, self._settings.window)
 
     def _finished(self) -> list[Outcome]:
         if self._settings.order == "completion":
@@ -333,7 +357,9 @@ class BatchRun(Generic[_Result]):
             total=self._source.total,
             num_failed=self._num_failed,
             num_from_journal=self._num_from_journal,
-            num_in_flight=self._num_in_flight,
+            num_in_flight=(
+                self._num_in_flight if self._turns is None else self._turns.num_admitted
+            ),
             num_tokens=self._num_tokens,
             elapsed_s=self._elapsed_s(),
         )

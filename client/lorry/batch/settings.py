@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 from lorry.batch.arrivals import Arrivals
 from lorry.batch.progress import Progress
-from lorry.options import GenerateOptions, canonical
+from lorry.limits.base import Limiter
+from lorry.options import GenerateOptions, canonical, not_an_option
 
 DEFAULT_CONCURRENCY = 64
 
@@ -26,9 +26,9 @@ class BatchOptions(GenerateOptions, total=False):
     A `deadline` is that of each item, from when its turn comes.
     """
 
-    concurrency: int | None  # at most so many in flight; 64, or no limit with `arrivals`
+    concurrency: int | Limiter | None  # so many in flight; 64, or no limit with `arrivals`
     order: Order  # of the results; "input" if not said
-    window: int | None  # finished results that may wait to be taken; as many as `concurrency`
+    window: int | None  # finished results that may wait; as many as `concurrency`
     arrivals: Arrivals | None  # a schedule instead of sending when an answer has come
     progress: ShowProgress  # a bar on stderr, or a function that is told of every finished item
     journal: str | os.PathLike[str] | None  # finished items are kept here and not run again
@@ -39,9 +39,14 @@ _OF_BATCH = frozenset(BatchOptions.__annotations__) - frozenset(GenerateOptions.
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
-    """Checked and complete. `concurrency` None is no limit; `shared` are options of generations."""
+    """Checked and complete. `shared` are options of generations.
+
+    `concurrency` None is no limit but `limiter`. `window` is that of finished results that may wait
+    to be taken, with a limiter together with the items that wait for their permit.
+    """
 
     concurrency: int | None
+    limiter: Limiter | None
     window: int
     order: Order
     on_error: OnError
@@ -72,8 +77,8 @@ class BatchSettings:
             raise TypeError(
                 f"arrivals is {arrivals!r}; it must be a lorry.Constant, Poisson, Gamma or Trace"
             )
-        concurrency = _count("concurrency", given.get("concurrency"), least=1)
-        if concurrency is None and arrivals is None:
+        concurrency, limiter = _places(given.get("concurrency"))
+        if concurrency is None and limiter is None and arrivals is None:
             concurrency = DEFAULT_CONCURRENCY
         window = _count("window", given.get("window"), least=0)
         if window is not None and arrivals is not None:
@@ -84,7 +89,8 @@ class BatchSettings:
         journal = given.get("journal")
         return cls(
             concurrency=concurrency,
-            window=(concurrency or 0) if window is None else window,
+            limiter=limiter,
+            window=(concurrency or DEFAULT_CONCURRENCY) if window is None else window,
             order=_one_of("order", given.get("order", "input"), get_args(Order)),
             on_error=_one_of("on_error", on_error, get_args(OnError)),
             arrivals=arrivals,
@@ -98,9 +104,19 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     known = BatchOptions.__annotations__
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+            raise TypeError(not_an_option(name, known))
+
+
+def _places(given: int | Limiter | None) -> tuple[int | None, Limiter | None]:
+    """A number or a limiter, whichever it is."""
+    if isinstance(given, Limiter) and not isinstance(given, type):
+        return None, given
+    if given is not None and (not isinstance(given, int) or isinstance(given, bool)):
+        raise TypeError(
+            f"concurrency is {given!r}; it must be a whole number, a lorry.Limit, AdaptiveLimit, "
+            "RateLimit or other Limiter, or None"
+        )
+    return _count("concurrency", given, least=1), None
 
 
 def _count(name: str, value: int | None, *, least: int) -> int | None:

@@ -10,7 +10,8 @@ from lorry.adapter_report import AdapterCards
 from lorry.adapters import ADAPTERS_PATH, adapter_path, name_is_taken
 from lorry.blocking.session import BlockingSession
 from lorry.errors import AdapterNotFound
-from lorry.options import resolve
+from lorry.options import as_timeout, resolve
+from lorry.time_left import TimeLeft
 from lorry.timeout import Timeout
 from lorry.types.adapters import AdapterCard, AdapterList, DeletedAdapter, PutAdapter
 
@@ -29,7 +30,7 @@ class BlockingAdapters:
 
     def get(self, name: str) -> AdapterCard:
         """The card of one name; raises AdapterNotFound."""
-        return self._fetch("GET", adapter_path(name), AdapterCard, adapter=name)
+        return self._get(name)
 
     def load(
         self,
@@ -43,26 +44,34 @@ class BlockingAdapters:
     ) -> AdapterCard:
         """Load what lies at `source`, as the server sees it, under a name.
 
-        Raises AdapterExists where the name is taken, unless `replace` is true; AdapterInvalid or
-        BadRequest for what cannot be loaded.
+        `timeout` is that of both requests together. Raises AdapterExists where the name is taken,
+        unless `replace` is true; AdapterInvalid or BadRequest for what cannot be loaded.
         """
+        limit = TimeLeft(as_timeout(timeout, default=self._session.config.timeout))
         if not replace:
-            try:
-                raise name_is_taken(self.get(name))
-            except AdapterNotFound:
-                pass
+            self._check_is_free(name, limit.now())
         return self._fetch(
             "PUT",
             adapter_path(name),
             AdapterCard,
             adapter=name,
             body=msgspec.json.encode(PutAdapter(source=source, pinned=pinned, preload=preload)),
-            timeout=timeout,
+            timeout=limit.now(),
         )
 
     def unload(self, name: str) -> None:
         """Take the name away; requests that run on it end. Raises AdapterNotFound."""
         self._fetch("DELETE", adapter_path(name), DeletedAdapter, adapter=name)
+
+    def _check_is_free(self, name: str, limits: Timeout) -> None:
+        try:
+            card = self._get(name, limits)
+        except AdapterNotFound:
+            return
+        raise name_is_taken(card)
+
+    def _get(self, name: str, limits: Timeout | None = None) -> AdapterCard:
+        return self._fetch("GET", adapter_path(name), AdapterCard, adapter=name, timeout=limits)
 
     def _fetch(
         self,

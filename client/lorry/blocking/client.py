@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Never, Self, Unpack
 
+from lorry.asking_again import pauses_s
 from lorry.assembly import CHAT, COMPLETIONS
 from lorry.blocking.adapters import BlockingAdapters
 from lorry.blocking.generate_route import BlockingGenerateRoute
 from lorry.blocking.session import BlockingSession
 from lorry.chat import Messages
+from lorry.client import AsyncClient
 from lorry.config import read_config
-from lorry.errors import (
-    ConfigError,
-    ConnectError,
-    ConnectionLost,
-    DeadlineExceeded,
-    HTTPStatusError,
-)
+from lorry.errors import ConfigError, HTTPStatusError
 from lorry.generation import Generation
-from lorry.health import Health
-from lorry.options import ChatOptions, GenerateOptions, resolve
+from lorry.health import NOT_THERE_YET, Health, not_ready
+from lorry.options import ChatOptions, GenerateOptions, not_an_option, resolve
 from lorry.request_body import chat_body, completion_body
 from lorry.retry import RetryPolicy, as_retry_policy
 from lorry.timeout import Timeout
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
     from lorry.blocking.stream import BlockingTokenStream
 
 _ONCE = RetryPolicy(max_attempts=1)
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
 
 
 class Client:
@@ -47,7 +42,11 @@ class Client:
     Options, results, errors and limits of time are those of `AsyncClient`. It may be used from many
     threads at once, and is cooperative under gevent's monkey patching: it has neither threads nor a
     loop of its own, only sockets. Proxies are not used. Settings that are not given are read from
-    LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT. Raises ConfigError for a wrong setting.
+    LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT.
+
+    It is small on purpose: one server, a key that is a string, and none of `AsyncClient`'s `limit`,
+    `transport`, `middleware` and `defaults`. As many calls are in flight as threads make. What it
+    has not got is refused by name. Raises as `AsyncClient` does.
     """
 
     def __init__(
@@ -59,12 +58,14 @@ class Client:
         retry: RetryPolicy | int | None = None,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        **others: Never,
     ) -> None:
+        _refuse(others)
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
         if config.make_key is not None:
             raise ConfigError("api_key is a function; the blocking client takes a string")
         if len(config.endpoints) > 1:
-            raise ConfigError("base_url names several servers; the blocking client has one")
+            raise ConfigError("base_url names several servers; the blocking client takes one")
         self._session = BlockingSession(
             config, retry=as_retry_policy(retry), ssl_context=ssl_context
         )
@@ -116,22 +117,17 @@ class Client:
         """
         ends_at = time.monotonic() + timeout
         problem = "it did not answer"
-        pause_s = _FIRST_PAUSE_S
+        pauses = pauses_s()
         while (remaining_s := ends_at - time.monotonic()) > 0:
             try:
                 health = self._health(Timeout(total=remaining_s))
                 if health.is_ready:
                     return
                 problem = health.detail
-            except (ConnectError, ConnectionLost, DeadlineExceeded) as error:
+            except NOT_THERE_YET as error:
                 problem = str(error)
-            time.sleep(max(0.0, min(pause_s, ends_at - time.monotonic())))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        raise DeadlineExceeded(
-            f"{self._session.config.base_url} was not ready within {timeout:g} s: {problem}",
-            phase="total",
-            limit_s=timeout,
-        )
+            time.sleep(max(0.0, min(next(pauses), ends_at - time.monotonic())))
+        raise not_ready(self._session.config.base_url, timeout, problem)
 
     def _health(self, timeout: Timeout) -> Health:
         exchange = self._session.exchange(
@@ -143,6 +139,14 @@ class Client:
         except HTTPStatusError as error:
             return Health(False, error.status or 0, str(error))
         return Health(True, 200)
+
+
+def _refuse(settings: Collection[str]) -> None:
+    """Raises TypeError for the first of them."""
+    for name in settings:
+        if name in inspect.signature(AsyncClient).parameters:
+            raise TypeError(f"{name!r} is a setting of AsyncClient; the blocking client has none")
+        raise TypeError(not_an_option(name, inspect.signature(Client).parameters))
 
 
 class BlockingChat:

@@ -11,17 +11,21 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from lorry.attempts import IDEMPOTENT_METHODS, MAX_ERROR_BODY_BYTES, idempotency_key
+from lorry.attempts import (
+    IDEMPOTENT_METHODS,
+    MAX_ERROR_BODY_BYTES,
+    add_attempt_headers,
+    idempotency_key,
+)
 from lorry.blocking.connection import Connection, ConnectionPool
 from lorry.blocking.retry_account import RetryAccount
-from lorry.call_outcome import cancelled, concluded, too_late
+from lorry.call_outcome import cancelled, concluded, too_late, unasked_encoding
 from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     ClientError,
     ConnectionLost,
     DeadlineExceeded,
     Phase,
-    StreamProtocolError,
 )
 from lorry.exchange import END_GRACE_S
 from lorry.retry import RetryPolicy
@@ -64,6 +68,7 @@ class BlockingExchange:
         self._started_at = time.monotonic()
         self._phase: Phase = "queue"
         self._limits: list[tuple[float, Phase, float]] = []  # when, which, its seconds
+        self._grace_ends_at: float | None = None  # once the end of a complete answer is waited for
         self._first_token_came = False
         self._cancel_reason: str | None = None
         self._was_cancelled = threading.Event()
@@ -93,6 +98,7 @@ class BlockingExchange:
                         num_attempts=len(failures) - was_stale,
                         remaining_s=self._remaining_s(),
                         random=random.random,
+                        last_there=failures[-1],
                     )
                     if verdict.delay_s is None:
                         raise concluded(failures, verdict.reason)
@@ -108,13 +114,24 @@ class BlockingExchange:
         """The next bytes of the body, b"" at its end; stamps the stopwatch."""
         self._set_phase("total", self._read_limits())
         try:
-            data = self._read_some()
+            return self._read_stamped()
         except ClientError as error:
             self.describe(error)
             raise
-        if data and self._connection is not None:
-            self.stopwatch.received(self._connection.socket.read_ns)
-        return data
+
+    def read_end(self) -> bytes:
+        """What follows when the content is complete, as `read`; b"" also when that takes too long.
+
+        All such reads share one short grace.
+        """
+        if self._grace_ends_at is None:
+            self._grace_ends_at = time.monotonic() + END_GRACE_S
+        self._set_phase("total", [(self._grace_ends_at, "total", END_GRACE_S)])
+        try:
+            return self._read_stamped()
+        except DeadlineExceeded:
+            self.stopwatch.done_ns = self.stopwatch.last_read_ns
+            return b""
 
     def read_all(self) -> bytes:
         """The whole body, and the end of the call."""
@@ -220,7 +237,7 @@ class BlockingExchange:
         encoding = headers.get("content-encoding", "identity")
         if encoding != "identity":
             self.close()
-            raise StreamProtocolError(f"the answer is {encoding} encoded, which was not asked for")
+            raise unasked_encoding(encoding)
         return headers
 
     def _begin_connecting(self) -> None:
@@ -237,11 +254,7 @@ class BlockingExchange:
         headers["x-request-id"] = call.request_id
         if call.method == "POST":
             headers["idempotency-key"] = idempotency_key(call.request_id)
-        if len(self.stopwatch.attempts) > 1:
-            headers["x-request-attempt"] = str(len(self.stopwatch.attempts))
-        remaining_s = self._remaining_s()
-        if remaining_s is not None:
-            headers["x-request-timeout-ms"] = str(max(1, int(remaining_s * 1000)))
+        add_attempt_headers(headers, len(self.stopwatch.attempts), self._remaining_s())
         return headers
 
     def _read_error_body(self) -> bytes:
@@ -255,6 +268,12 @@ class BlockingExchange:
         except ConnectionLost:
             pass  # the status says enough
         return body
+
+    def _read_stamped(self) -> bytes:
+        data = self._read_some()
+        if data and self._connection is not None:
+            self.stopwatch.received(self._connection.socket.read_ns)
+        return data
 
     def _read_some(self) -> bytes:
         """At least one byte, b"" at the end of the body."""

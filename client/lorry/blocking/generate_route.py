@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,6 +11,7 @@ from lorry.errors import ClientError
 from lorry.generate_route import BodyEncoder
 from lorry.generation import Generation
 from lorry.options import CallOptions, GenerateOptions, resolve
+from lorry.whole_answer import whole_generation
 
 if TYPE_CHECKING:
     from lorry.blocking.stream import BlockingTokenStream
@@ -51,19 +51,14 @@ class BlockingGenerateRoute(Generic[_Prompt]):
         )
         exchange.open()
         body = exchange.read_all()
-        builder = GenerationBuilder(self._dialect)
-        keeps_tokens = "logprobs" in resolved.sampling
+        endpoint = exchange.call.base_url
         try:
-            builder.add_answer(body, t_ns=time.perf_counter_ns(), keeps_tokens=keeps_tokens)
+            return whole_generation(
+                body, self._dialect, exchange.stopwatch, options=resolved, endpoint=endpoint
+            )
         except ClientError as error:
             exchange.describe(error)
             raise
-        return builder.build(
-            exchange.stopwatch,
-            options=resolved,
-            endpoint=exchange.call.base_url,
-            keeps_tokens=keeps_tokens,
-        )
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> BlockingTokenStream:
         """A stream whose request has not been sent."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
 from lorry.blocking.retry_account import RetryAccount
 from lorry.config import ClientConfig
 from lorry.errors import StreamProtocolError
 from lorry.options import CallOptions
 from lorry.retry import RetryPolicy
+from lorry.whole_answer import decoded
 
 if TYPE_CHECKING:
     import ssl
@@ -75,11 +74,10 @@ class BlockingSession:
         exchange.open()
         answer = exchange.read_all()
         try:
-            return msgspec.json.decode(answer, type=kind)
-        except msgspec.DecodeError as error:
-            problem = StreamProtocolError(f"not an answer of {path}: {error}", snippet=answer)
-            exchange.describe(problem)
-            raise problem from error
+            return decoded(answer, kind, path=path)
+        except StreamProtocolError as error:
+            exchange.describe(error)
+            raise
 
     def close(self) -> None:
         if self._pool is not None:

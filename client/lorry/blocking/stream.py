@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from lorry.assembly import GenerationBuilder
 from lorry.blocking.exchange import BlockingExchange
+from lorry.call_outcome import not_a_stream, unfinished
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -149,16 +150,14 @@ class BlockingTokenStream:
         self._state = "open"
         content_type = headers.get("content-type", "")
         if not content_type.lower().startswith("text/event-stream"):
-            raise StreamProtocolError(
-                f"the server answered a stream with content type {content_type!r} instead of "
-                "'text/event-stream'"
-            )
+            raise not_a_stream(content_type)
 
     def _read(self) -> None:
+        is_complete = self._builder.is_complete
         try:
-            data = self._exchange.read()
+            data = self._exchange.read_end() if is_complete else self._exchange.read()
         except ConnectionLost as error:
-            if self._builder.is_complete:  # nothing of the text was lost
+            if is_complete:  # nothing of the text was lost
                 self._end()
                 return
             raise StreamTruncated(f"the stream was cut: {error}") from error
@@ -168,7 +167,7 @@ class BlockingTokenStream:
             self._end()
             self._exchange.close()
         else:
-            raise StreamTruncated("the stream ended without a finish reason and without [DONE]")
+            raise unfinished()
 
     def _take(self, data: bytes) -> None:
         stopwatch = self._exchange.stopwatch

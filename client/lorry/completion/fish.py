@@ -58,7 +58,7 @@ def _lines_of(node: Node, nodes: Sequence[Node]) -> Iterator[str]:
     if node.argument == "choice":
         for choice in node.choices:
             summary = summaries.get(f"{node.path} {choice}".strip(), "")
-            yield f"{begin} -a {_quoted(choice)}{_description(summary)}"
+            yield f"{begin} -a {_quoted(_word(choice))}{_description(summary)}"
     elif node.argument in ("adapter", "file"):
         yield f"{begin}{_offer(node.argument, ())}"
     if node.asks_help:
@@ -79,13 +79,18 @@ def _offer(kind: Kind, choices: Sequence[str]) -> str:
         case "file":
             return " -F"
         case "choice":
-            return f" -a {_quoted(' '.join(choices))}"
+            return f" -a {_quoted(' '.join(map(_word, choices)))}"
         case "text" | "nothing":
             return ""
 
 
 def _description(summary: str) -> str:
     return f" -d {_quoted(summary)}" if summary else ""
+
+
+def _word(text: str) -> str:
+    """One word of what follows `-a`, which fish expands once more."""
+    return text if text.replace("-", "").isalnum() else _quoted(text)
 
 
 def _quoted(text: str) -> str:

@@ -18,23 +18,23 @@ class SeveralLimits:
     """
 
     def __init__(self, limits: Sequence[Limiter]) -> None:
-        self._limits = tuple(limits)
+        self.limits = tuple(limits)
 
     def __repr__(self) -> str:
-        return f"[{', '.join(map(repr, self._limits))}]"
+        return f"[{', '.join(map(repr, self.limits))}]"
 
     @property
     def num_queued(self) -> int:
-        return sum(limit.num_queued for limit in self._limits)
+        return sum(limit.num_queued for limit in self.limits)
 
     @property
     def num_in_flight(self) -> int:
-        return self._limits[-1].num_in_flight
+        return self.limits[-1].num_in_flight
 
     async def acquire(self, *, adapter: str | None, num_tokens: int) -> SeveralPermits:
         permits = SeveralPermits()
         try:
-            for limit in self._limits:
+            for limit in self.limits:
                 permits.add(await limit.acquire(adapter=adapter, num_tokens=num_tokens))
         except BaseException:
             permits.release(outcome=StreamCancelled("it never began"), timing=_NEVER_BEGAN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import re
 import shutil
@@ -128,6 +129,21 @@ def test_adapters_models_and_health(client: lorry.Client, server: ServerInThread
     client.adapters.unload("sql")
     with pytest.raises(lorry.AdapterNotFound):
         client.adapters.get("sql")
+
+
+def test_the_timeout_of_loading_an_adapter_is_one_limit_over_both_requests() -> None:
+    talking = Talking()
+
+    async def slowly(request: ReceivedRequest, reply: Reply) -> None:
+        await asyncio.sleep(0.2)
+        await talking(request, reply)
+
+    with ServerInThread(slowly) as server, lorry.Client(server.url) as client:
+        client.adapters.load("new", "/adapters/new", timeout=30)
+
+    asked, put = (int(request.headers["x-request-timeout-ms"]) for request in server.requests)
+    assert 29_000 < asked <= 30_000
+    assert put <= asked - 200
 
 
 def test_leaving_a_stream_early_closes_its_connection() -> None:
@@ -281,6 +297,30 @@ def test_a_full_server_is_asked_again() -> None:
     assert server.requests[1].headers["x-request-attempt"] == "2"
     keys = {request.headers["idempotency-key"] for request in server.requests}
     assert keys == {generation.request_id}
+
+
+@pytest.mark.parametrize("says_it_lives", [False, True], ids=["silent", "keep-alive comments"])
+def test_a_finish_reason_ends_a_stream_that_is_held_open(says_it_lives: bool) -> None:
+    left = threading.Event()
+
+    async def hold(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.events(completion("a", token_ids=[1], finish_reason="stop"))
+        leaving = asyncio.ensure_future(reply.client_left())
+        with contextlib.suppress(ConnectionError):
+            while says_it_lives and not leaving.done():
+                await reply.chunk(b": keep-alive\n\n")
+                await asyncio.sleep(0.02)
+        await leaving
+        left.set()
+
+    with ServerInThread(hold) as server, lorry.Client(server.url) as client:
+        generation = client.stream("Hi", deadline=30).final()
+        assert left.wait(10)
+
+    assert (generation.text, generation.finish_reason) == ("a", "stop")
+    if not says_it_lives:  # the wait for more is no part of the answer
+        assert generation.timing.done_ns == generation.timing.last_token_ns
 
 
 @pytest.mark.parametrize("whole", [True, False])

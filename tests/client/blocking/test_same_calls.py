@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import lorry
@@ -18,6 +20,27 @@ def test_a_function_for_a_key_is_refused_by_name() -> None:
 
     with pytest.raises(lorry.ConfigError, match="api_key is a function"):
         lorry.Client("http://x", api_key=key)  # type: ignore[arg-type]  # the point of the test
+
+
+def test_several_servers_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(lorry.ConfigError, match="base_url names several servers"):
+        lorry.Client(["http://a", "http://b"])  # type: ignore[arg-type]  # the point of the test
+    monkeypatch.setenv("LORRY_BASE_URL", "http://a,http://b")
+    with pytest.raises(lorry.ConfigError, match="base_url names several servers"):
+        lorry.Client()
+
+
+@pytest.mark.parametrize("name", ["limit", "transport", "middleware", "defaults"])
+def test_a_setting_that_only_the_async_client_has_is_refused_by_name(name: str) -> None:
+    settings: Any = {name: None}
+    with pytest.raises(TypeError, match=f"'{name}' is a setting of AsyncClient"):
+        lorry.Client("http://x", **settings)
+
+
+def test_a_setting_that_neither_client_has_is_refused_with_the_one_that_was_meant() -> None:
+    settings: Any = {"time_out": 3}
+    with pytest.raises(TypeError, match="'time_out'; did you mean 'timeout'"):
+        lorry.Client("http://x", **settings)
 
 
 def test_the_idempotency_key_is_escaped_as_the_async_client_does() -> None:
