@@ -24,6 +24,8 @@ from lorry.transports.base import WireResponse
 
 # how long the end of a finished body is waited for, so that its connection can be used again
 END_GRACE_S = 0.25
+# how long behind a finish reason the counts and [DONE] are waited for: a busy server is slow with these too
+TAIL_GRACE_S = 2.0
 
 
 class Exchange:
@@ -108,7 +110,7 @@ class Exchange:
         All such reads share one short grace, after which the connection is closed: a server need
         not say that it has ended.
         """
-        self._patience.content_came(grace_s=END_GRACE_S)
+        self._patience.content_came(grace_s=TAIL_GRACE_S)
         try:
             return await self.read()
         except DeadlineExceeded:

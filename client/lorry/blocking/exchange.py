@@ -27,7 +27,7 @@ from lorry.errors import (
     DeadlineExceeded,
     Phase,
 )
-from lorry.exchange import END_GRACE_S
+from lorry.exchange import END_GRACE_S, TAIL_GRACE_S
 from lorry.retry import RetryPolicy
 from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
@@ -125,8 +125,8 @@ class BlockingExchange:
         All such reads share one short grace.
         """
         if self._grace_ends_at is None:
-            self._grace_ends_at = time.monotonic() + END_GRACE_S
-        self._set_phase("total", [(self._grace_ends_at, "total", END_GRACE_S)])
+            self._grace_ends_at = time.monotonic() + TAIL_GRACE_S
+        self._set_phase("total", [(self._grace_ends_at, "total", TAIL_GRACE_S)])
         try:
             return self._read_stamped()
         except DeadlineExceeded:
