@@ -21,6 +21,7 @@ def declared_load(engine: Engine, *, until_s: float) -> DeclaredLoad:
         adapter_shares={}
         if _draws_unevenly(workload)
         else {name: mix.share_of(name) for name in mix.all_names},
+        requests_per_draw=max((_turns(prompts) for prompts in _sources(workload)), default=1),
         cached_share=_cached_share(workload),
         exact_lengths=engine.wire.ignore_eos,
         counts_tokens=not any(isinstance(p, FixedPrompts) for p in _sources(workload)),
@@ -43,9 +44,13 @@ def declared_load(engine: Engine, *, until_s: float) -> DeclaredLoad:
 
 def _draws_unevenly(workload: Workload) -> bool:
     """Whether shares say nothing of a sample: what rotates has none to be held to, and requests of
-    one session, which keep to one adapter, are not as many draws."""
+    one session of a trace are as many as their user sent."""
     sessions = workload.trace.requests if workload.trace is not None else ()
     return workload.adapters.churn is not None or any(r.session is not None for r in sessions)
+
+
+def _turns(prompts: PromptSource) -> int:
+    return prompts.turns if isinstance(prompts, MultiTurn) else 1
 
 
 def _sources(workload: Workload) -> list[PromptSource]:

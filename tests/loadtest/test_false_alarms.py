@@ -95,6 +95,14 @@ def test_each_user_class_has_indices_of_its_own() -> None:
     assert status(19, two) == "pass"
 
 
+def test_conversations_are_as_many_draws_of_an_adapter_as_there_are_of_them() -> None:
+    """Half of the load goes to one of three adapters: chance, when each draw is for forty requests."""
+    half = each(lambda r: {"adapter": "pirate"} if r.index % 4 == 0 else {})(CLOSED)
+
+    assert status(21, half) == "fail"
+    assert status(21, declared(requests_per_draw=40)(half)) == "pass"
+
+
 def test_a_long_queue_before_a_short_answer_is_not_a_buffer() -> None:
     def queued(record: RequestRecord) -> dict[str, object]:
         shift = 60_000_000_000

@@ -192,7 +192,7 @@ for name in SCENARIOS:
     settings = settings_of(user_class_of(name), None)
     assert settings.scenario == name
     workload = settings.workload(Catalog("base", ("a", "b")))
-    planned = [workload.request_at(i, at_ns=i * 10**9) for i in range(60)]
+    planned = [workload.request_at(i, times_ns=range(0, 60 * 10**9, 10**9)) for i in range(60)]
     print(name, len({request.prompt_hash for request in planned}))
 """
     done = run_python("-c", program, cwd=tmp_path)
