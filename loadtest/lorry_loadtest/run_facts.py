@@ -8,7 +8,7 @@ from typing import Literal
 
 from lorry_loadtest.observations import Observations
 
-ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape", "at_once"]
+ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorry_loadtest.cli import main
+from lorry_loadtest.mock_faults import Fault
 from lorry_loadtest.mock_server import MockServer
 from lorry_loadtest.mock_stream import MockTimes
 from lorry_loadtest.observations import read_observations
@@ -60,6 +61,27 @@ def test_a_sweep_writes_its_report_and_succeeds(tmp_path: Path) -> None:
     assert [level["concurrency"] for level in report["levels"]] == [1, 3]
     assert "secret" not in (tmp_path / "out" / "report.html").read_text()
     assert "Up to" in done.stdout
+
+
+class Tiring(MockServer):
+    """Takes longer with each request that it was sent."""
+
+    def fault_of(self, number: int) -> Fault | None:
+        self.times = MockTimes(first_ms=5, gap_ms=1 + 0.1 * number)
+        return None
+
+
+def test_a_server_that_tires_is_found_on_the_way_down(tmp_path: Path) -> None:
+    with running_mock(Tiring()) as mock:
+        run_loadtest(
+            *("--url", mock.url, "--sweep", "concurrency:1..2:log2", "--duration", "0.6"),
+            *("--warmup", "0", "--max-tokens", "8", "--out", "out", "--no-calibration"),
+            cwd=tmp_path,
+        )
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (hysteresis,) = [r for r in report["verdict"]["results"] if r["number"] == 29]
+    assert hysteresis["finding"]["status"] in ("warn", "fail"), hysteresis
 
 
 def test_a_failed_request_fails_the_sweep(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ CHECKS: tuple[Check, ...] = (
     Check(2, "read coalescing", "bursts of gaps of zero", client_checks.read_coalescing),
     Check(3, "chunk batching", "a chunk is taken for a token", stream_checks.chunk_batching),
     Check(4, "buffering", "the answer arrives at once", stream_checks.buffered_stream),
-    Check(5, "first event", "TTFT of an event without a token", stream_checks.empty_first_event),
+    Check(5, "first event", "TTFT of what is no token yet", stream_checks.early_first_event),
     Check(6, "token accounting", "tokens/s off by 10 to 50 %", token_checks.token_accounting),
     Check(7, "output lengths", "short answers look fast", token_checks.length_honoured),
     Check(8, "prefix cache", "repeated prompts make TTFT collapse", token_checks.prefix_cache),
