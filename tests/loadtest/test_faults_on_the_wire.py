@@ -83,7 +83,7 @@ def sends_the_first_again(engine: Engine) -> None:
 
 FAULTS: list[tuple[int, str, Measured, set[str]]] = [
     (1, "a client that holds the interpreter", Measured(
-        sound(), arrival="poisson:60", duration_s=1.5, while_running=holds_the_interpreter), {"warn"}),
+        sound(), arrival="poisson:60", duration_s=1.5, while_running=holds_the_interpreter), {"warn", "fail"}),
     (2, "four events in one write", Measured(sick("coalesced")), {"fail"}),
     (3, "two tokens in an event", Measured(sound(tokens_per_event=2)), {"warn"}),
     (4, "a proxy that collects the answer", Measured(sick("buffered")), {"fail"}),
@@ -98,7 +98,7 @@ FAULTS: list[tuple[int, str, Measured, set[str]]] = [
     (11, "all at once", Measured(
         sound(first_ms=400), arrival="constant:1500x0.02s", duration_s=0.2), {"fail"}),
     (12, "a server that slows down", Measured(
-        sound(gap_ms=3), duration_s=3.0, while_running=slows_down), {"warn", "fail"}),
+        sound(gap_ms=3), arrival="constant:40", duration_s=2.0, while_running=slows_down), {"warn", "fail"}),
     (13, "answers as long as the window", Measured(sound(first_ms=500), users=24), {"warn", "fail"}),
     (14, "a drain that cuts off", Measured(sound(gap_ms=60_000), drain_s=0.0), {"fail"}),
     (15, "refusals", Measured(sick("http_429", every=4)), {"fail"}),
