@@ -83,7 +83,7 @@ def sends_the_first_again(engine: Engine) -> None:
 
 FAULTS: list[tuple[int, str, Measured, set[str]]] = [
     (1, "a client that holds the interpreter", Measured(
-        sound(), arrival="poisson:60", duration_s=1.5, while_running=holds_the_interpreter), {"warn", "fail"}),
+        sound(), arrival="poisson:60", duration_s=1.5, own_process=True, while_running=holds_the_interpreter), {"warn", "fail"}),
     (2, "four events in one write", Measured(sick("coalesced")), {"fail"}),
     (3, "two tokens in an event", Measured(sound(tokens_per_event=2)), {"warn"}),
     (4, "a proxy that collects the answer", Measured(sick("buffered")), {"fail"}),
@@ -92,7 +92,7 @@ FAULTS: list[tuple[int, str, Measured, set[str]]] = [
     (7, "short answers", Measured(sick("short", every=5), ignore_eos=True), {"fail"}),
     (8, "a prompt from the cache", Measured(sick("cached")), {"fail"}),
     (9, "a client that is late", Measured(
-        sound(), arrival="poisson:60", duration_s=1.5, while_running=holds_the_interpreter), {"warn", "fail"}),
+        sound(), arrival="poisson:60", duration_s=1.5, own_process=True, while_running=holds_the_interpreter), {"warn", "fail"}),
     (10, "a growing backlog", Measured(
         sound(slowdown=0.5), arrival="constant:60", drain_s=20.0), {"warn", "fail"}),
     (11, "all at once", Measured(

@@ -9,6 +9,7 @@ import gevent
 
 from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.arrivals import parse_arrival
+from lorry_loadtest.calibration import mock_process
 from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.declared import declared_load
 from lorry_loadtest.endpoint import parse_endpoint
@@ -53,7 +54,7 @@ class Measured:
     """A load of `users`, or of `arrival`, and what is wrong with it.
 
     `while_running` is called in the middle, beside the load; `user_code` may change a request before
-    it is sent.
+    it is sent. A server in a process of its own does not stop with the interpreter of the client.
     """
 
     server: Callable[[], MockServer] = MockServer
@@ -63,13 +64,19 @@ class Measured:
     duration_s: float = 0.5
     drain_s: float = 5.0
     ignore_eos: bool = False
+    own_process: bool = False
     user_code: Callable[[PlannedRequest], PlannedRequest] = lambda planned: planned
     on_engine: Callable[[Engine], None] = lambda engine: None
     while_running: Callable[[RunningMock, Engine], None] = field(default=lambda mock, engine: None)
 
     def run(self) -> LevelRun:
         """Its whole time is the window: there is no warm-up."""
-        with running_mock(self.server()) as mock:
+        server = self.server()
+        if self.own_process:
+            times = ("--first-ms", str(server.times.first_ms), "--gap-ms", str(server.times.gap_ms))
+            with mock_process(*times) as url:
+                return _Level(self, RunningMock(url, 0, server)).run()
+        with running_mock(server) as mock:
             return _Level(self, mock).run()
 
 
