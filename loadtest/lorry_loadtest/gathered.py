@@ -20,6 +20,7 @@ class Gathered:
         self.records: list[RequestRecord] = list(prepared.records)
         self.reports: list[WorkerReport] = []
         self.num_workers: int | None = None  # how many should have handed over, in a master
+        self.notes: list[str] = []
         self._scrape: ServerScrape | None = None
 
     def add(self, records: Iterable[RequestRecord], report: WorkerReport) -> None:
@@ -68,7 +69,7 @@ class Gathered:
             server=tuple(scrape.samples) if scrape else (),
             steps=tuple(scrape.steps) if scrape else (),
             sdk_overhead=prepared.sdk_overhead,
-            notes=(*prepared.notes, *(scrape.notes if scrape else ())),
+            notes=(*prepared.notes, *(scrape.notes if scrape else ()), *self.notes),
         )
 
 

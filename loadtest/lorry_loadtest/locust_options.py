@@ -7,6 +7,7 @@ import logging
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def _add_to_parser(parser: Any) -> None:
         "--llm-report",
         default="",
         metavar="DIR",
-        help="folder for report.html, report.json and records.jsonl of each test",
+        help="folder for report.html, report.json and records.jsonl; each test of the web page has a "
+        "folder of its own in it, named by its start",
     )
     parser.add_argument(
         "--no-calibration",
@@ -111,7 +113,7 @@ class _ReportedTests:
     def __init__(self, environment: Any, analysis: AnalysisOptions) -> None:
         self._environment = environment
         self._analysis = analysis
-        self._started_at = datetime.now(UTC)
+        self._started_at: datetime | None = None  # of the test that runs
         self._window_start_ns: int | None = None
         self._window_end_ns = 0
         listeners = environment.events
@@ -132,23 +134,37 @@ class _ReportedTests:
             self._window_end_ns = self._environment.lorry_run.now_ns
 
     def _on_stop(self, **_: Any) -> None:
-        folder = self._environment.parsed_options.llm_report
-        gathered: Gathered | None = self._environment.lorry_events.gathered
-        if not folder or self._window_start_ns is None or gathered is None or not gathered.sent:
+        started_at, self._started_at = self._started_at, None
+        parsed = self._environment.parsed_options
+        if not parsed.llm_report or started_at is None:
             return
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        self._write(path, gathered, window_start_ns=max(0, self._window_start_ns))
-        logger.info("Report: %s", path / "report.html")
+        gathered: Gathered | None = self._environment.lorry_events.gathered
+        if gathered is None:
+            logger.error("no report: the test could not be prepared; what was wrong is said above")
+        elif not gathered.sent:
+            logger.error("no report: the test ended before a request was sent")
+        else:
+            name = "" if parsed.headless else f"{started_at:%Y-%m-%dT%H-%M-%S}"
+            path = _free(Path(parsed.llm_report) / name) if name else Path(parsed.llm_report)
+            path.mkdir(parents=True, exist_ok=True)
+            self._write(path, gathered, started_at=started_at)
+            logger.info("Report: %s", path / "report.html")
 
-    def _write(self, path: Path, gathered: Gathered, *, window_start_ns: int) -> None:
+    def _write(self, path: Path, gathered: Gathered, *, started_at: datetime) -> None:
         state = self._environment.lorry_run
         user_class = next(c for c in self._environment.user_classes if hasattr(c, "canary_share"))
         engine = engine_of(user_class, self._environment, state)
-        window_end_ns = self._window_end_ns
-        if engine.is_open_loop:  # -t is a little longer than the plan: nothing arrives after it
+        window_start_ns, window_end_ns = max(0, self._window_start_ns or 0), self._window_end_ns
+        if engine.is_open_loop:
+            window_start_ns = 0  # its plan does not wait for users
+            # -t is a little longer than the plan: nothing arrives after it
             last_ns = max(record.t_sched_ns for record in gathered.sent)
             window_end_ns = min(window_end_ns, last_ns + 1)
+        elif self._window_start_ns is None:
+            gathered.notes.append(
+                "the test was ended before all of its users had been started: their start is inside "
+                "the window"
+            )
         window_end_ns = max(window_end_ns, window_start_ns + 1)
         observations = gathered.observations()
         loaded_s = window_end_ns / 1e9
@@ -178,9 +194,11 @@ class _ReportedTests:
             workload=engine.workload,
             warmup_s=window_start_ns / 1e9,
             duration_s=run.window_s,
-            started_at=self._started_at,
+            started_at=started_at,
         )
         analysis = self._analysis
+        if not self._environment.parsed_options.headless:
+            analysis = _beside(analysis, path.name)
         if user_class.slo and not analysis.objectives:
             analysis = replace(analysis, objectives=parse_objectives(user_class.slo))
         try:
@@ -193,3 +211,18 @@ class _ReportedTests:
             logger.info("%s", line)
         # None leaves it to locust, which has failures of its own
         self._environment.process_exit_code = exit_code(result) or None
+
+
+def _free(folder: Path) -> Path:
+    """With a number behind its name where an earlier test of the same second has it."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(path for path in chain([folder], numbered) if not path.exists())
+
+
+def _beside(analysis: AnalysisOptions, name: str) -> AnalysisOptions:
+    """Files for a pull request, named by the test, so that none overwrites another's."""
+    junit, markdown = (
+        path and path.with_name(f"{path.stem}-{name}{path.suffix}")
+        for path in (analysis.junit, analysis.markdown)
+    )
+    return replace(analysis, junit=junit, markdown=markdown)

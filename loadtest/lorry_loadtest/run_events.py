@@ -57,10 +57,12 @@ class RunEvents:
         self.gathered: Gathered | None = None
         self._prepared: Prepared | None = None
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._is_running = False
         events = environment.events
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
         events.test_stop.add_listener(self._on_stop)
+        events.quitting.add_listener(self._on_quitting)
         if self._worker is not None:
             events.report_to_master.add_listener(self._on_report)
         if self._master is not None:
@@ -86,6 +88,7 @@ class RunEvents:
             self._prepared = self._prepare(run)
 
     def _on_start(self, **_: Any) -> None:
+        self._is_running = True
         given = self._worker.take_order() if self._worker else RunOrder()
         order = given or RunOrder()
         self.gathered = None
@@ -200,7 +203,14 @@ class RunEvents:
             timeout_s=float(self._environment.stop_timeout or 0) + _HAND_OVER_S
         )
 
+    def _on_quitting(self, **_: Any) -> None:
+        """Ctrl-C. Locust takes its exit code and a worker says goodbye to its master before they end
+        a running test: then the report's code and the worker's records would come too late."""
+        if self._is_running and self._master is None:
+            self._environment.runner.stop()
+
     def _on_stop(self, **_: Any) -> None:
+        self._is_running = False
         if not hasattr(self._environment, "lorry_run"):
             return
         if self._master is None:
