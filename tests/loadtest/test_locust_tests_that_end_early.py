@@ -64,14 +64,14 @@ def report_of(folder: Path) -> dict[str, object]:
 
 
 def test_a_test_that_is_interrupted_is_reported_with_its_exit_code(tmp_path: Path) -> None:
-    with running_mock(MockServer(times=FAST, faults={7: "http_500"})) as mock:
+    with running_mock(MockServer(times=FAST, fault_every=9, fault="wrong_usage")) as mock:
         load = ("--headless", "--host", mock.url, "-u", "2", "-r", "2", "--max-tokens", "4")
         with locust(*load, "--stop-timeout", "5", "--llm-report", "out", cwd=tmp_path) as process:
             wait_for(mock, 40)
             code, said = interrupted(process)
         num_served = len(mock.server.served)
 
-    assert code in (1, 3), said  # one request failed; 3: a busy machine is no place to measure
+    assert code == 3, said  # tokens do not add up; to locust every request succeeded
     assert "Report: out/report.html" in said
     assert len(read_records(tmp_path / "out" / "records.jsonl")) == num_served
 
