@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lorry_loadtest.arrivals import Arrivals
@@ -28,7 +29,8 @@ def declared_load(engine: Engine, *, until_s: float) -> DeclaredLoad:
     )
     if settings.arrival is None:
         return common
-    rate = len(engine.schedule(until_s=until_s)) / until_s
+    arrivals = settings.arrival.times_s(seed=workload.arrival_seed, until_s=until_s)
+    rate = sum(1 for _ in arrivals) / until_s
     if not isinstance(settings.arrival, Arrivals):
         return replace(common, arrival="trace", rate_per_s=rate)
     stretches = settings.arrival.rates.stretches
@@ -40,6 +42,17 @@ def declared_load(engine: Engine, *, until_s: float) -> DeclaredLoad:
         rate_per_s=rate,
         arrival_cv=cv if is_steady else None,
     )
+
+
+def declared_together(classes: Sequence[DeclaredLoad]) -> DeclaredLoad:
+    """Of several user classes at once, all closed or all open: as much as is true of their sum."""
+    kinds = {declared.arrival for declared in classes}
+    if len(kinds) == 1:
+        (arrival,) = kinds
+    else:
+        arrival = "shape" if kinds & {"shape", "trace"} else "mixed"
+    rates = [declared.rate_per_s for declared in classes if declared.rate_per_s is not None]
+    return DeclaredLoad(arrival=arrival, rate_per_s=sum(rates) if rates else None)
 
 
 def _draws_unevenly(workload: Workload) -> bool:

@@ -11,6 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from locust import events
 from locust.runners import WorkerRunner
 
@@ -18,17 +19,17 @@ from lorry_loadtest.analysis_options import AnalysisOptions, add_judging_options
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.conclude import conclude, exit_code
 from lorry_loadtest.console import verdict_lines
-from lorry_loadtest.declared import declared_load
+from lorry_loadtest.declared import declared_load, declared_together
 from lorry_loadtest.engine import engine_of
 from lorry_loadtest.gate.pairing import NotComparable
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.live_page import attach_live_page
 from lorry_loadtest.options import add_workload_options, workload_options
-from lorry_loadtest.run_events import attach_run
+from lorry_loadtest.run_events import attach_run, llm_classes
 from lorry_loadtest.run_facts import DeclaredLoad, RunFacts
-from lorry_loadtest.run_info import describe_run
-from lorry_loadtest.slo import parse_objectives
+from lorry_loadtest.run_info import describe_run, describe_together
+from lorry_loadtest.slo import Objective, parse_objectives
 from lorry_loadtest.sweep import locust_table
 
 logger = logging.getLogger(__name__)
@@ -152,10 +153,13 @@ class _ReportedTests:
 
     def _write(self, path: Path, gathered: Gathered, *, started_at: datetime) -> None:
         state = self._environment.lorry_run
-        user_class = next(c for c in self._environment.user_classes if hasattr(c, "canary_share"))
-        engine = engine_of(user_class, self._environment, state)
+        engines = [
+            engine_of(user_class, self._environment, state)
+            for user_class in llm_classes(self._environment)
+        ]
+        is_open_loop = engines[0].is_open_loop  # of all of them; see check_judgeable
         window_start_ns, window_end_ns = max(0, self._window_start_ns or 0), self._window_end_ns
-        if engine.is_open_loop:
+        if is_open_loop:
             window_start_ns = 0  # its plan does not wait for users
             # -t is a little longer than the plan: nothing arrives after it
             last_ns = max(record.t_sched_ns for record in gathered.sent)
@@ -169,9 +173,10 @@ class _ReportedTests:
         observations = gathered.observations()
         loaded_s = window_end_ns / 1e9
         due = observations.num_due
+        declared = [declared_load(engine, until_s=loaded_s) for engine in engines]
         run = LevelRun(
             concurrency=gathered.max_in_flight
-            if engine.is_open_loop
+            if is_open_loop
             else len({(record.worker, record.user) for record in gathered.sent}),
             rate_per_s=None if due is None else due / loaded_s,
             start_ns=0,
@@ -182,25 +187,35 @@ class _ReportedTests:
             records=tuple(gathered.records),
             facts=RunFacts(
                 observations=observations,
-                declared=declared_load(engine, until_s=loaded_s)
-                if len(state.engines) == 1
-                else DeclaredLoad(),
+                declared=declared_together(declared),
                 locust=locust_table(self._environment),
             ),
         )
-        info = describe_run(
-            ["locust", *sys.argv[1:]],
-            wire=engine.wire,
-            workload=engine.workload,
-            warmup_s=window_start_ns / 1e9,
-            duration_s=run.window_s,
-            started_at=started_at,
-        )
+        names = [engine.settings.scenario for engine in engines]
+        infos = [
+            describe_run(
+                ["locust", *sys.argv[1:]],
+                wire=engine.wire,
+                workload=engine.workload,
+                warmup_s=window_start_ns / 1e9,
+                duration_s=run.window_s,
+                started_at=started_at,
+            )
+            for engine in engines
+        ]
+        info = describe_together(infos, [len(gathered.sent_by(name)) for name in names])
+        if len(engines) > 1:
+            parts = [
+                _part(run, gathered, name, load) for name, load in zip(names, declared, strict=True)
+            ]
+            run = replace(run, parts=tuple(parts))
+        else:
+            run = replace(run, facts=replace(run.facts, declared=declared[0]))
         analysis = self._analysis
         if not self._environment.parsed_options.headless:
             analysis = _beside(analysis, path.name)
-        if user_class.slo and not analysis.objectives:
-            analysis = replace(analysis, objectives=parse_objectives(user_class.slo))
+        if not analysis.objectives:
+            analysis = replace(analysis, objectives=_own_objectives(self._environment))
         try:
             result = conclude([run], info=info, analysis=analysis, out=path)
         except NotComparable as exc:
@@ -211,6 +226,28 @@ class _ReportedTests:
             logger.info("%s", line)
         # None leaves it to locust, which has failures of its own
         self._environment.process_exit_code = exit_code(result) or None
+
+
+def _part(run: LevelRun, gathered: Gathered, scenario: str, declared: DeclaredLoad) -> LevelRun:
+    """What of a run is one user class's."""
+    observations = msgspec.structs.replace(
+        run.facts.observations,
+        stream_hash=gathered.prepared.stream_hashes[scenario],
+        sent_hash=gathered.sent_hash_of(scenario),
+    )
+    return replace(
+        run,
+        name=scenario,
+        rate_per_s=declared.rate_per_s,
+        records=tuple(record for record in run.records if record.scenario == scenario),
+        facts=RunFacts(observations=observations, declared=declared),
+    )
+
+
+def _own_objectives(environment: Any) -> tuple[Objective, ...]:
+    """Those that the user classes say; see check_judgeable."""
+    said = next((user_class.slo for user_class in llm_classes(environment) if user_class.slo), "")
+    return parse_objectives(said) if said else ()
 
 
 def _free(folder: Path) -> Path:

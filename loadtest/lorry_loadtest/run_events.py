@@ -19,6 +19,7 @@ from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
 from lorry_loadtest.engine import Engine, endpoint_of, engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
+from lorry_loadtest.judgeable import NotJudgeable, check_judgeable
 from lorry_loadtest.options import WorkloadOptions, workload_options
 from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.preparation import Prepared, prepare
@@ -75,8 +76,7 @@ class RunEvents:
 
     @property
     def _user_classes(self) -> list[Any]:
-        """The LLM users among those of the locustfile."""
-        return [c for c in self._environment.user_classes if hasattr(c, "canary_share")]
+        return llm_classes(self._environment)
 
     def prepare_ahead(self) -> None:
         """For a test that begins at once: what -t counts shall not be spent on preparing it.
@@ -110,14 +110,23 @@ class RunEvents:
                 self._prepared = None
             if self._master is None:
                 self._begin(run)
+        except NotJudgeable as exc:
+            logger.error("%s", exc)
+            gevent.spawn(self._environment.runner.stop)  # the users have nothing against it
         except (CatalogError, ValueError, OSError) as exc:
             # users find out for themselves when they start, and stop the test with the reason
             logger.error("%s", exc)
 
     def _prepare(self, run: RunState) -> Prepared:
-        """Where there is no master above: hashes, canaries, calibration."""
+        """Where there is no master above: hashes, canaries, calibration.
+
+        Raises NotJudgeable where a report is wanted that cannot be.
+        """
         engines = [engine_of(c, self._environment, run) for c in self._user_classes]
         parsed: Any = getattr(self._environment, "parsed_options", None)
+        if self._wants_report:
+            own = [c.slo for c in self._user_classes if c.slo and not parsed.slo]
+            check_judgeable(engines, objectives=own)
         prepared = prepare(
             engines,
             until_s=self._until_s(),
@@ -260,6 +269,11 @@ class RunEvents:
     def _on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
         if "lorry" in data and hasattr(self._environment, "lorry_run"):
             self._run.live.merge(data["lorry"])
+
+
+def llm_classes(environment: Any) -> list[Any]:
+    """The LLM users among those of the locustfile."""
+    return [c for c in environment.user_classes if hasattr(c, "canary_share")]
 
 
 def options_of(environment: Any) -> WorkloadOptions | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lorry_loadtest.observations import Observations
 
-ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape"]
+ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class LocustTable:
 class DeclaredLoad:
     """What the run meant to send.
 
+    `shape` is a load that changes by plan, and `mixed` several open loops beside each other.
     `rate_per_s` and `arrival_cv` (standard deviation over mean of the times between arrivals) are
     of an open loop. `adapter_shares` are wanted shares by name, None the base model,
     and each draw among them is for `requests_per_draw` requests: the turns of a conversation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -60,6 +60,29 @@ def describe_run(
         started_at=started_at.isoformat(timespec="seconds"),
         version=_lorry_version(),
         machine=describe_machine(),
+    )
+
+
+def describe_together(infos: Sequence[RunInfo], counts: Sequence[int]) -> RunInfo:
+    """Of several user classes, which sent so many requests each: their shares by these, and what
+    they say of themselves one after the other."""
+
+    def told(values: Iterable[str]) -> str:
+        return "; ".join(dict.fromkeys(values))
+
+    names = dict.fromkeys(name for info in infos for name in info.adapters)
+    return msgspec.structs.replace(
+        infos[0],
+        adapters={
+            name: sum(
+                count * info.adapters.get(name, 0.0)
+                for info, count in zip(infos, counts, strict=True)
+            )
+            / max(1, sum(counts))
+            for name in names
+        },
+        prompt_words=told(info.prompt_words for info in infos),
+        max_tokens=told(info.max_tokens for info in infos),
     )
 
 
