@@ -25,6 +25,7 @@ from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.preparation import Prepared, prepare
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
+from lorry_loadtest.spool import Spool, merge_spools
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class RunEvents:
             num_workers=order.num_workers,
             origin_ns=order.origin_ns,
             options=options_of(self._environment),
-            spool=self._worker.new_spool(self._folder()) if self._worker else None,
+            spool=self._new_spool(),
             answers=order.answers,
             takes_part=given is not None,
         )
@@ -238,11 +239,12 @@ class RunEvents:
             return
         report = self._health.stop(run)
         self._health = None
-        if self._worker is not None and run.spool is not None:
-            run.spool.close()
+        assert run.spool is not None  # only a master has none, and it sends nothing
+        run.spool.close()
+        if self._worker is not None:
             self._worker.hand_over(run.spool, report)
         elif self.gathered is not None:
-            self.gathered.add(run.records, report)
+            self.gathered.add(merge_spools([run.spool.path]), report)
 
     def _gather(self) -> None:
         if self.gathered is None:
@@ -256,8 +258,16 @@ class RunEvents:
             for records, report in self._master.collect():
                 self.gathered.add(records, report)
 
+    def _new_spool(self) -> Spool | None:
+        """Where records are made; a master makes none."""
+        if self._master is not None:
+            return None
+        if self._worker is not None:
+            return self._worker.new_spool(self._folder())
+        return Spool(self._folder() / "records.jsonl")
+
     def _folder(self) -> Path:
-        """For the spools of a worker that does not see its master's."""
+        """For the spool of a process alone, or of a worker that does not see its master's."""
         if self._own_folder is None:
             self._own_folder = tempfile.TemporaryDirectory(prefix="lorry-loadtest-")
         return Path(self._own_folder.name)
