@@ -17,6 +17,7 @@ from lorry_loadtest.analysis_options import (
     add_analysis_options,
     analysis_options,
 )
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.calibrate_command import calibrate_main
 from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
@@ -235,6 +236,7 @@ def _run(
         warmup_s=namespace.warmup,
         duration_s=namespace.duration,
         started_at=started_at,
+        server=ask_server(endpoint, api_key=options.api_key),
     )
     runs: list[LevelRun] = []
 

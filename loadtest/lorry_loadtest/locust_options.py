@@ -16,6 +16,7 @@ from locust import events
 from locust.runners import WorkerRunner
 
 from lorry_loadtest.analysis_options import AnalysisOptions, add_judging_options, analysis_options
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.conclude import conclude, exit_code
 from lorry_loadtest.console import verdict_lines
@@ -192,6 +193,8 @@ class _ReportedTests:
             ),
         )
         names = [engine.settings.scenario for engine in engines]
+        wire = engines[0].wire
+        server = ask_server(wire.endpoint, api_key=wire.api_key)
         infos = [
             describe_run(
                 ["locust", *sys.argv[1:]],
@@ -200,6 +203,7 @@ class _ReportedTests:
                 warmup_s=window_start_ns / 1e9,
                 duration_s=run.window_s,
                 started_at=started_at,
+                server=server,
             )
             for engine in engines
         ]

@@ -1,8 +1,8 @@
 """A server of the OpenAI and LoRAX routes whose token times are known, without a model:
 `python -m lorry_loadtest.mock_server`.
 
-`GET /mock/served` tells when each request was read and each event written. `/v1/models`, `/metrics`
-and `/v1/steps` are answered as a real server does.
+`GET /mock/served` tells when each request was read and each event written. `/v1/models`, `/info`,
+`/metrics` and `/v1/steps` are answered as a real server does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from lorry_loadtest.mock_faults import FAULTS, MEANING, Fault
 from lorry_loadtest.mock_stream import MockTimes, Player, Score, ServedRequest, compose
 
 SLOW_ADAPTER = 6.0
+INFO = {
+    "version": "mock",
+    "sha": None,
+    "model_dtype": "float32",
+    "model_device_type": "cpu",
+    "quantization": "none",
+}
 
 
 @dataclass(slots=True)
@@ -86,6 +93,8 @@ class MockServer:
                 return whole_answer(200, self._metrics().encode(), content_type=b"text/plain")
             case "steps" if self.tells_of_itself:
                 return whole_answer(200, msgspec.json.encode(self._steps(path)))
+            case "info" if self.tells_of_itself:
+                return whole_answer(200, msgspec.json.encode(INFO))
             case "served":
                 return whole_answer(200, msgspec.json.encode(self._served_times()))
         return whole_answer(404, b'{"error": "no route"}')

@@ -15,6 +15,7 @@ from pathlib import Path
 from gevent.monkey import MonkeyPatchWarning
 
 from lorry_loadtest.analysis_options import AnalysisOptions
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import CatalogError, fetch_catalog
 from lorry_loadtest.compare import UnreadableResult
 from lorry_loadtest.conclude import conclude, exit_code
@@ -79,7 +80,7 @@ def _replay(
 ) -> RunResult:
     if not 0 <= namespace.level < len(run.levels):
         raise NotReplayable(f"--level {namespace.level}: the run has {len(run.levels)}, from 0")
-    records = run.levels[namespace.level]
+    records, stream = run.levels[namespace.level], run.stream_of(namespace.level)
     arrivals = recorded_arrivals(records)
     options = replace(workload_options(load), arrival="", api_key=namespace.api_key or None)
     endpoint = parse_endpoint(load.url)
@@ -101,7 +102,7 @@ def _replay(
         calibrates=not load.no_calibration,
         on_progress=lambda progress: None,
     )
-    workload = measure.settings.workload(catalog, stream=namespace.level)
+    workload = measure.settings.workload(catalog, stream=stream)
     check_same_stream(Schedule(workload, array("q", arrivals.times_ns)), records)
     info = describe_run(
         command,
@@ -110,6 +111,7 @@ def _replay(
         warmup_s=load.warmup,
         duration_s=load.duration,
         started_at=datetime.now(UTC),
+        server=ask_server(endpoint, api_key=options.api_key),
     )
-    replayed = measure.as_planned(stream=namespace.level)
+    replayed = measure.as_planned(stream=stream)
     return conclude([replayed], info=info, analysis=AnalysisOptions(), out=out)

@@ -104,7 +104,8 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     than its arrivals, beyond chance, and latencies grow with the length of the run) the drain
     finishes what the window did not, and the last two count what finished inside the window.
     `whole_run_tokens_per_s` is what a tool without a window would print. `good_share` is of all
-    attempted, failures included.
+    attempted, failures included. `stream` is the number of the seeded stream that was sent; None
+    in results that do not tell, whose levels stand in the order in which they were measured.
     """
 
     concurrency: int
@@ -126,6 +127,7 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     client_cpu_share: float
     rate_per_s: float | None = None
     descending: bool = False
+    stream: int | None = None
     falls_behind: bool = False
     offered_per_s: float = 0.0
     requests_per_s_interval: Interval | None = None
@@ -164,6 +166,7 @@ def summarize(run: LevelRun, *, objectives: Sequence[Objective] = ()) -> LevelSu
         concurrency=run.concurrency,
         rate_per_s=run.rate_per_s,
         descending=run.descending,
+        stream=run.stream,
         falls_behind=falls_behind,
         window_s=run.window_s,
         attempted=len(cohort),

@@ -218,6 +218,7 @@ class _Level:
         gathered.add(merge_spools([state.spool.path]), health.stop(state))
         return LevelRun(
             concurrency=num_users or state.max_in_flight,
+            stream=state.stream,
             rate_per_s=None if state.num_planned is None else state.num_planned / times.loaded_s,
             start_ns=start_ns,
             window_start_ns=window_start_ns,

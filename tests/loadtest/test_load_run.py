@@ -14,6 +14,7 @@ import pytest
 
 from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.arrivals import parse_arrival
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.engine import Engine
@@ -30,6 +31,7 @@ from lorry_loadtest.preparation import prepare
 from lorry_loadtest.prompts import RandomWords
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.run_state import RunState
+from lorry_loadtest.server_facts import ServerFacts
 from lorry_loadtest.server_scrape import ServerScrape, parse_metrics
 from lorry_loadtest.settings import LoadSettings
 from lorry_loadtest.spool import Spool, merge_spools
@@ -247,6 +249,16 @@ def test_records_are_on_disk_while_a_run_goes_on(tmp_path: Path) -> None:
 
     assert engine.run.num_records == 19
     assert sorted(record.index for record in merge_spools([spool.path])) == list(range(19))
+
+
+def test_a_server_is_asked_what_it_is() -> None:
+    with running_mock(MockServer()) as mock:
+        facts = ask_server(parse_endpoint(mock.url), api_key=None)
+    with running_mock(MockServer(tells_of_itself=False)) as mock:
+        silent = ask_server(parse_endpoint(mock.url), api_key=None)
+
+    assert (facts.program, facts.weights) == ("mock", "not quantized, float32, cpu")
+    assert silent == ServerFacts()
 
 
 def test_series_are_read_without_buckets() -> None:

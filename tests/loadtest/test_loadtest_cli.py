@@ -344,6 +344,24 @@ def test_what_one_test_of_locusts_cannot_do_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_level_of_a_search_is_sent_again_by_its_place_in_the_report(tmp_path: Path) -> None:
+    """Which is in the order of rates, and not that in which the search made them."""
+    with running_mock(MockServer(times=MockTimes(first_ms=5, gap_ms=1, slowdown=0.2))) as mock:
+        run_loadtest(
+            *("--url", mock.url, "--find-max", "ttft_p50<20ms", "--duration", "0.5"),
+            *("--warmup", "0", "--max-tokens", "8", "--out", "a", "--no-calibration"),
+            cwd=tmp_path,
+        )
+        levels = json.loads((tmp_path / "a" / "report.json").read_text())["levels"]
+        moved = next(k for k, level in enumerate(levels) if level["stream"] != k)
+        again = run_loadtest("replay", "a", "--level", str(moved), "--out", "b", cwd=tmp_path)
+
+    assert again.returncode in (0, 1, 3), again.stderr
+    (level,) = json.loads((tmp_path / "b" / "report.json").read_text())["levels"]
+    assert level["stream"] == levels[moved]["stream"]
+    assert sum(level["ledger"].values()) == sum(levels[moved]["ledger"].values())
+
+
 def test_a_recorded_stream_is_sent_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
