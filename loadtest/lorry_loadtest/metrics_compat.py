@@ -50,70 +50,59 @@ def compat_table(tool: Tool, records: Sequence[RequestRecord]) -> CompatTable:
         for record in records
         if record.outcome == "ok" and record.event_user_ns and record.t_send_ns is not None
     ]
-    by_tool = {"vllm": _vllm, "guidellm": _guidellm, "aiperf": _aiperf}
-    return by_tool[tool](answers)
-
-
-def _vllm(answers: Sequence[RequestRecord]) -> CompatTable:
-    """ITL are chunk gaps; its run ends with the last answer. An answer of one token counts as a
-    TPOT of 0 in its goodput, and not in its table."""
-    tpots = []
-    for record in answers:
-        n = record.completion_tokens
-        latency, ttft = _since_send(record, -1), _since_send(record, 0)
-        tpots.extend([(latency - ttft) / (n - 1)] if n > 1 else [])
+    # only AIPerf's run ends with the last token; for the others the stream has to end
+    figures, until_done = {
+        "vllm": (_vllm, True),
+        "guidellm": (_guidellm, True),
+        "aiperf": (_aiperf, False),
+    }[tool]
     return CompatTable(
-        tool="vllm",
+        tool=tool,
         num_requests=len(answers),
-        tokens_per_s=_rate(answers, until_done=True),
+        tokens_per_s=_rate(answers, until_done=until_done),
         figures=(
             _figure("TTFT", [_since_send(record, 0) for record in answers]),
-            _figure("TPOT", tpots),
-            _figure("ITL", [gap for record in answers for gap in _gaps(record)]),
-            _figure("E2EL", [_since_send(record, -1) for record in answers]),
+            *figures(answers),
         ),
     )
 
 
-def _guidellm(answers: Sequence[RequestRecord]) -> CompatTable:
+def _vllm(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
+    """ITL are chunk gaps. An answer of one token counts as a TPOT of 0 in its goodput, and not in
+    its table."""
+    return (
+        _figure("TPOT", [mean for mean, _ in _means_after_first(answers)]),
+        _figure("ITL", [gap for record in answers for gap in _gaps(record)]),
+        _figure("E2EL", [_since_send(record, -1) for record in answers]),
+    )
+
+
+def _guidellm(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
     """Its ITL is a mean per request, weighted by tokens, and its TPOT contains the TTFT."""
-    itls: list[float] = []
-    for record in answers:
-        n = record.completion_tokens
-        if n > 1:
-            spread = _since_send(record, -1) - _since_send(record, 0)
-            itls.extend([spread / (n - 1)] * (n - 1))
-    return CompatTable(
-        tool="guidellm",
-        num_requests=len(answers),
-        tokens_per_s=_rate(answers, until_done=True),
-        figures=(
-            _figure("TTFT", [_since_send(record, 0) for record in answers]),
-            _figure("ITL", itls),
-            _figure("TPOT", [_since_send(r, -1) / max(1, r.completion_tokens) for r in answers]),
-            _figure("request latency", [_until_done(record) for record in answers]),
-        ),
+    itls = [mean for mean, count in _means_after_first(answers) for _ in range(count)]
+    return (
+        _figure("ITL", itls),
+        _figure("TPOT", [_since_send(r, -1) / max(1, r.completion_tokens) for r in answers]),
+        _figure("request latency", [_until_done(record) for record in answers]),
     )
 
 
-def _aiperf(answers: Sequence[RequestRecord]) -> CompatTable:
+def _aiperf(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
     """Its ITL is our TPOT with the first event counted as one token; ICL are chunk gaps."""
-    itls = [
-        (_since_send(record, -1) - _since_send(record, 0)) / (record.completion_tokens - 1)
-        for record in answers
-        if record.completion_tokens > 1
-    ]
-    return CompatTable(
-        tool="aiperf",
-        num_requests=len(answers),
-        tokens_per_s=_rate(answers, until_done=False),
-        figures=(
-            _figure("TTFT", [_since_send(record, 0) for record in answers]),
-            _figure("ITL", itls),
-            _figure("ICL", [gap for record in answers for gap in _gaps(record)]),
-            _figure("request latency", [_since_send(record, -1) for record in answers]),
-        ),
+    return (
+        _figure("ITL", [mean for mean, _ in _means_after_first(answers)]),
+        _figure("ICL", [gap for record in answers for gap in _gaps(record)]),
+        _figure("request latency", [_since_send(record, -1) for record in answers]),
     )
+
+
+def _means_after_first(answers: Sequence[RequestRecord]) -> list[tuple[float, int]]:
+    """Of each answer of several tokens: the mean time of those after the first, and their number."""
+    return [
+        ((_since_send(record, -1) - _since_send(record, 0)) / count, count)
+        for record in answers
+        if (count := record.completion_tokens - 1) > 0
+    ]
 
 
 def _since_send(record: RequestRecord, event: int) -> float:

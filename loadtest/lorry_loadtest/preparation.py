@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lorry_loadtest.attempt import Sender, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Sender
 from lorry_loadtest.calibration import calibrate, calibration_line
 from lorry_loadtest.engine import Engine
 from lorry_loadtest.observations import Calibration, CanaryBook

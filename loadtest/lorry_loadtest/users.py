@@ -15,7 +15,8 @@ from locust.exception import InterruptTaskSet, RescheduleTask, StopTest, StopUse
 
 from lorry_loadtest.adapter_mix import AdapterMix
 from lorry_loadtest.arrivals import Arrivals, TraceArrivals
-from lorry_loadtest.attempt import Attempted, Tries, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Attempted, Tries
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.engine import Engine, engine_of
