@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import warnings
 from array import array
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import CatalogError, fetch_catalog
 from lorry_loadtest.compare import UnreadableResult
 from lorry_loadtest.conclude import conclude, exit_code
-from lorry_loadtest.console import level_table, verdict_lines
+from lorry_loadtest.console import level_table, refused, verdict_lines
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.options import workload_options
 from lorry_loadtest.recorded_runs import RecordedRun, read_run
@@ -42,8 +41,7 @@ def replay_main(argv: Sequence[str], *, load_parser: Callable[[], argparse.Argum
         load = load_parser().parse_args([*words[2:], "--url", namespace.url or run.result.info.url])
         result = _replay(run, load, namespace, command=["lorry", "loadtest", "replay", *argv])
     except (UnreadableResult, NotReplayable, CatalogError, ValueError) as exc:
-        print(f"lorry loadtest replay: {exc}", file=sys.stderr)
-        return 2
+        return refused("lorry loadtest replay", exc)
     print(level_table(result.levels))
     print("\n" + "\n".join(verdict_lines(result)))
     print(f"Report: {Path(namespace.out) / 'report.html'}")
