@@ -10,8 +10,8 @@ nothing.
 - `request`: CPU per call, not streamed.
 - `event`: CPU per event of a stream, from long streams less short ones: `burst` as fast as the
   socket gives them, `paced` one event per read.
-- `flat`: calls per second from few tasks to many, beside raw aiohttp, and with Python's cyclic
-  garbage collector called less often.
+- `flat`: calls per second from few tasks to many, beside raw aiohttp, with all but 64 of them
+  waiting for their turn, and with Python's cyclic garbage collector called less often.
 - `gather`: thousands of calls under one gather, nothing warm: errors that the client made.
 """
 
@@ -34,7 +34,8 @@ from cpu_sections.report import Report, Row, median_ratio
 from cpu_sections.run_sections import new_report, run_sections
 
 SECTIONS = ("request", "event", "flat", "gather")
-LORRY, RAW, CALM = "lorry", "raw aiohttp", "lorry, collector called less often"
+LORRY, RAW = "lorry", "raw aiohttp"
+LIMITED, CALM = "lorry, limit=64", "lorry, collector called less often"
 SHORT_STREAM = 2
 
 
@@ -146,6 +147,7 @@ def flat(options: argparse.Namespace, report: Report, others: list[Peer]) -> Non
     levels: dict[int, dict[str, Samples]] = {}
     with roofline() as url:
         named = contestants(url, options, [])
+        named[LIMITED] = here(over(None, limit=64), url, limit_s=options.limit_s)
         named[CALM] = here(with_calm_collector(over(None)), url, limit_s=options.limit_s)
         for level in options.levels:
             levels[level] = in_turn(
@@ -164,7 +166,7 @@ def flat(options: argparse.Namespace, report: Report, others: list[Peer]) -> Non
         for level, samples in levels.items():
             ratio = samples[name].requests_per_s / levels[fewest][name].requests_per_s
             what = f"{name}: calls/s of {level} tasks to those of {fewest}"
-            wanted = "0.9 to 1.1" if name in (LORRY, CALM) else ""
+            wanted = "0.9 to 1.1" if name in (LORRY, LIMITED, CALM) else ""
             report.add(Row("flat", what, ratio, samples[name].shown(), wanted=wanted))
     report.keep(
         "flat",

@@ -51,20 +51,20 @@ async def raw_aiohttp(url: str) -> AsyncIterator[Call]:
         yield call
 
 
-def over(transport: str | None) -> Opening:
-    """lorry over `httpx` or `httpx2`, or over its default if None."""
+def over(transport: str | None, *, limit: int | None = None) -> Opening:
+    """lorry over `httpx` or `httpx2`, or over its default if None, with so many calls in flight."""
 
     @asynccontextmanager
     async def opening(url: str) -> AsyncIterator[Call]:
         if transport is None:
-            async with lorry.AsyncClient(url, timeout=_PATIENT) as client:
+            async with lorry.AsyncClient(url, timeout=_PATIENT, limit=limit) as client:
                 yield _lorry_call(client)
             return
         library: Any = importlib.import_module(transport)
         limits = library.Limits(max_connections=None, max_keepalive_connections=None)
         async with (
             library.AsyncClient(limits=limits) as http,
-            lorry.AsyncClient(url, timeout=_PATIENT, transport=http) as client,
+            lorry.AsyncClient(url, timeout=_PATIENT, transport=http, limit=limit) as client,
         ):
             yield _lorry_call(client)
 

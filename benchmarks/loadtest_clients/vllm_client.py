@@ -1,68 +1,57 @@
-"""Runs the client of `vllm bench serve` on a schedule, for `benchmarks/loadtest_stamps.py`.
-
-Reads a JSON object with `url`, `num_tokens` and `times_ns` from standard input, and prints one with
-the stamps of each stream by request id, on the monotonic clock.
-"""
+"""The client of `vllm bench serve`, for `benchmarks/loadtest_stamps.py`: its request function on its
+session. It needs no tokenizer."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-import time
 from typing import Any
 
 import aiohttp
+from jobs import answer_jobs, on_schedule
 from vllm.benchmarks.lib.endpoint_request_func import (
     RequestFuncInput,
+    RequestFuncOutput,
     async_request_openai_completions,
 )
+from vllm.utils.gc_utils import freeze_gc_heap
+
+Told = tuple[str, RequestFuncOutput]
 
 
-async def run(asked: dict[str, Any]) -> dict[str, list[int]]:
-    stamps: dict[str, list[int]] = {}
-    start_s = time.perf_counter()
+async def run(job: dict[str, Any]) -> list[Told]:
+    freeze_gc_heap()  # as it does before a run
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
 
-        async def ask(number: int, at_ns: int) -> None:
-            await asyncio.sleep(max(0.0, start_s + at_ns / 1e9 - time.perf_counter()))
+        async def ask(number: int) -> Told:
             name = f"vllm-{number}"
             output = await async_request_openai_completions(
                 RequestFuncInput(
                     prompt="a b",
-                    api_url=f"{asked['url']}/v1/completions",
+                    api_url=f"{job['url']}/v1/completions",
                     prompt_len=2,
-                    output_len=asked["num_tokens"],
+                    output_len=job["num_tokens"],
                     model="mock-base",
                     request_id=name,
                 ),
                 session=session,
             )
             if not output.success:
-                return
-            # its record is the start, the time to the first chunk and the gaps after it
-            at_s = output.start_time + output.ttft
-            own = stamps[name] = [round(at_s * 1e9)]
-            for gap_s in output.itl:
-                at_s += gap_s
-                own.append(round(at_s * 1e9))
+                raise RuntimeError(output.error)
+            return name, output
 
-        await asyncio.gather(*(ask(n, at_ns) for n, at_ns in enumerate(asked["times_ns"])))
-    return stamps
+        return await on_schedule(job["times_ns"], ask)
 
 
-def main() -> None:
-    asked = json.load(sys.stdin)
-    cpu_s, start_s = time.process_time(), time.perf_counter()
-    stamps = asyncio.run(run(asked))
-    told = {
-        "stamps": stamps,
-        "cpu_s": time.process_time() - cpu_s,
-        "wall_s": time.perf_counter() - start_s,
-    }
-    print(json.dumps(told))
+def stamps_of(told: Told) -> tuple[str, list[int]]:
+    """Its record is the start, the time to the first chunk and the gaps after it."""
+    name, output = told
+    at_s = output.start_time + output.ttft
+    stamps = [round(at_s * 1e9)]
+    for gap_s in output.itl:
+        at_s += gap_s
+        stamps.append(round(at_s * 1e9))
+    return name, stamps
 
 
 if __name__ == "__main__":
-    main()
+    answer_jobs("vllm", run, stamps_of)

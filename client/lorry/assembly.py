@@ -54,6 +54,9 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: Sequence[chat.MessageToolCall] | None = None
 
 
+_NOTHING = Delta(model="")
+
+
 class Dialect(msgspec.Struct, frozen=True):
     """How one route answers: a reader for whole answers, with what they have no place for, and one
     for the chunks of a stream."""
@@ -65,16 +68,30 @@ class Dialect(msgspec.Struct, frozen=True):
 class GenerationBuilder:
     """Collects deltas; `build` gives the generation so far at any moment."""
 
+    __slots__ = (
+        "_dialect",
+        "_extra",
+        "_has_ended",
+        "_last",
+        "_prompt_token_ids",
+        "_texts",
+        "_timings",
+        "_token_ids",
+        "_tokens",
+        "_tool_calls",
+        "_usage",
+    )
+
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._texts: list[str] = []
         self._tokens: list[Token] = []
         self._token_ids: list[int] | None = []
         self._prompt_token_ids: Sequence[int] | None = None
-        self._last = Delta(model="")
+        self._last = _NOTHING
         self._usage: common.Usage | None = None
         self._timings: common.Timings | None = None
-        self._tool_calls = ToolCallBuilder()
+        self._tool_calls: ToolCallBuilder | None = None  # as nearly always
         self._extra: dict[str, Any] = {}
         self._has_ended = False
 
@@ -124,7 +141,7 @@ class GenerationBuilder:
         ids, prompt_ids = self._token_ids, self._prompt_token_ids
         return Generation(
             text="".join(self._texts),
-            tool_calls=self._tool_calls.build(),
+            tool_calls=() if self._tool_calls is None else self._tool_calls.build(),
             finish_reason=self._last.finish_reason,
             usage=self.usage,
             timing=self.timing(stopwatch),
@@ -140,7 +157,7 @@ class GenerationBuilder:
             attempts=len(stopwatch.attempts),
             server=self._timings,
             tag=options.tag,
-            extra=dict(self._extra),
+            extra=self._extra.copy(),
         )
 
     @property
@@ -162,17 +179,24 @@ class GenerationBuilder:
         if delta.timings is not None:
             self._timings = delta.timings
         if delta.tool_calls:
+            self._tool_calls = self._tool_calls or ToolCallBuilder()
             self._tool_calls.add(delta.tool_calls)
         if delta.prompt_token_ids is not None:
             self._prompt_token_ids = delta.prompt_token_ids
         if delta.finish_reason is not None or self._last.finish_reason is None:
             self._last = delta
-        tokens = self._split(delta, t_ns) if splits else []
+        ids = delta.token_ids
+        if not splits:
+            tokens = []
+        elif ids is not None and len(ids) == 1 and delta.logprobs is None:  # as nearly all are
+            tokens = [Token(delta.text, len(self._tokens), t_ns, ids[0])]
+        else:
+            tokens = self._split(delta, t_ns)
         if delta.text:
             self._texts.append(delta.text)
-        if delta.token_ids:
+        if ids:
             if self._token_ids is not None:
-                self._token_ids.extend(delta.token_ids)
+                self._token_ids.extend(ids)
         elif delta.text or delta.tool_calls:
             self._token_ids = None  # the ids would have a hole
         self._tokens.extend(tokens)
@@ -184,8 +208,6 @@ class GenerationBuilder:
         count = len(ids) or len(logprobs) or (1 if delta.text or delta.tool_calls else 0)
         if count == 0:
             return []
-        if count == 1 and not logprobs:  # as nearly all are
-            return [Token(delta.text, len(self._tokens), t_ns, ids[0] if ids else None)]
         texts = [""] * (count - 1) + [delta.text]
         if len(logprobs) == count and "".join(item.text for item in logprobs) == delta.text:
             texts = [item.text for item in logprobs]
@@ -204,7 +226,10 @@ class GenerationBuilder:
 
 
 def _completion_chunk_delta(data: bytes) -> Delta:
-    answer = _decode(data, _COMPLETION_DECODER, Completion)
+    try:
+        answer = _COMPLETION_DECODER.decode(data)
+    except msgspec.DecodeError:
+        answer = _decode(data, _COMPLETION_DECODER, Completion)  # which knows what else it may be
     if answer.choices and answer.usage is None and answer.timings is None:
         choice = answer.choices[0]
         if choice.finish_reason is None and choice.logprobs is None and not choice.prompt_token_ids:

@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -28,10 +28,10 @@ from lorry.errors import (
     ConfigError,
     ConnectionLost,
     DeadlineExceeded,
-    Phase,
     StreamProtocolError,
 )
 from lorry.middleware import Middleware, send_through
+from lorry.patience import Patience
 from lorry.retry import RetryPolicy
 from lorry.telemetry import Telemetry
 from lorry.timeout import Timeout
@@ -42,8 +42,6 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 _SAFE_IN_KEYS = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
-
-_T = TypeVar("_T")
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +69,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         # headers may hold a key, and the body a prompt
         return f"Call({self.method} {self.path}, request_id={self.request_id!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("method", self.method), ("path", self.path)]
+
 
 class Outlet(msgspec.Struct, frozen=True):
     """What the calls of one client go out through."""
@@ -81,32 +82,34 @@ class Outlet(msgspec.Struct, frozen=True):
     telemetry: Telemetry | None = None
 
 
-class Within(Protocol):
-    """Awaits one operation until the call's end, in the name of a phase."""
+class Turn(Protocol):
+    """A call's place among others, which it leaves while it waits to be sent again."""
 
-    async def __call__(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T: ...
+    def step_aside(self, failure: ClientError) -> None: ...
 
-
-class Turn(msgspec.Struct, frozen=True):
-    """What the attempts of a call may do with its time and its place among others.
-
-    `admit` is awaited before every attempt, `step_aside` called before the wait for the next one.
-    A struct, since one is made for every call and structs are made several times faster.
-    """
-
-    within: Within
-    remaining_s: Callable[[], float | None]
-    admit: Callable[[], Awaitable[None]]
-    step_aside: Callable[[ClientError], None]
+    async def admit_again(self) -> None: ...
 
 
 class Attempts:
     """Sends one call until it is answered with success or must not be sent again."""
 
-    def __init__(self, call: Call, outlet: Outlet, *, stopwatch: Stopwatch) -> None:
+    __slots__ = (
+        "_call",
+        "_key",
+        "_outlet",
+        "_patience",
+        "_state",
+        "_stopwatch",
+        "_visit",
+    )
+
+    def __init__(
+        self, call: Call, outlet: Outlet, *, stopwatch: Stopwatch, patience: Patience
+    ) -> None:
         self._call = call
         self._outlet = outlet
         self._stopwatch = stopwatch
+        self._patience = patience
         self._visit: Visit | None = None
         self._key = idempotency_key(call.request_id)
         states = outlet.balancer.states
@@ -118,20 +121,21 @@ class Attempts:
         return "" if self._state is None else self._state.url
 
     async def run(self, turn: Turn) -> WireResponse:
-        """Return an answer with status 2xx, its body unread. Raises ClientError."""
+        """Return an answer with status 2xx, its body unread. Raises ClientError.
+
+        The call has its turn for the first attempt already.
+        """
         call, balancer = self._call, self._outlet.balancer
         failures: list[ClientError] = []
         tried: list[EndpointState] = []
         was_stale = False
-        await turn.admit()
         state = call.pinned or balancer.choose(call.adapter)
-        balancer.pay_in(state, call.retry.budget)
         while True:
             self._state = state
             try:
                 if failures:
-                    await turn.admit()
-                return await self._attempt(state, turn)
+                    await turn.admit_again()
+                return await self._attempt(state)
             except ClientError as failure:
                 self._note(failure)
                 failures.append(failure)
@@ -144,7 +148,7 @@ class Attempts:
                 verdict = call.retry.judge(
                     failures[-1],
                     num_attempts=len(failures) - was_stale,
-                    remaining_s=turn.remaining_s(),
+                    remaining_s=self._patience.remaining_s(),
                     random=random.random,
                     goes_elsewhere=target not in tried,
                     answer_takes_s=target.answer_takes_s or 0.0,
@@ -157,7 +161,7 @@ class Attempts:
             turn.step_aside(failures[-1])
             if delay_s > 0:
                 try:
-                    await turn.within(asyncio.sleep(delay_s), phase="queue")
+                    await self._patience.wait(asyncio.sleep(delay_s), phase="queue")
                 except DeadlineExceeded:  # by a little: the delay was to end before it
                     raise concluded(failures, "deadline") from None
 
@@ -167,20 +171,27 @@ class Attempts:
         if visit is not None:
             visit.end(error, answer_took_s=_answer_took_s(self._stopwatch))
 
-    async def _attempt(self, state: EndpointState, turn: Turn) -> WireResponse:
-        call = self._call
+    async def _attempt(self, state: EndpointState) -> WireResponse:
+        call, outlet, patience = self._call, self._outlet, self._patience
         key: str | None = None
         if call.make_key is not None:
-            key = await turn.within(_made_key(call.make_key), phase="queue")
+            key = await patience.wait(_made_key(call.make_key), phase="queue")
         attempt = self._stopwatch.start_attempt(time.perf_counter_ns())
-        self._visit = self._outlet.balancer.begin(state)
+        is_first = len(self._stopwatch.attempts) == 1
+        self._visit = outlet.balancer.begin(state, pays_in=call.retry.budget if is_first else None)
         try:
-            response = await turn.within(
-                self._send(self._request(state, key, turn.remaining_s()), state, attempt),
-                phase="headers",
-            )
+            request = self._request(state, key, patience.remaining_s())
+            if outlet.middleware:
+                response = await patience.wait(
+                    self._send_through(request, state, attempt), phase="headers"
+                )
+            else:
+                response = await patience.wait(
+                    outlet.transport.send(request, attempt=attempt), phase="headers"
+                )
+                self._headers_came(response, state, attempt)
             if not (call.takes_any_status or _is_success(response)):
-                await self._refuse(response, key, turn)
+                await self._refuse(response, key)
         except BaseException as error:
             self.leave(error)
             raise
@@ -210,26 +221,24 @@ class Attempts:
             connect_timeout_s=call.timeout.connect,
         )
 
-    def _send(
+    def _send_through(
         self, request: WireRequest, state: EndpointState, attempt: AttemptTiming
     ) -> Coroutine[Any, Any, WireResponse]:
-        middleware = self._outlet.middleware
-        if not middleware:
-            return self._transmit(request, state, attempt)
-        return send_through(
-            middleware, request, lambda changed: self._transmit(changed, state, attempt)
-        )
+        async def transmit(changed: WireRequest) -> WireResponse:
+            response = await self._outlet.transport.send(changed, attempt=attempt)
+            self._headers_came(response, state, attempt)
+            return response
 
-    async def _transmit(
-        self, request: WireRequest, state: EndpointState, attempt: AttemptTiming
-    ) -> WireResponse:
-        response = await self._outlet.transport.send(request, attempt=attempt)
+        return send_through(self._outlet.middleware, request, transmit)
+
+    def _headers_came(
+        self, response: WireResponse, state: EndpointState, attempt: AttemptTiming
+    ) -> None:
         attempt.headers_ns = time.perf_counter_ns()
-        if response.headers.get("idempotency-key") == self._key:
+        if not state.heeds_keys and response.headers.get("idempotency-key") == self._key:
             state.heeds_keys = True
-        return response
 
-    async def _refuse(self, response: WireResponse, key: str | None, turn: Turn) -> NoReturn:
+    async def _refuse(self, response: WireResponse, key: str | None) -> NoReturn:
         """Make an error of an answer that is none; its connection is closed or given back first."""
         problem: ClientError
         if 200 <= response.status < 300:
@@ -239,7 +248,7 @@ class Attempts:
             )
         else:
             try:
-                body = await _read_error_body(response, turn)
+                body = await _read_error_body(response, self._patience)
             except BaseException:
                 response.abort()
                 await response.aclose()
@@ -287,11 +296,11 @@ def _is_success(response: WireResponse) -> bool:
     )
 
 
-async def _read_error_body(response: WireResponse, turn: Turn) -> bytes:
+async def _read_error_body(response: WireResponse, patience: Patience) -> bytes:
     body = b""
     try:
         while len(body) < MAX_ERROR_BODY_BYTES:
-            piece = await turn.within(response.read_some(), phase="headers")
+            piece = await patience.wait(response.read_some(), phase="headers")
             if not piece:
                 break
             body += piece

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from lorry.ejection import Ejection
 from lorry.endpoints import Endpoint
 from lorry.errors import (
@@ -59,6 +61,7 @@ class EndpointState:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.url = endpoint.url
         self.ejection = Ejection()
         self.num_in_flight = 0
         self.num_attempts = 0
@@ -70,10 +73,6 @@ class EndpointState:
         self.heeds_keys = False
         self.accounts: dict[RetryBudget, BudgetAccount] = {}
         self.last_account: tuple[RetryBudget, BudgetAccount] | None = None
-
-    @property
-    def url(self) -> str:
-        return self.endpoint.url
 
     @property
     def load(self) -> float:
@@ -114,19 +113,15 @@ class Balancer:
                     return favourite
             return self._less_busy_of_two(candidates)
 
-    def begin(self, state: EndpointState) -> Visit:
-        """An attempt is sent to a server."""
+    def begin(self, state: EndpointState, *, pays_in: RetryBudget | None = None) -> Visit:
+        """An attempt is sent to a server; the first of a call pays into its retry budget there."""
         with self._lock:
             state.num_in_flight += 1
             state.num_attempts += 1
-        return Visit(self, state)
-
-    def pay_in(self, state: EndpointState, budget: RetryBudget | None) -> None:
-        """A call begins at this server."""
-        if budget is not None:
-            with self._lock:
+            if pays_in is not None:
                 now = self._clock()
-                self._account(state, budget, now).deposit(now)
+                self._account(state, pays_in, now).deposit(now)
+        return Visit(self, state)
 
     def pay_out(self, state: EndpointState, budget: RetryBudget | None) -> bool:
         """A retry wants to go to this server. Returns whether its budget allows that."""
@@ -171,11 +166,13 @@ class Balancer:
                     if before is None
                     else before + SMOOTHING * (answer_took_s - before)
                 )
-            if is_servers_fault(error):
+            if error is None:
+                state.ejection.succeeded(now)
+            elif is_servers_fault(error):
                 state.num_failures += 1
                 if state.ejection.failed(now) and self._others_serve(state, now):
                     state.ejection.eject(now)
-            elif error is None or isinstance(error, HTTPStatusError):
+            elif isinstance(error, HTTPStatusError):
                 state.ejection.succeeded(now)
 
     def _others_serve(self, state: EndpointState, now: float) -> bool:
@@ -220,19 +217,18 @@ class Balancer:
         return candidates[-1]
 
 
-class Visit:
+class Visit(msgspec.Struct, gc=False):
     """One attempt's stay at a server, from sending to the end of the answer."""
 
-    def __init__(self, balancer: Balancer, state: EndpointState) -> None:
-        self.state = state
-        self._balancer = balancer
-        self._is_over = False
+    balancer: Balancer
+    state: EndpointState
+    is_over: bool = False
 
     def end(self, error: BaseException | None, *, answer_took_s: float | None = None) -> None:
         """`error` is what ended it, None for success. Only the first call counts."""
-        if not self._is_over:
-            self._is_over = True
-            self._balancer._ended(self.state, error, answer_took_s)
+        if not self.is_over:
+            self.is_over = True
+            self.balancer._ended(self.state, error, answer_took_s)
 
 
 def rendezvous_score(adapter: str, endpoint: Endpoint) -> float:

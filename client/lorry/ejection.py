@@ -32,7 +32,7 @@ class Ejection:
 
     def succeeded(self, now: float) -> None:
         """An attempt was answered. One that began before an ejection does not end it."""
-        if not self.is_out(now):
+        if self._until is None or now >= self._until:
             self._num_failures = 0
             self._num_ejections = 0
             self._until = None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
-from lorry.attempts import Attempts, Call, Outlet, Turn
+from lorry.attempts import Attempts, Call, Outlet
 from lorry.errors import (
     ClientError,
     ConnectionLost,
     DeadlineExceeded,
-    Phase,
     RetriesExhausted,
     StreamCancelled,
 )
@@ -26,8 +25,6 @@ from lorry.transports.base import WireResponse
 # how long the end of a finished body is waited for, so that its connection can be used again
 END_GRACE_S = 0.25
 
-_T = TypeVar("_T")
-
 
 class Exchange:
     """Sends a call, again where that is safe, and reads the answer within the call's limits.
@@ -36,6 +33,22 @@ class Exchange:
     the connection before its error leaves. A call ends when its answer was read or when an error
     was described as its end; then its permit is given back, once.
     """
+
+    __slots__ = (
+        "_attempts",
+        "_counters",
+        "_has_ended",
+        "_lag",
+        "_lag_since",
+        "_limiter",
+        "_loop",
+        "_outcome",
+        "_patience",
+        "_permit",
+        "_response",
+        "call",
+        "stopwatch",
+    )
 
     def __init__(
         self,
@@ -52,7 +65,7 @@ class Exchange:
         self._permit: Permit | None = None
         self._counters = counters or CallCounters()
         self._patience = Patience(call.timeout, self.stopwatch)
-        self._attempts = Attempts(call, outlet, stopwatch=self.stopwatch)
+        self._attempts = Attempts(call, outlet, stopwatch=self.stopwatch, patience=self._patience)
         self._response: WireResponse | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # from `open` on
         self._lag: LoopLag | None = None  # likewise
@@ -69,7 +82,10 @@ class Exchange:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
         self._begin()
         try:
-            self._response = await self._attempts.run(self._turn())
+            if self._limiter is not None:
+                await self.admit_again()
+            self.stopwatch.admitted_ns = time.perf_counter_ns()
+            self._response = await self._attempts.run(self)
             return self._response
         except ClientError as error:
             self.describe(error)
@@ -99,18 +115,26 @@ class Exchange:
     async def read_all(self) -> bytes:
         """The whole body, and the end of the call; raises a described ClientError."""
         self.first_token_came()  # it cannot be seen in a body that is not a stream
+        response = self._response
+        assert response is not None
         pieces = []
         try:
-            while piece := await self.read():
+            # what is there already, as a short answer is with its headers, is not waited for
+            piece = self.read_nowait() or await self.read()
+            while piece:
                 pieces.append(piece)
+                if response.at_end:
+                    break
+                piece = await self.read()
         except ClientError as error:
             self.describe(error)
+            await self.close_connection()  # which a read that does not wait leaves as it is
             raise
         except BaseException:
             self._leave()
             raise
         self.end()
-        await self._give_back_connection()
+        await self.close_connection()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def end(self) -> None:
@@ -127,7 +151,7 @@ class Exchange:
         except (TimeoutError, ConnectionLost):
             pass  # the connection cannot be used again; nothing else is lost
         finally:
-            await self._give_back_connection()
+            await self.close_connection()
 
     async def close(self) -> None:
         """End the call and close its connection; returns when that is done.
@@ -135,7 +159,7 @@ class Exchange:
         A connection whose answer was read to its end is given back instead. Harmless when repeated.
         """
         try:
-            await self._give_back_connection()
+            await self.close_connection()
         finally:  # also when the task is cancelled while the connection is being closed
             self._leave()
 
@@ -178,7 +202,7 @@ class Exchange:
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._patience.begin(self._loop, abort=self.abort, close=self._give_back_connection)
+        self._patience.begin(self._loop, self)
         self._lag = lag_of(self._loop)
         self._lag_since = self._lag.enter()
         self._counters.num_started += 1
@@ -208,7 +232,7 @@ class Exchange:
             counters.num_cancelled += 1
         else:
             counters.num_failed[type(outcome).__name__] += 1
-        self._step_aside(outcome)
+        self._give_back_permit(outcome)
 
     def _leave(self) -> None:
         """The caller wants no more of it; nothing if the call has ended."""
@@ -219,50 +243,39 @@ class Exchange:
         self.abort()
         self._leave()
 
-    async def _be_admitted(self) -> None:
+    async def admit_again(self) -> None:
         """Wait for the limiter's permit, if there is a limiter."""
-        if self._limiter is not None:
-            self._counters.num_queued += 1
-            try:
-                self._permit = await self._within(_acquire(self._limiter, self.call), phase="queue")
-            finally:
-                self._counters.num_queued -= 1
-        if self.stopwatch.admitted_ns is None:
-            self.stopwatch.admitted_ns = time.perf_counter_ns()
+        if self._limiter is None:
+            return
+        self._counters.num_queued += 1
+        try:
+            self._permit = await self._patience.wait(
+                _acquire(self._limiter, self.call), phase="queue"
+            )
+        finally:
+            self._counters.num_queued -= 1
 
-    def _step_aside(self, outcome: ClientError | None) -> None:
-        """Give the permit back, at the end or while the call waits to be sent again."""
+    def step_aside(self, failure: ClientError) -> None:
+        """Give the permit back while the call waits to be sent again."""
+        self._give_back_permit(failure)
+        self._counters.num_retries += 1
+
+    def _give_back_permit(self, outcome: ClientError | None) -> None:
         permit, self._permit = self._permit, None
         if permit is not None:
             if isinstance(outcome, RetriesExhausted):
                 outcome = outcome.causes[-1]
             permit.release(outcome=outcome, timing=self.stopwatch.snapshot())
 
-    def _turn(self) -> Turn:
-        # made for the attempts alone: kept, it would be a cycle that only the collector breaks
-        return Turn(
-            within=self._patience.wait,
-            remaining_s=self._patience.remaining_s,
-            admit=self._be_admitted,
-            step_aside=self._step_aside_to_retry,
-        )
-
-    def _step_aside_to_retry(self, failure: ClientError) -> None:
-        self._step_aside(failure)
-        self._counters.num_retries += 1
-
     def _end_grace_s(self) -> float:
         remaining_s = self._patience.remaining_s()
         return END_GRACE_S if remaining_s is None else max(0.0, min(END_GRACE_S, remaining_s))
 
-    async def _give_back_connection(self) -> None:
+    async def close_connection(self) -> None:
+        """Close it, or give it back when the answer was read to its end."""
         response, self._response = self._response, None
         if response is not None:
             await response.aclose()
-
-    async def _within(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T:
-        """Await one operation until the end of the call's time."""
-        return await self._patience.wait(operation, phase=phase)
 
 
 async def _acquire(limiter: Limiter, call: Call) -> Permit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -43,16 +43,16 @@ class GenerateRoute(Generic[_Prompt]):
         self._dialect = dialect
         self._known = known
 
-    async def generate(
+    def generate(
         self, prompt: _Prompt, options: Mapping[str, Any], *, intended_ns: int | None = None
-    ) -> Generation:
-        """One generation; streams underneath if the options need it.
+    ) -> Coroutine[Any, Any, Generation]:
+        """One generation, sent when it is awaited; streams underneath if the options need it.
 
         `intended_ns` is when it should have been sent, if a schedule said so.
         """
         resolved = self._session.resolve(options, known=self._known)
         if resolved.token_times or resolved.timeout.needs_stream:
-            return await self._stream(prompt, resolved, intended_ns=intended_ns).final()
+            return self._stream(prompt, resolved, intended_ns=intended_ns).final()
         exchange = self._session.exchange(
             "POST",
             self._path,
@@ -65,9 +65,9 @@ class GenerateRoute(Generic[_Prompt]):
             exchange.stopwatch.intended_ns = intended_ns
         telemetry = self._session.telemetry
         if telemetry is None:
-            return await self._whole(exchange, resolved)
+            return self._whole(exchange, resolved)
         observation = telemetry.begin(self._path, prompt, resolved, is_streamed=False)
-        return await observed(observation, self._whole(exchange, resolved))
+        return observed(observation, self._whole(exchange, resolved))
 
     def stream(self, prompt: _Prompt, options: Mapping[str, Any]) -> TokenStream:
         """A stream whose request has not been sent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
@@ -43,8 +42,7 @@ class Token(msgspec.Struct, frozen=True, gc=False):
         return f"Token({', '.join(facts)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts; `source` says whether the server gave them or the client counted tokens.
 
     What the client cannot count is None.
@@ -56,8 +54,7 @@ class Usage:
     source: Literal["server", "counted"] = "server"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """One completion, or the part of it that came (`TokenStream.partial`, `ClientError.partial`).
 
     `tokens` is there for streamed answers and when logprobs were asked for; `token_ids` and
@@ -82,7 +79,7 @@ class Generation:
     attempts: int = 1
     server: ServerTiming | None = None
     tag: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = {}
     tool_calls: tuple[ToolCall, ...] = ()
 
     @property

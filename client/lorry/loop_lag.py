@@ -11,6 +11,7 @@ import asyncio
 import time
 import weakref
 from bisect import bisect_left
+from collections.abc import Callable
 
 BEAT_S = 0.01
 
@@ -34,25 +35,22 @@ class LoopLag:
         return now
 
     def leave(self, entered_at: float) -> float:
-        """A call ends; returns the worst lateness while it was in flight."""
-        worst = self.worst_since(entered_at)
+        """A call ends; returns the worst lateness while it was in flight.
+
+        A beat that is overdue counts, and of one that was overdue when the call began what came
+        after.
+        """
+        now, due_at, beats = time.perf_counter(), self._due_at, self._beats
+        worst = 0.0
+        if due_at is not None and now > due_at:
+            worst = min(now - due_at, now - entered_at)
+        if beats and beats[-1][0] >= entered_at:
+            first = bisect_left(beats, (entered_at, 0.0))
+            for came_at, lateness in beats[first : first + 2]:
+                worst = max(worst, min(lateness, came_at - entered_at))
         self._num_calls -= 1
         if not self._num_calls:
-            self._beats.clear()
-        return worst
-
-    def worst_since(self, start: float) -> float:
-        """The largest lateness since `start`, at which a call was in flight as it is now.
-
-        A beat that is overdue counts, and of one that was overdue at `start` what came after.
-        """
-        now = time.perf_counter()
-        worst = 0.0
-        if self._due_at is not None and now > self._due_at:
-            worst = min(now - self._due_at, now - start)
-        first = bisect_left(self._beats, (start, 0.0))
-        for came_at, lateness in self._beats[first : first + 2]:
-            worst = max(worst, min(lateness, came_at - start))
+            beats.clear()
         return worst
 
     def _set_beat(self, now: float) -> None:
@@ -74,11 +72,18 @@ class LoopLag:
 _OF_LOOP: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLag] = (
     weakref.WeakKeyDictionary()
 )
+# the one that was asked for last, which nearly always is the only one: spares the look-up its cost
+_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopLag] = (lambda: None, LoopLag())
 
 
 def lag_of(loop: asyncio.AbstractEventLoop) -> LoopLag:
     """The one of a loop, whichever client asks."""
-    lag = _OF_LOOP.get(loop)
-    if lag is None:
-        lag = _OF_LOOP[loop] = LoopLag()
-    return lag
+    global _latest
+    known, lag = _latest
+    if known() is loop:
+        return lag
+    found = _OF_LOOP.get(loop)
+    if found is None:
+        found = _OF_LOOP[loop] = LoopLag()
+    _latest = (weakref.ref(loop), found)
+    return found

@@ -7,12 +7,12 @@ One definition serves every method that generates; `resolve` turns what a caller
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 import msgspec
 
+from lorry.request_id import new_request_id
 from lorry.timeout import Timeout
 
 
@@ -93,7 +93,7 @@ def resolve(
     adapter = given.pop("adapter", None)
     return CallOptions(
         sampling={name: value for name, value in given.items() if name not in _LOCAL},
-        extra_body=_single_choice(given.get("extra_body") or {}),
+        extra_body=_single_choice(given["extra_body"]) if "extra_body" in given else {},
         adapter=adapter or None,
         timeout=_limits(given.get("timeout"), given.get("deadline"), timeout),
         token_times=bool(given.get("token_times")),
@@ -177,7 +177,7 @@ def _limits(timeout: Timeout | float | None, deadline: float | None, default: Ti
 
 def _checked_request_id(request_id: str | None) -> str:
     if request_id is None:
-        return os.urandom(16).hex()
+        return new_request_id()
     if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
         raise ValueError(
             f"request_id is {request_id!r}; it must be 1 to 128 printable ASCII characters"

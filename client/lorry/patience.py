@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
 
 from lorry.alarm import Alarm
 from lorry.call_outcome import cancelled, too_late
@@ -20,12 +20,31 @@ _T = TypeVar("_T")
 _ReadLimit = tuple[float, Phase, float]
 
 
+class Connected(Protocol):
+    """What has a connection: `abort` closes it at once, `close_connection` returns when it is closed."""
+
+    def abort(self) -> None: ...
+
+    async def close_connection(self) -> None: ...
+
+
 class Patience:
     """The limits of one call. All its waits are made here, and ended at their limits.
 
-    `abort` closes the call's connection at once, `close` returns when it is closed; both are known
-    from `begin` to `stop`, between which there may be waits.
+    The call is known from `begin` to `stop`, between which there may be waits.
     """
+
+    __slots__ = (
+        "_alarm",
+        "_call",
+        "_limits_reads",
+        "_loop",
+        "_started_at",
+        "_stopwatch",
+        "_timeout",
+        "cancel_reason",
+        "first_token_came",
+    )
 
     def __init__(self, timeout: Timeout, stopwatch: Stopwatch) -> None:
         self.cancel_reason: str | None = None
@@ -35,29 +54,23 @@ class Patience:
         self._limits_reads = timeout.needs_stream
         self._started_at = 0.0  # on the loop's clock, as all times of waiting
         self._alarm: Alarm | None = None
-        self._abort: Callable[[], None] | None = None
-        self._close: Callable[[], Awaitable[None]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._call: Connected | None = None
 
-    def begin(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        abort: Callable[[], None],
-        close: Callable[[], Awaitable[None]],
-    ) -> None:
+    def begin(self, loop: asyncio.AbstractEventLoop, call: Connected) -> None:
         """The call's time begins to run."""
         total = self._timeout.total
+        self._loop = loop
         self._started_at = loop.time()
         ends_at = None if total is None else self._started_at + total
-        self._alarm = Alarm(loop, ends_at=ends_at, when_over=abort)
-        self._abort = abort
-        self._close = close
+        self._alarm = Alarm(loop, ends_at=ends_at, when_over=call.abort)
+        self._call = call
 
     def stop(self) -> None:
         """The call has ended."""
         if self._alarm is not None:
             self._alarm.stop()
-        self._alarm = self._abort = self._close = None
+        self._alarm = self._call = None
 
     def cancel(self, reason: str) -> None:
         """Whoever waits, or waits next, gets StreamCancelled."""
@@ -77,9 +90,9 @@ class Patience:
     def remaining_s(self) -> float | None:
         """What is left of the total; None without one."""
         total = self._timeout.total
-        if total is None:
-            return None
-        return self._started_at + total - asyncio.get_running_loop().time()
+        if total is None or self._loop is None:
+            return total
+        return self._started_at + total - self._loop.time()
 
     async def wait(self, operation: Coroutine[Any, Any, _T], *, phase: Phase) -> _T:
         """Await one operation; if it fails or is not waited for, the connection is closed first.
@@ -113,9 +126,10 @@ class Patience:
         except BaseException as error:
             await self._leave_wait(alarm, error, "total", limit)
             raise
+        at_ns = time.perf_counter_ns()
         alarm.end()
         if data:
-            self._stopwatch.received(time.perf_counter_ns())
+            self._stopwatch.received(at_ns)
         return data
 
     def _read_limit(self) -> _ReadLimit | None:
@@ -125,7 +139,8 @@ class Patience:
         if first_token is not None and not self.first_token_came:
             limits.append((self._started_at + first_token, "first_token", first_token))
         if idle is not None:
-            limits.append((asyncio.get_running_loop().time() + idle, "idle", idle))
+            assert self._loop is not None
+            limits.append((self._loop.time() + idle, "idle", idle))
         nearest = min(limits, default=None)
         total = self._timeout.total
         if nearest is not None and total is not None and self._started_at + total <= nearest[0]:
@@ -145,14 +160,14 @@ class Patience:
     ) -> None:
         """Close the connection; raises what stands for `error`, if something else does."""
         was_interrupted = alarm.end()
-        abort, close = self._abort, self._close
-        if abort is not None and close is not None:  # else another task has ended the call
+        call = self._call
+        if call is not None:  # else another task has ended it
             if isinstance(error, GeneratorExit):
                 with contextlib.suppress(RuntimeError):  # the loop may have gone, and all with it
-                    abort()
+                    call.abort()
                 return
-            abort()
-            await close()
+            call.abort()
+            await call.close_connection()
         if isinstance(error, asyncio.CancelledError):
             # a socket that a transport aborted is closed by the loop's next turn
             await asyncio.sleep(0)

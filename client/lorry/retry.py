@@ -12,6 +12,8 @@ from lorry.errors import ClientError, ConfigError, HTTPStatusError, NotRetried
 
 # what `min_per_s` may save up, and how long what `ratio` brought is remembered
 BUDGET_WINDOW_S = 10.0
+# a deposit within so short a time of the last one does not wait for what time brings
+BUDGET_GRAIN_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class BudgetAccount:
 
     def _advance(self, now: float) -> None:
         passed_s = now - self._at
-        if passed_s <= 0:
+        if passed_s < BUDGET_GRAIN_S:
             return
         self._at = now
         self._earned *= math.exp(-passed_s / BUDGET_WINDOW_S)

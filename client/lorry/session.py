@@ -134,19 +134,20 @@ class Session:
                 f"{method} {path} is of one server, and this client has several "
                 f"({', '.join(self.endpoints)}); say which by client.at(url)"
             )
-        max_tokens = options.sampling.get("max_tokens")
-        num_new_tokens = max_tokens if isinstance(max_tokens, int) else 0
+        all_headers = {**config.headers, "accept": accept}
+        if headers is not None:
+            all_headers.update(headers)
         call = Call(
             method=method,
             path=path,
             request_id=options.request_id,
             timeout=options.timeout,
             retry=retry or self.retry,
-            headers={**config.headers, "accept": accept, **(headers or {})},
+            headers=all_headers,
             body=body,
             adapter=options.adapter,
             make_key=config.make_key,
-            num_tokens=len(body or b"") // BYTES_PER_TOKEN + num_new_tokens,
+            num_tokens=0 if self.limiter is None else _num_tokens(body, options),
             takes_any_status=takes_any_status,
             pinned=self._pinned,
         )
@@ -230,6 +231,13 @@ async def answer_to(exchange: Exchange, kind: type[_T]) -> _T:
         problem = StreamProtocolError(f"not an answer of {path}: {error}", snippet=answer)
         exchange.describe(problem)
         raise problem from error
+
+
+def _num_tokens(body: bytes | None, options: CallOptions) -> int:
+    """About how many tokens a request takes, its answer included."""
+    max_tokens = options.sampling.get("max_tokens")
+    num_new_tokens = max_tokens if isinstance(max_tokens, int) else 0
+    return len(body or b"") // BYTES_PER_TOKEN + num_new_tokens
 
 
 class _Shared:

@@ -42,6 +42,17 @@ class SSEDecoder:
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """Return the events that `data` completes, in order."""
+        # nearly all reads of a stream are one line of data and the empty line behind it
+        if (
+            data.startswith(_PLAIN_DATA)
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n")
+            and b"\r" not in data
+            and not (self._data or self._unfinished_line or self._event)
+            and not (self._head or self._after_cr)
+        ):
+            self._head = None
+            return [ServerSentEvent(data[len(_PLAIN_DATA) : -2], "message", self._last_event_id)]
         if self._head is not None:
             data = self._head + data
             if len(data) < len(_BOM) and _BOM.startswith(data):

@@ -8,7 +8,6 @@ bytes returned, before anything was parsed, so all tokens of one read share a st
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from lorry.types.common import Timings
 
 
-@dataclass(slots=True)
-class AttemptTiming:
+class AttemptTiming(msgspec.Struct, gc=False):
     """One try at sending a request; the transport fills in what it can observe.
 
     `reused_connection` is None when the transport cannot tell.
@@ -36,8 +34,7 @@ class AttemptTiming:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, gc=False):
     """The record of one call. Stamps are nanoseconds; derived times are seconds, None if unknown.
 
     `intended_ns` is when the request should have been sent (the creation, unless a schedule set
@@ -148,7 +145,7 @@ def _seconds(start_ns: int | None, end_ns: int | None) -> float | None:
     return (end_ns - start_ns) / 1e9
 
 
-class Stopwatch(msgspec.Struct):
+class Stopwatch(msgspec.Struct, gc=False):
     """Collects the stamps of one call. The exchange owns it; others see `Timing` snapshots."""
 
     created_ns: int
@@ -161,7 +158,7 @@ class Stopwatch(msgspec.Struct):
     num_events: int = 0
     num_buffered_tokens: int = 0
     loop_lag_max: float | None = None
-    token_ns: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    token_ns: array[int] | None = None  # made with the first token
 
     def start_attempt(self, sent_ns: int) -> AttemptTiming:
         attempt = AttemptTiming(sent_ns)
@@ -177,6 +174,8 @@ class Stopwatch(msgspec.Struct):
     def tokens_came(self, num_tokens: int) -> None:
         """One event of the last read brought `num_tokens` tokens."""
         at_ns, stamps = self.last_read_ns, self.token_ns
+        if stamps is None:
+            stamps = self.token_ns = array("q")
         if stamps and stamps[-1] == at_ns:
             self.num_buffered_tokens += num_tokens
         elif num_tokens > 1:
@@ -202,7 +201,7 @@ class Stopwatch(msgspec.Struct):
             last_token_ns=stamps[-1] if stamps else None,
             done_ns=self.done_ns,
             token_ns=stamps[:] if stamps else None,
-            num_tokens=num_tokens if num_tokens is not None else (len(stamps) or None),
+            num_tokens=num_tokens if num_tokens is not None else (len(stamps) if stamps else None),
             num_events=self.num_events,
             num_buffered_tokens=self.num_buffered_tokens,
             admitted_ns=self.admitted_ns,

@@ -51,8 +51,6 @@ class ToolCallBuilder:
 
     def build(self) -> tuple[ToolCall, ...]:
         """The calls so far, in the order of their indices."""
-        if not self._calls:
-            return ()  # as nearly always
         return tuple(
             ToolCall(parts.id, parts.name, "".join(parts.arguments))
             for _, parts in sorted(self._calls.items())

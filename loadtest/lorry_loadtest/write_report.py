@@ -60,7 +60,7 @@ def make_result(
         requests=tuple(request_figures(run.cohort) for run in runs),
         stream_hash=answering.facts.observations.stream_hash,
         found=found,
-        compat=None if compat is None else compat_table(compat, answering.measured),
+        compat=compat and compat_table(compat, answering.measured, start_ns=answering.start_ns),
         slowest=tuple(sorted(shown, key=lambda fall: -fall.e2e_ms)),
         waterfalls_closed=share_that_closes(falls),
         stalls=tuple(stalls[:NUM_STALLS]),

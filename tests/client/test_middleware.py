@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -29,6 +28,10 @@ class MadeUp:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
+
+    @property
+    def at_end(self) -> bool:
+        return not self._body
 
     def read_nowait(self) -> bytes:
         body, self._body = self._body, b""
@@ -75,8 +78,7 @@ async def test_headers_body_and_address_may_be_changed() -> None:
     async def change(request: WireRequest, call_next: CallNext) -> WireResponse:
         body = msgspec.json.decode(request.body or b"")
         return await call_next(
-            replace(
-                request,
+            request.replace(
                 url=request.url + "?tenant=7",
                 headers={**request.headers, "x-tenant": "7"},
                 body=msgspec.json.encode({**body, "prompt": body["prompt"].upper()}),
@@ -174,7 +176,7 @@ async def test_middleware_that_sends_twice_gives_the_answer_that_it_does_not_wan
         response = await call_next(request)
         if response.status == 401:
             headers = {**request.headers, "authorization": "Bearer fresh"}
-            response = await call_next(replace(request, headers=headers))
+            response = await call_next(request.replace(headers=headers))
         return response
 
     async with (

@@ -7,6 +7,7 @@ import re
 import pytest
 
 import lorry
+from lorry.attempts import Call
 from lorry.notebook import generation_html
 from lorry.types.adapters import AdapterCard
 from tests.support.fake_llm_server import FakeLLMServer
@@ -108,3 +109,24 @@ def test_a_client_shows_no_key() -> None:
     ):
         assert "http://x" in repr(client)
         assert "secret" not in repr(client)
+
+
+def test_a_request_shows_neither_key_nor_prompt_whoever_prints_it() -> None:
+    headers = {"authorization": "Bearer secret"}
+    request = lorry.WireRequest("POST", "http://x/v1/completions", headers, b'{"prompt": "secret"}')
+    call = Call(
+        method="POST",
+        path="/v1/completions",
+        request_id="r1",
+        timeout=lorry.Timeout(),
+        retry=lorry.RetryPolicy(),
+        headers=headers,
+        body=request.body,
+    )
+
+    for shown in (request, call):
+        assert "/v1/completions" in repr(shown)
+        assert "secret" not in repr(shown)
+        # what rich prints, which also draws tracebacks with the values of variables
+        assert "/v1/completions" in repr(shown.__rich_repr__())
+        assert "secret" not in repr(shown.__rich_repr__())

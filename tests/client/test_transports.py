@@ -205,6 +205,7 @@ async def test_injected_client_is_left_open() -> None:
 
 class RecordedResponse:
     status = 200
+    at_end = False
 
     def __init__(self, body: bytes) -> None:
         self.headers = {"content-type": "application/json"}
@@ -247,3 +248,43 @@ async def test_own_transport_sees_the_whole_request() -> None:
 def test_anything_else_is_refused_as_transport(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"it must be an httpx\.AsyncClient"):
         lorry.AsyncClient("http://x", transport=wrong)
+
+
+async def test_an_answer_that_is_known_to_be_read_has_nothing_left(http_client: Any) -> None:
+    ends: list[tuple[bool, bytes]] = []
+
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.json(200, completion("whole", finish_reason="stop"))
+
+    async def look(request: WireRequest, call_next: lorry.CallNext) -> WireResponse:
+        response = await call_next(request)
+        assert not response.at_end
+        while await response.read_some():
+            pass
+        ends.append((response.at_end, await response.read_some()))
+        return await call_next(request)
+
+    async with (
+        FakeLLMServer(script) as server,
+        lorry.AsyncClient(server.url, transport=http_client, middleware=[look]) as client,
+    ):
+        generation = await client.generate("Hi")
+
+    assert generation.text == "whole"
+    # the libraries of the httpx family do not tell, which is as good
+    assert ends in ([(True, b"")], [(False, b"")])
+
+
+async def test_a_connection_that_ends_in_a_whole_answer_is_closed_and_lost(
+    http_client: Any,
+) -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+        reply.cut()
+
+    async with FakeLLMServer(script) as server:
+        client = lorry.AsyncClient(server.url, transport=http_client)
+        with pytest.raises(lorry.ConnectionLost):
+            await client.generate("Hi")
+
+    assert client.stats().num_connections_open in (0, None)

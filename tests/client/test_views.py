@@ -278,6 +278,7 @@ class Lingering:
 
     def __init__(self) -> None:
         self.status = 200
+        self.at_end = False
         self.headers: Mapping[str, str] = {}
         self.is_closing = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Windows, Little's law, fairness, censoring, and other tools' formulas."""
+"""Windows, Little's law, fairness and censoring."""
 
 from __future__ import annotations
 
@@ -6,61 +6,11 @@ import msgspec
 import pytest
 
 from lorry_loadtest.littles_law import littles_law
-from lorry_loadtest.metrics_compat import CompatTable, Tool, compat_table
 from lorry_loadtest.settle import settle, settling
 from lorry_loadtest.slo import parse_objectives
 from lorry_loadtest.summary import summarize
 from tests.support.loadtest_records import make_record, make_run
 from tests.support.simulated_server import Load, ServerModel, simulate
-
-
-def figure(table: CompatTable, name: str) -> float:
-    return next(figure.mean for figure in table.figures if figure.name == name)
-
-
-@pytest.mark.parametrize(
-    ("tool", "name", "value"),
-    [
-        ("vllm", "TPOT", 50.0),
-        ("vllm", "ITL", 50.0),
-        ("vllm", "TTFT", 1000.0),
-        ("vllm", "E2EL", 1500.0),
-        ("guidellm", "ITL", 50.0),
-        ("guidellm", "TPOT", 1500 / 11),
-        ("aiperf", "ITL", 50.0),
-        ("aiperf", "ICL", 50.0),
-    ],
-)
-def test_eleven_tokens_from_1000_to_1500_ms_are_what_each_tool_prints(
-    tool: Tool, name: str, value: float
-) -> None:
-    record = make_record(events_ms=tuple(1000.0 + 50.0 * j for j in range(11)))
-
-    assert figure(compat_table(tool, [record]), name) == pytest.approx(value)
-
-
-def test_five_chunks_of_two_tokens_are_what_each_tool_prints() -> None:
-    record = make_record(events_ms=(100, 200, 300, 400, 500), tokens=(2, 2, 2, 2, 2))
-
-    assert figure(compat_table("vllm", [record]), "ITL") == pytest.approx(100.0)
-    assert figure(compat_table("aiperf", [record]), "ICL") == pytest.approx(100.0)
-    assert figure(compat_table("aiperf", [record]), "ITL") == pytest.approx(400 / 9)
-
-
-def test_other_tools_start_their_clock_at_the_send_and_stamp_in_the_program() -> None:
-    record = make_record(send_ms=40.0, events_ms=(100.0, 200.0), user_ms=(110.0, 210.0))
-
-    assert figure(compat_table("vllm", [record]), "TTFT") == pytest.approx(70.0)
-
-
-def test_an_answer_of_one_token_has_no_tpot_in_vllms_table() -> None:
-    alone = make_record(events_ms=(100.0,))
-    table = compat_table("vllm", [alone, make_record(events_ms=(100.0, 130.0))])
-
-    assert figure(table, "TPOT") == pytest.approx(30.0)
-    assert figure(compat_table("vllm", [alone]), "TPOT") == 0.0
-    assert compat_table("vllm", [alone]).tokens_per_s == pytest.approx(10.0)
-    assert compat_table("vllm", []).num_requests == 0
 
 
 def test_a_window_begins_where_the_run_had_settled() -> None:

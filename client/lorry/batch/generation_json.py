@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import typing
 from array import array
@@ -18,7 +17,7 @@ from lorry.types.common import Timings
 
 def encode_generation(generation: Generation) -> bytes:
     """All of it but the tag, which is the caller's own object."""
-    untagged = dataclasses.replace(generation, tag=None)
+    untagged = msgspec.structs.replace(generation, tag=None)
     return msgspec.json.encode(untagged, enc_hook=_array_as_list)
 
 

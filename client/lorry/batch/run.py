@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
@@ -262,7 +262,8 @@ class BatchRun(Generic[_Result]):
         tag = due.options.get("tag")
         adapter = due.options.get("adapter") or None
         self._num_from_journal += 1
-        self._finish(Outcome(due.index, replace(found, tag=tag), adapter, tag, from_journal=True))
+        found = msgspec.structs.replace(found, tag=tag)
+        self._finish(Outcome(due.index, found, adapter, tag, from_journal=True))
         return True
 
     async def _run_item(self, due: _Due, intended_ns: int | None) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import io
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, NoReturn
 from weakref import WeakSet
 
 import aiohttp
+import msgspec
 
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.timing import AttemptTiming
@@ -27,14 +28,18 @@ DNS_CACHE_S = 10
 MAX_PLAIN_BODY_BYTES = 2**20
 
 
-class _Sending:
-    """An attempt on its way, and the socket that it was given."""
+class _Sending(msgspec.Struct):
+    """An attempt on its way, and the connection that it was given."""
 
-    __slots__ = ("attempt", "socket")
+    attempt: AttemptTiming
+    socket: asyncio.Transport | None = None
+    pool: _StampingConnector | None = None
 
-    def __init__(self, attempt: AttemptTiming) -> None:
-        self.attempt = attempt
-        self.socket: asyncio.Transport | None = None
+    def leave_pool(self) -> None:
+        """The connection is not in use any more, whatever becomes of it."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.num_in_use -= 1
 
 
 # what a task is sending, for the connector, to which aiohttp passes no word of ours
@@ -54,11 +59,13 @@ class AiohttpTransport:
         self._sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession]] = {}
         self._current: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
-    async def send(self, request: WireRequest, *, attempt: AttemptTiming) -> AiohttpResponse:
+    def send(
+        self, request: WireRequest, *, attempt: AttemptTiming
+    ) -> Coroutine[Any, Any, AiohttpResponse]:
         session = self._current.get(asyncio.get_running_loop())
         if session is None:
-            session = await self._open_session()
-        return await _send(session, request, attempt)
+            return self._send_first(request, attempt)
+        return _send(session, request, attempt)
 
     def count_connections(self) -> ConnectionCounts:
         try:
@@ -74,6 +81,9 @@ class AiohttpTransport:
         keeper = self._sessions.get(asyncio.get_running_loop())
         if keeper is not None:
             await keeper.aclose()
+
+    async def _send_first(self, request: WireRequest, attempt: AttemptTiming) -> AiohttpResponse:
+        return await _send(await self._open_session(), request, attempt)
 
     async def _open_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -122,8 +132,11 @@ class AiohttpSessionTransport:
 class AiohttpResponse:
     """A response whose body is read in whatever pieces the socket gave."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    __slots__ = ("_response", "_sending")
+
+    def __init__(self, response: aiohttp.ClientResponse, sending: _Sending) -> None:
         self._response = response
+        self._sending = sending
 
     @property
     def status(self) -> int:
@@ -132,6 +145,10 @@ class AiohttpResponse:
     @property
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
+
+    @property
+    def at_end(self) -> bool:
+        return self._response.content.at_eof()
 
     def read_nowait(self) -> bytes:
         try:
@@ -152,6 +169,7 @@ class AiohttpResponse:
         self._response.close()
 
     async def aclose(self) -> None:
+        self._sending.leave_pool()
         if not self._response.content.at_eof():
             self.abort()
             # the loop closes an aborted socket in its next turn
@@ -169,8 +187,8 @@ class _StampingConnector(aiohttp.TCPConnector):
         super().__init__(
             limit=0, limit_per_host=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_CACHE_S
         )
+        self.num_in_use = 0
         self._used: WeakSet[Any] = WeakSet()
-        self._num_in_use = 0
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
@@ -178,19 +196,17 @@ class _StampingConnector(aiohttp.TCPConnector):
         if not was_used:
             self._used.add(connection.protocol)
         if sending is not None:
+            if sending.pool is None:  # else aiohttp sends again what an idle connection lost
+                sending.pool = self
+                self.num_in_use += 1
             sending.socket = connection.transport
             sending.attempt.connected_ns = time.perf_counter_ns()
             sending.attempt.reused_connection = was_used
-        self._num_in_use += 1
-        connection.add_callback(self._released)
         return connection
 
     def count(self) -> ConnectionCounts:
         num_open = sum(protocol.is_connected() for protocol in self._used)
-        return ConnectionCounts(num_open, max(0, num_open - self._num_in_use))
-
-    def _released(self) -> None:
-        self._num_in_use -= 1
+        return ConnectionCounts(num_open, max(0, num_open - self.num_in_use))
 
 
 def _new_session(*, trust_env: bool) -> aiohttp.ClientSession:
@@ -218,6 +234,7 @@ async def _send(
     _SENDING.set(sending)
     body = request.body
     is_large = body is not None and len(body) > MAX_PLAIN_BODY_BYTES
+    is_answered = False
     try:
         response = await session.request(
             request.method,
@@ -228,6 +245,8 @@ async def _send(
             raise_for_status=False,
             timeout=_client_timeout(request.connect_timeout_s),
         )
+        is_answered = True
+        return AiohttpResponse(response, sending)
     except aiohttp.ServerTimeoutError as error:
         limit_s = request.connect_timeout_s or 0.0
         raise DeadlineExceeded(
@@ -245,7 +264,8 @@ async def _send(
         raise
     finally:
         _SENDING.set(None)
-    return AiohttpResponse(response)
+        if not is_answered:
+            sending.leave_pool()
 
 
 def _connect_error(url: str, error: Exception) -> ConnectError:

@@ -125,6 +125,10 @@ class ASGIResponse:
                 return
             await self._change()
 
+    @property
+    def at_end(self) -> bool:
+        return self._is_complete and not self._pieces
+
     def read_nowait(self) -> bytes:
         data = b"".join(self._pieces)
         self._pieces.clear()

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+import msgspec
 
 from lorry.timing import AttemptTiming
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(msgspec.Struct, frozen=True, gc=False):
     """One HTTP request. `headers` may hold a key, so neither they nor the body are in the repr."""
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str]
+    body: bytes | None = None
     connect_timeout_s: float | None = None
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values; raises TypeError for what a request does not have."""
+        return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method} {self.url})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("method", self.method), ("url", self.url)]
 
 
 class WireResponse(Protocol):
@@ -31,6 +42,11 @@ class WireResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the body was read to its end and that is known; else a read tells."""
+        ...
 
     def read_nowait(self) -> bytes:
         """All that has come and was not read, b"" if nothing."""

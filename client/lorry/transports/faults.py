@@ -155,6 +155,10 @@ class _FaultyResponse:
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
 
+    @property
+    def at_end(self) -> bool:
+        return self._fault is None and not self._came and self._response.at_end
+
     def read_nowait(self) -> bytes:
         if not self._came and self._num_bytes_left > 0:
             self._came = self._response.read_nowait()
@@ -203,6 +207,10 @@ class _Refusal:
         self.headers: Mapping[str, str] = Headers([("content-type", "application/json")])
         error = {"message": "asked to fail by a fault", "type": "injected_fault"}
         self._body = msgspec.json.encode({"error": error})
+
+    @property
+    def at_end(self) -> bool:
+        return not self._body
 
     def read_nowait(self) -> bytes:
         body, self._body = self._body, b""

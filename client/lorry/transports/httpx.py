@@ -76,6 +76,11 @@ class HttpxResponse:
         headers: Mapping[str, str] = self._response.headers
         return headers
 
+    @property
+    def at_end(self) -> bool:
+        """Always False: a connection is used again only when a read has found the end."""
+        return False
+
     def read_nowait(self) -> bytes:
         """Always b"": these libraries do not tell what they hold."""
         return b""

@@ -125,6 +125,10 @@ class RecordedResponse:
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
 
+    @property
+    def at_end(self) -> bool:
+        return self._response.at_end
+
     def read_nowait(self) -> bytes:
         with _Cut(self):
             data = self._response.read_nowait()
@@ -174,6 +178,8 @@ class RecordedResponse:
             self._pieces.append(data)
             self._waits_ms.append(_ms_since(self._last_ns))
             self._last_ns = time.perf_counter_ns()
+        if self._response.at_end:
+            self.end("complete")
 
 
 class _Cut:

@@ -99,6 +99,10 @@ class ReplayedResponse:
             due_at += piece.after_ms / 1000 / speed
             self._pieces.append((due_at, piece.data.bytes()))
 
+    @property
+    def at_end(self) -> bool:
+        return not self._pieces and self._end == "complete" and not self._is_closed.is_set()
+
     def read_nowait(self) -> bytes:
         now = asyncio.get_running_loop().time()
         due = []
