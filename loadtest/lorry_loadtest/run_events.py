@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_PLAN_S = 3600.0
 # -t counts from when locust starts its users; the plan begins and ends a little inside of it.
 _MARGIN_S = 1.0
+# So long after the event of its start locust takes a test for a running one.
+_STARTED_S = 1.0
 # Beyond the drain limit, for workers to hand over what they have.
 _HAND_OVER_S = 30.0
 
@@ -113,7 +115,8 @@ class RunEvents:
                 self._begin(run)
         except NotJudgeable as exc:
             logger.error("%s", exc)
-            gevent.spawn(self._environment.runner.stop)  # the users have nothing against it
+            # the users have nothing against it; locust does not stop what it is about to start
+            gevent.spawn_later(_STARTED_S, self._environment.runner.stop)
         except (CatalogError, ValueError, OSError) as exc:
             # users find out for themselves when they start, and stop the test with the reason
             logger.error("%s", exc)

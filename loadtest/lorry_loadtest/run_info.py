@@ -81,6 +81,9 @@ def describe_together(infos: Sequence[RunInfo], counts: Sequence[int]) -> RunInf
     """Of several user classes, which sent so many requests each: their shares by these, and what
     they say of themselves one after the other."""
 
+    if len(infos) == 1:
+        return infos[0]
+
     def told(values: Iterable[str]) -> str:
         return "; ".join(dict.fromkeys(values))
 

@@ -18,17 +18,20 @@ from pathlib import Path
 from lorry_loadtest.mock_server import MockServer
 from lorry_loadtest.records import read_records
 from tests.loadtest.test_loadtest_cli import FAST, ROOT
+from tests.loadtest.test_locustfiles import TWO_CLASSES_LOCUSTFILE
 from tests.support.mock_llm_server import RunningMock, running_mock
 
 LOCUSTFILE = str(ROOT / "loadtest" / "locustfile.py")
 
 
 @contextmanager
-def locust(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+def locust(
+    *arguments: str, cwd: Path, locustfile: str = LOCUSTFILE
+) -> Iterator[subprocess.Popen[str]]:
     """In a process group of its own, as a shell starts it; it is ended with the block."""
     paths = [str(ROOT / "client"), str(ROOT / "loadtest")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--no-calibration", *arguments],
+        [sys.executable, "-m", "locust", "-f", locustfile, "--no-calibration", *arguments],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stderr=subprocess.PIPE,
@@ -151,6 +154,31 @@ def test_each_test_of_the_web_page_has_a_report_of_its_own(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("junit-*.xml"))) == 2
 
 
+def test_a_test_of_the_web_page_that_one_report_cannot_be_about_is_stopped(tmp_path: Path) -> None:
+    closed = TWO_CLASSES_LOCUSTFILE.replace('    arrival = "constant:10"\n', "")
+    (tmp_path / "classes_locustfile.py").write_text(closed)
+    port = free_port()
+    with (
+        running_mock(MockServer(times=FAST)) as mock,
+        locust(
+            *("--host", mock.url, "--web-host", "127.0.0.1", "--web-port", str(port)),
+            *("--stop-timeout", "5", "--llm-report", "out"),
+            cwd=tmp_path,
+            locustfile="classes_locustfile.py",
+        ) as process,
+    ):
+        swarm(port)
+        deadline_s = time.monotonic() + 30
+        while json.loads(ask(port, "stats/requests"))["state"] != "stopped":
+            assert time.monotonic() < deadline_s, "the test went on"
+            time.sleep(0.1)
+        _, said = interrupted(process)
+
+    assert "Clumsy wait for their answers" in said
+    assert "no report: the test could not be prepared" in said
+    assert not (tmp_path / "out").exists()
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -172,7 +200,7 @@ def swarm(port: int) -> None:
             time.sleep(0.1)
 
 
-def ask(port: int, path: str, form: bytes) -> bytes:
+def ask(port: int, path: str, form: bytes | None = None) -> bytes:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", form, timeout=20) as answer:
         body: bytes = answer.read()
         return body
