@@ -34,12 +34,24 @@ class AdapterMix:
         if not 0.0 <= self.cold_share < 1.0:
             raise ValueError(f"the cold share is {self.cold_share}, not from 0 to less than 1")
 
-    def draw(self, rng: random.Random, *, index: int = 0, at_ns: int | None = None) -> str | None:
-        """The adapter of request `index`, which is to arrive at `at_ns`."""
+    def draw(
+        self,
+        rng: random.Random,
+        *,
+        index: int = 0,
+        at_ns: int | None = None,
+        number: int | None = None,
+    ) -> str | None:
+        """The adapter of request `index`, which is to arrive at `at_ns`.
+
+        Where one draw is for several requests, `index` and `at_ns` are of the first of them, and
+        the draw is the `number`-th.
+        """
         pick = rng.random() * sum(self.weights)
         if self.cold:
-            turn = int(index * self.cold_share)
-            if int((index + 1) * self.cold_share) > turn:
+            place = index if number is None else number
+            turn = int(place * self.cold_share)
+            if int((place + 1) * self.cold_share) > turn:
                 return self.cold[turn % len(self.cold)]
         place = next(k for k, up_to in enumerate(accumulate(self.weights)) if pick < up_to)
         shift = self.churn.shift_at(index=index, at_ns=at_ns) if self.churn else 0

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from gevent import GreenletExit
 
 from lorry_loadtest.answer import Answer
+from lorry_loadtest.attempted import (
+    Attempted,
+    Sender,
+    Verify,
+    complaint_of,
+    hash_of,
+    record_of,
+)
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.http1 import MalformedHttp, ResponseReader
 from lorry_loadtest.limits import Limits
 from lorry_loadtest.outcomes import AttemptFailed, Outcome, outcome_of_status
-from lorry_loadtest.phases import Phase
 from lorry_loadtest.planned import PlannedRequest
-from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.sse import EventSplitter
 from lorry_loadtest.stream_reads import Read, ReadStream
 from lorry_loadtest.watchdog import WATCHDOG
 from lorry_loadtest.wire import Wire
 
-# Returns what is wrong with a finished answer's text, or None.
-Verify = Callable[[PlannedRequest, str], str | None]
-
 # The greenlet is woken for batches of reads; a slow stream's wait no longer than this.
 _POKE_NS = 250_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Who sends, as the record tells it."""
-
-    scenario: str = ""
-    phase: Phase = "run"
-    level: int = 0
-    worker: int = 0
-    user: int = 0
-
-
-class Tries(Protocol):
-    """How an attempt is made: `attempt` below, or through the SDK."""
-
-    def __call__(
-        self,
-        planned: PlannedRequest,
-        *,
-        wire: Wire,
-        connection: Connection,
-        limits: Limits,
-        origin_ns: int,
-        start_ns: int = 0,
-        sender: Sender | None = None,
-        verify: Verify | None = None,
-    ) -> Attempted: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Attempted:
-    """A finished attempt. `interrupted` is the kill that ended it, to be raised again."""
-
-    record: RequestRecord
-    text: str
-    interrupted: GreenletExit | None = None
 
 
 def attempt(
@@ -101,7 +63,6 @@ def attempt(
     finally:
         t_end_ns = time.perf_counter_ns()
         exchange.finish()
-    sender = sender or Sender()
     answer = exchange.answer
     usage = answer.usage
     details = usage.prompt_tokens_details if usage else None
@@ -109,21 +70,11 @@ def attempt(
     def since_origin(stamp_ns: int | None) -> int | None:
         return None if stamp_ns is None else stamp_ns - origin_ns
 
-    record = RequestRecord(
-        index=planned.index,
-        phase=sender.phase,
-        scenario=sender.scenario,
-        level=sender.level,
-        worker=sender.worker,
-        user=sender.user,
-        adapter=planned.adapter,
-        route=planned.route,
-        prompt_tokens_planned=planned.num_prompt_words,
-        max_tokens=planned.max_tokens,
-        prompt_hash=planned.prompt_hash,
-        canary=planned.canary,
-        t_sched_ns=now_ns if planned.at_ns is None else start_ns + planned.at_ns,
-        t_begin_ns=now_ns,
+    record = record_of(
+        planned,
+        sender=sender,
+        begin_ns=now_ns,
+        start_ns=start_ns,
         t_conn_ns=since_origin(exchange.t_conn_ns),
         t_send_ns=since_origin(exchange.t_send_ns),
         event_kernel_ns=tuple(stamp - origin_ns for stamp in exchange.event_kernel_ns)
@@ -150,22 +101,6 @@ def attempt(
         content_encoding=exchange.content_encoding,
     )
     return Attempted(record, answer.text, interrupted)
-
-
-def complaint_of(verify: Verify | None, planned: PlannedRequest, text: str) -> str | None:
-    """What `verify` says. It is a locustfile's code: when that fails, the answer was not checked,
-    and the attempt is on record as that rather than nowhere."""
-    if verify is None:
-        return None
-    try:
-        return verify(planned, text)
-    except Exception as exc:
-        return f"the check of the answer failed itself: {exc!r}"
-
-
-def hash_of(text: str) -> str:
-    """The first 64 bits of SHA-256, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _Exchange:

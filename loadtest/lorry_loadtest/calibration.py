@@ -19,7 +19,8 @@ import msgspec
 from gevent import subprocess
 
 from lorry_loadtest.adapter_mix import mix_of
-from lorry_loadtest.attempt import Sender, Tries, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Sender, Tries
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.engine import Engine

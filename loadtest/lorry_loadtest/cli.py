@@ -17,11 +17,12 @@ from lorry_loadtest.analysis_options import (
     add_analysis_options,
     analysis_options,
 )
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.calibrate_command import calibrate_main
 from lorry_loadtest.calibration import calibration_line
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.conclude import conclude, exit_code
-from lorry_loadtest.console import ProgressLine, level_table, verdict_lines
+from lorry_loadtest.console import ProgressLine, level_table, refused, verdict_lines
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint
 from lorry_loadtest.find_max import START_PER_S, FoundMax, find_max
 from lorry_loadtest.gate.pairing import NotComparable
@@ -81,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             started_at=started_at,
         )
     except (CatalogError, ValueError) as exc:
-        print(f"lorry loadtest: {exc}", file=sys.stderr)
-        return 2
+        return refused("lorry loadtest", exc)
     if not measured.runs:
         print("lorry loadtest: interrupted before the first level was done", file=sys.stderr)
         return 130
@@ -235,6 +235,7 @@ def _run(
         warmup_s=namespace.warmup,
         duration_s=namespace.duration,
         started_at=started_at,
+        server=ask_server(endpoint, api_key=options.api_key),
     )
     runs: list[LevelRun] = []
 
@@ -276,8 +277,7 @@ def _finish(measured: _Measured, *, analysis: AnalysisOptions, out: Path) -> int
             measured.runs, info=measured.info, analysis=analysis, out=out, found=measured.found
         )
     except NotComparable as exc:
-        print(f"lorry loadtest: --baseline {exc}", file=sys.stderr)
-        return 2
+        return refused("lorry loadtest", f"--baseline {exc}")
     observations = measured.runs[0].facts.observations
     if observations.calibration is not None:
         print(calibration_line(observations.calibration))

@@ -15,6 +15,8 @@ from lorry_loadtest.result import RunResult
 from lorry_loadtest.statistics.quantiles import samples_needed
 from lorry_loadtest.summary import LevelSummary
 
+EXIT_NOT_RUN = 2
+
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -57,6 +59,12 @@ class ProgressLine:
         if self._rewrites:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+
+
+def refused(command: str, why: object) -> int:
+    """Says on the standard error why nothing was done, and returns the exit code of that."""
+    print(f"{command}: {why}", file=sys.stderr)
+    return EXIT_NOT_RUN
 
 
 def compat_lines(table: CompatTable) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lorry_loadtest.arrivals import Arrivals
@@ -21,13 +22,15 @@ def declared_load(engine: Engine, *, until_s: float) -> DeclaredLoad:
         adapter_shares={}
         if _draws_unevenly(workload)
         else {name: mix.share_of(name) for name in mix.all_names},
+        requests_per_draw=max((_turns(prompts) for prompts in _sources(workload)), default=1),
         cached_share=_cached_share(workload),
         exact_lengths=engine.wire.ignore_eos,
         counts_tokens=not any(isinstance(p, FixedPrompts) for p in _sources(workload)),
     )
     if settings.arrival is None:
         return common
-    rate = len(engine.schedule(until_s=until_s)) / until_s
+    arrivals = settings.arrival.times_s(seed=workload.arrival_seed, until_s=until_s)
+    rate = sum(1 for _ in arrivals) / until_s
     if not isinstance(settings.arrival, Arrivals):
         return replace(common, arrival="trace", rate_per_s=rate)
     stretches = settings.arrival.rates.stretches
@@ -41,11 +44,26 @@ def declared_load(engine: Engine, *, until_s: float) -> DeclaredLoad:
     )
 
 
+def declared_together(classes: Sequence[DeclaredLoad]) -> DeclaredLoad:
+    """Of several user classes at once, all closed or all open: as much as is true of their sum."""
+    kinds = {declared.arrival for declared in classes}
+    if len(kinds) == 1:
+        (arrival,) = kinds
+    else:
+        arrival = "shape" if kinds & {"shape", "trace"} else "mixed"
+    rates = [declared.rate_per_s for declared in classes if declared.rate_per_s is not None]
+    return DeclaredLoad(arrival=arrival, rate_per_s=sum(rates) if rates else None)
+
+
 def _draws_unevenly(workload: Workload) -> bool:
     """Whether shares say nothing of a sample: what rotates has none to be held to, and requests of
-    one session, which keep to one adapter, are not as many draws."""
+    one session of a trace are as many as their user sent."""
     sessions = workload.trace.requests if workload.trace is not None else ()
     return workload.adapters.churn is not None or any(r.session is not None for r in sessions)
+
+
+def _turns(prompts: PromptSource) -> int:
+    return prompts.turns if isinstance(prompts, MultiTurn) else 1
 
 
 def _sources(workload: Workload) -> list[PromptSource]:

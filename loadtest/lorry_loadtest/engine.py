@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorry_loadtest import metrics
-from lorry_loadtest.attempt import Attempted, Sender, Tries, Verify, attempt, hash_of
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Attempted, Sender, Tries, Verify, hash_of
 from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lorry_loadtest.observations import Observations, WorkerReport
-from lorry_loadtest.planned import StreamHash
+from lorry_loadtest.planned import StreamHash, joined_hash
 from lorry_loadtest.preparation import Prepared
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.server_scrape import ServerScrape
@@ -20,6 +20,7 @@ class Gathered:
         self.records: list[RequestRecord] = list(prepared.records)
         self.reports: list[WorkerReport] = []
         self.num_workers: int | None = None  # how many should have handed over, in a master
+        self.notes: list[str] = []
         self._scrape: ServerScrape | None = None
 
     def add(self, records: Iterable[RequestRecord], report: WorkerReport) -> None:
@@ -34,6 +35,18 @@ class Gathered:
     def sent(self) -> list[RequestRecord]:
         """The run's own attempts, in the order of the stream."""
         return sorted((r for r in self.records if r.phase == "run"), key=lambda r: r.index)
+
+    def sent_by(self, scenario: str) -> list[RequestRecord]:
+        """One user class's part of `sent`."""
+        return [record for record in self.sent if record.scenario == scenario]
+
+    def sent_hash_of(self, scenario: str) -> str:
+        """That of one user class's stream, as it was sent."""
+        return sent_hash(
+            self.sent_by(scenario),
+            is_open_loop=self.prepared.arrival != "closed",
+            start_ns=self._start_ns,
+        )
 
     @property
     def client_cpu_share(self) -> float:
@@ -56,9 +69,9 @@ class Gathered:
             scenario=prepared.scenario,
             arrival=prepared.arrival,
             stream_hash=prepared.stream_hash,
-            sent_hash=sent_hash(
-                self.sent, is_open_loop=prepared.arrival != "closed", start_ns=self._start_ns
-            ),
+            sent_hash=joined_hash([self.sent_hash_of(name) for name in prepared.stream_hashes])
+            if prepared.stream_hashes
+            else "",
             num_planned=prepared.num_planned,
             num_due=self.num_due,
             num_workers=self.num_workers,
@@ -68,7 +81,7 @@ class Gathered:
             server=tuple(scrape.samples) if scrape else (),
             steps=tuple(scrape.steps) if scrape else (),
             sdk_overhead=prepared.sdk_overhead,
-            notes=(*prepared.notes, *(scrape.notes if scrape else ())),
+            notes=(*prepared.notes, *(scrape.notes if scrape else ()), *self.notes),
         )
 
 

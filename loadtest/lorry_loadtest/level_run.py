@@ -18,7 +18,10 @@ class LevelRun:
     `window_start_ns` to `window_end_ns`, and the last answer had come by `drained_ns`.
     `client_cpu_share` is this process's share of one core during the window. In an open loop
     `rate_per_s` was offered and `concurrency` is the most streams at once. `descending` marks a
-    level that is measured again on the way down. What follows from the records is computed once:
+    level that is measured again on the way down, and `stream` tells which of the run's seeded streams
+    was sent. `parts` are the same of each user class by itself,
+    where there are several: its records, and what it meant to send; `name` is then its scenario.
+    What follows from the records is computed once:
     figures, checks and pictures all ask for it.
     """
 
@@ -31,7 +34,10 @@ class LevelRun:
     records: tuple[RequestRecord, ...]
     rate_per_s: float | None = None
     descending: bool = False
+    stream: int | None = None
     facts: RunFacts = field(default_factory=RunFacts)
+    name: str = ""
+    parts: tuple[LevelRun, ...] = ()
 
     @property
     def window_s(self) -> float:

@@ -1,36 +1,21 @@
-"""Our options on locust's own command line, and a report at the end of each of its tests."""
+"""Our options on locust's own command line, and what follows them when a test runs."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
+import signal
 from typing import Any
 
+import gevent
 from locust import events
 from locust.runners import WorkerRunner
 
 from lorry_loadtest.analysis_options import AnalysisOptions, add_judging_options, analysis_options
 from lorry_loadtest.catalog import CatalogError
-from lorry_loadtest.conclude import conclude, exit_code
-from lorry_loadtest.console import verdict_lines
-from lorry_loadtest.declared import declared_load
-from lorry_loadtest.engine import engine_of
-from lorry_loadtest.gate.pairing import NotComparable
-from lorry_loadtest.gathered import Gathered
-from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.live_page import attach_live_page
 from lorry_loadtest.options import add_workload_options, workload_options
+from lorry_loadtest.reported_tests import ReportedTests
 from lorry_loadtest.run_events import attach_run
-from lorry_loadtest.run_facts import DeclaredLoad, RunFacts
-from lorry_loadtest.run_info import describe_run
-from lorry_loadtest.slo import parse_objectives
-from lorry_loadtest.sweep import locust_table
-
-logger = logging.getLogger(__name__)
 
 _JUDGING = ("slo", "baseline", "gate", "metrics_compat", "junit", "markdown")
 _SEVERAL_RUNS = ("sweep", "find_max")
@@ -52,7 +37,8 @@ def _add_to_parser(parser: Any) -> None:
         "--llm-report",
         default="",
         metavar="DIR",
-        help="folder for report.html, report.json and records.jsonl of each test",
+        help="folder for report.html, report.json and records.jsonl; each test of the web page has a "
+        "folder of its own in it, named by its start",
     )
     parser.add_argument(
         "--no-calibration",
@@ -93,6 +79,7 @@ def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its
         analysis = AnalysisOptions() if is_worker else one_run_options(environment.parsed_options)
     except ValueError as exc:
         raise SystemExit(str(exc)) from exc
+    gevent.signal_handler(signal.SIGINT, _interrupt)
     attach_run(environment)  # first, so that what it gathers is there when the report is written
     attach_live_page(environment)
     parsed = environment.parsed_options
@@ -102,94 +89,10 @@ def _attach(environment: Any, **_: Any) -> None:  # locust adds arguments to its
         except (CatalogError, ValueError, OSError) as exc:
             raise SystemExit(str(exc)) from exc
     if getattr(environment, "lorry_reports", None) is None and not is_worker:
-        environment.lorry_reports = _ReportedTests(environment, analysis)
+        environment.lorry_reports = ReportedTests(environment, analysis)
 
 
-class _ReportedTests:
-    """Writes the report of every test of an environment when it has ended."""
-
-    def __init__(self, environment: Any, analysis: AnalysisOptions) -> None:
-        self._environment = environment
-        self._analysis = analysis
-        self._started_at = datetime.now(UTC)
-        self._window_start_ns: int | None = None
-        self._window_end_ns = 0
-        listeners = environment.events
-        listeners.test_start.add_listener(self._on_start)
-        listeners.spawning_complete.add_listener(self._on_spawned)
-        listeners.test_stopping.add_listener(self._on_stopping)
-        listeners.test_stop.add_listener(self._on_stop)
-
-    def _on_start(self, **_: Any) -> None:
-        self._started_at = datetime.now(UTC)
-        self._window_start_ns = None
-
-    def _on_spawned(self, **_: Any) -> None:
-        self._window_start_ns = self._environment.lorry_run.now_ns
-
-    def _on_stopping(self, **_: Any) -> None:
-        if hasattr(self._environment, "lorry_run"):
-            self._window_end_ns = self._environment.lorry_run.now_ns
-
-    def _on_stop(self, **_: Any) -> None:
-        folder = self._environment.parsed_options.llm_report
-        gathered: Gathered | None = self._environment.lorry_events.gathered
-        if not folder or self._window_start_ns is None or gathered is None or not gathered.sent:
-            return
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        self._write(path, gathered, window_start_ns=max(0, self._window_start_ns))
-        logger.info("Report: %s", path / "report.html")
-
-    def _write(self, path: Path, gathered: Gathered, *, window_start_ns: int) -> None:
-        state = self._environment.lorry_run
-        user_class = next(c for c in self._environment.user_classes if hasattr(c, "canary_share"))
-        engine = engine_of(user_class, self._environment, state)
-        window_end_ns = self._window_end_ns
-        if engine.is_open_loop:  # -t is a little longer than the plan: nothing arrives after it
-            last_ns = max(record.t_sched_ns for record in gathered.sent)
-            window_end_ns = min(window_end_ns, last_ns + 1)
-        window_end_ns = max(window_end_ns, window_start_ns + 1)
-        observations = gathered.observations()
-        loaded_s = window_end_ns / 1e9
-        due = observations.num_due
-        run = LevelRun(
-            concurrency=gathered.max_in_flight
-            if engine.is_open_loop
-            else len({(record.worker, record.user) for record in gathered.sent}),
-            rate_per_s=None if due is None else due / loaded_s,
-            start_ns=0,
-            window_start_ns=window_start_ns,
-            window_end_ns=window_end_ns,
-            drained_ns=state.now_ns,
-            client_cpu_share=gathered.client_cpu_share,
-            records=tuple(gathered.records),
-            facts=RunFacts(
-                observations=observations,
-                declared=declared_load(engine, until_s=loaded_s)
-                if len(state.engines) == 1
-                else DeclaredLoad(),
-                locust=locust_table(self._environment),
-            ),
-        )
-        info = describe_run(
-            ["locust", *sys.argv[1:]],
-            wire=engine.wire,
-            workload=engine.workload,
-            warmup_s=window_start_ns / 1e9,
-            duration_s=run.window_s,
-            started_at=self._started_at,
-        )
-        analysis = self._analysis
-        if user_class.slo and not analysis.objectives:
-            analysis = replace(analysis, objectives=parse_objectives(user_class.slo))
-        try:
-            result = conclude([run], info=info, analysis=analysis, out=path)
-        except NotComparable as exc:
-            logger.error("--baseline %s", exc)
-            self._environment.process_exit_code = 2
-            return
-        for line in verdict_lines(result):
-            logger.info("%s", line)
-        # None leaves it to locust, which has failures of its own
-        self._environment.process_exit_code = exit_code(result) or None
+def _interrupt() -> None:
+    """Ctrl-C, raised where locust waits for the end of the test. Python raises it in whichever
+    greenlet runs: in a user's it would cost the record of a request."""
+    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())

@@ -92,14 +92,9 @@ def _window_ns(
 def _vllm(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
     """ITL are chunk gaps. An answer of one token counts as a TPOT of 0 in its goodput, and not in
     its table."""
-    tpots = []
-    for record in answers:
-        n = record.completion_tokens
-        latency, ttft = _since_send(record, -1), _since_send(record, 0)
-        tpots.extend([(latency - ttft) / (n - 1)] if n > 1 else [])
     return (
         _figure("TTFT", [_since_send(record, 0) for record in answers]),
-        _figure("TPOT", tpots),
+        _figure("TPOT", [mean for mean, _ in _means_after_first(answers)]),
         _figure("ITL", [gap for record in answers for gap in _gaps(record)]),
         _figure("E2EL", [_since_send(record, -1) for record in answers]),
     )
@@ -107,12 +102,7 @@ def _vllm(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
 
 def _guidellm(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
     """Its ITL is a mean per request, weighted by tokens, and its TPOT contains the TTFT."""
-    itls: list[float] = []
-    for record in answers:
-        n = record.completion_tokens
-        if n > 1:
-            spread = _since_send(record, -1) - _since_send(record, 0)
-            itls.extend([spread / (n - 1)] * (n - 1))
+    itls = [mean for mean, count in _means_after_first(answers) for _ in range(count)]
     return (
         _figure("TTFT", [_since_send(record, 0) for record in answers]),
         _figure("ITL", itls),
@@ -123,17 +113,21 @@ def _guidellm(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
 
 def _aiperf(answers: Sequence[RequestRecord]) -> tuple[CompatFigure, ...]:
     """Its ITL is our TPOT with the first event counted as one token; ICL are chunk gaps."""
-    itls = [
-        (_since_send(record, -1) - _since_send(record, 0)) / (record.completion_tokens - 1)
-        for record in answers
-        if record.completion_tokens > 1
-    ]
     return (
         _figure("TTFT", [_since_send(record, 0) for record in answers]),
-        _figure("ITL", itls),
+        _figure("ITL", [mean for mean, _ in _means_after_first(answers)]),
         _figure("ICL", [gap for record in answers for gap in _gaps(record)]),
         _figure("request latency", [_since_send(record, -1) for record in answers]),
     )
+
+
+def _means_after_first(answers: Sequence[RequestRecord]) -> list[tuple[float, int]]:
+    """Of each answer of several tokens: the mean time of those after the first, and their number."""
+    return [
+        ((_since_send(record, -1) - _since_send(record, 0)) / count, count)
+        for record in answers
+        if (count := record.completion_tokens - 1) > 0
+    ]
 
 
 def _since_send(record: RequestRecord, event: int) -> float:

@@ -91,12 +91,19 @@ def role_event(asked: Asked) -> bytes:
 
 
 def usage_event(
-    asked: Asked, num_tokens: int, *, num_cached: int, timings: dict[str, Any]
+    asked: Asked,
+    num_tokens: int,
+    *,
+    num_cached: int = 0,
+    num_template: int = 0,
+    timings: dict[str, Any],
 ) -> bytes:
+    """`num_template` prompt tokens are said to have been there beside the prompt's own."""
+    num_prompt = asked.num_prompt_tokens + num_template
     usage: dict[str, Any] = {
-        "prompt_tokens": asked.num_prompt_tokens,
+        "prompt_tokens": num_prompt,
         "completion_tokens": num_tokens,
-        "total_tokens": asked.num_prompt_tokens + num_tokens,
+        "total_tokens": num_prompt + num_tokens,
     }
     if num_cached:
         usage["prompt_tokens_details"] = {"cached_tokens": num_cached}

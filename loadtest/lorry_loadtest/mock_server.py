@@ -1,8 +1,8 @@
 """A server of the OpenAI and LoRAX routes whose token times are known, without a model:
 `python -m lorry_loadtest.mock_server`.
 
-`GET /mock/served` tells when each request was read and each event written. `/v1/models`, `/metrics`
-and `/v1/steps` are answered as a real server does.
+`GET /mock/served` tells when each request was read and each event written. `/v1/models`, `/info`,
+`/metrics` and `/v1/steps` are answered as a real server does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ import msgspec
 
 from lorry_loadtest.mock_events import BASE_MODEL, Asked, whole_answer
 from lorry_loadtest.mock_faults import FAULTS, MEANING, Fault
-from lorry_loadtest.mock_stream import MockTimes, Player, ServedRequest, compose
+from lorry_loadtest.mock_stream import MockTimes, Player, Score, ServedRequest, compose
+
+SLOW_ADAPTER = 6.0
+INFO = {
+    "version": "mock",
+    "sha": None,
+    "model_dtype": "float32",
+    "model_device_type": "cpu",
+    "quantization": "none",
+}
 
 
 @dataclass(slots=True)
@@ -84,6 +93,8 @@ class MockServer:
                 return whole_answer(200, self._metrics().encode(), content_type=b"text/plain")
             case "steps" if self.tells_of_itself:
                 return whole_answer(200, msgspec.json.encode(self._steps(path)))
+            case "info" if self.tells_of_itself:
+                return whole_answer(200, msgspec.json.encode(INFO))
             case "served":
                 return whole_answer(200, msgspec.json.encode(self._served_times()))
         return whole_answer(404, b'{"error": "no route"}')
@@ -226,11 +237,14 @@ class MockConnection(asyncio.Protocol):
         if fault == "hang":
             return
         server.num_open += 1
+        stretch = 1 + server.times.slowdown * (server.num_open - 1)
+        if fault == "slow_adapter" and asked.model == server.adapters[0]:
+            stretch *= SLOW_ADAPTER
         score = compose(
             asked,
             times=server.times,
             received_ns=received_ns,
-            stretch=1 + server.times.slowdown * (server.num_open - 1),
+            stretch=stretch,
             num_open=server.num_open,
             other_model=server.other_model(asked.model),
             fault=fault,
@@ -238,12 +252,12 @@ class MockConnection(asyncio.Protocol):
         self._player = Player(score, served=served, transport=transport, on_end=self._end)
         self._player.play()
 
-    def _end(self, keeps_alive: bool) -> None:
+    def _end(self, score: Score) -> None:
         assert self._transport is not None
         self._player = None
         self._server.num_open -= 1
-        self._server.num_finished += keeps_alive
-        if not keeps_alive:
+        self._server.num_finished += score.is_whole
+        if not score.keeps_alive:
             self._transport.close()
             return
         self._answer_next()

@@ -24,6 +24,7 @@ from lorry_loadtest.mock_events import (
 from lorry_loadtest.mock_faults import Fault
 
 COALESCED_EVENTS = 4
+TEMPLATE_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """All pieces of an answer in the order of their times, and whether the connection stays."""
+    """All pieces of an answer in the order of their times, whether they are all of it, and whether
+    the connection stays."""
 
     pieces: Sequence[Piece]
+    is_whole: bool = True
     keeps_alive: bool = True
 
 
@@ -89,8 +92,11 @@ def compose(
     pieces = [Piece(received_ns, head)]
     if fault == "role_chunk":
         pieces.append(Piece(received_ns, role_event(asked)))
+    if fault == "early_text":
+        early = token_event(asked, num_tokens, 1, model=model, is_last=False)
+        pieces.append(Piece(received_ns, early, 1, 1))
     timings = _timings(asked, times, num_tokens=num_tokens, stretch=stretch, num_open=num_open)
-    told = num_tokens + (fault == "wrong_usage")
+    told = num_tokens + (fault in ("wrong_usage", "early_text"))
     step = 1 if asked.is_lorax else times.tokens_per_event
     sent = 0
     due_ns = received_ns
@@ -101,7 +107,9 @@ def compose(
             due_ms += times.stall_ms
         due_ns = received_ns + round(due_ms * 1e6)
         if fault in ("error_event", "cut", "no_done", "garbage", "short") and sent >= half:
-            return Score([*pieces, *_broken(asked, due_ns, sent, timings, fault)], fault != "cut")
+            is_whole = fault != "cut"
+            broken = _broken(asked, due_ns, sent, timings, fault)
+            return Score([*pieces, *broken], is_whole=is_whole, keeps_alive=is_whole)
         is_last = sent + count == num_tokens
         if asked.is_lorax and is_last:
             data = last_lorax_event(asked, sent, model=model, num_tokens=told, timings=timings)
@@ -109,14 +117,18 @@ def compose(
             data = token_event(asked, sent, count, model=model, is_last=is_last)
         pieces.append(Piece(due_ns, data, 1, count))
         sent += count
-    cached = asked.num_prompt_tokens // 2 if fault == "cached" else 0
-    end = (
-        LAST_CHUNK
-        if asked.is_lorax
-        else usage_event(asked, told, num_cached=cached, timings=timings) + event(DONE) + LAST_CHUNK
-    )
+    end = LAST_CHUNK
+    if not asked.is_lorax:
+        usage = usage_event(
+            asked,
+            told,
+            num_cached=asked.num_prompt_tokens // 2 if fault == "cached" else 0,
+            num_template=TEMPLATE_TOKENS if fault == "long_template" else 0,
+            timings=timings,
+        )
+        end = usage + event(DONE) + LAST_CHUNK
     pieces.append(Piece(due_ns, end))
-    return Score(_together(pieces, fault))
+    return Score(_together(pieces, fault), keeps_alive=fault != "closing")
 
 
 def _broken(
@@ -131,7 +143,7 @@ def _broken(
             data = finish_event(asked, "length") + LAST_CHUNK
         case "short":
             data = finish_event(asked, "stop")
-            data += usage_event(asked, sent, num_cached=0, timings=timings) + event(DONE)
+            data += usage_event(asked, sent, timings=timings) + event(DONE)
             data += LAST_CHUNK
         case _:
             data = b""
@@ -189,7 +201,7 @@ class Player:
         *,
         served: ServedRequest,
         transport: asyncio.Transport,
-        on_end: Callable[[bool], None],
+        on_end: Callable[[Score], None],
     ) -> None:
         self._score = score
         self._served = served
@@ -213,7 +225,7 @@ class Player:
                 self._served.sent_ns.extend([time.perf_counter_ns()] * piece.num_events)
                 self._served.num_tokens += piece.num_tokens
             self._transport.write(piece.data)
-        self._on_end(self._score.keeps_alive)
+        self._on_end(self._score)
 
     def stop(self) -> None:
         if self._timer is not None:

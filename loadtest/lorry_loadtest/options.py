@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from lorry_loadtest.adapter_mix import mix_of, parse_adapters, parse_mix
 from lorry_loadtest.arrivals import Arrivals, TraceArrivals, parse_arrival
 from lorry_loadtest.lengths import Lengths, parse_lengths
 from lorry_loadtest.prompts import RandomWords
 from lorry_loadtest.routes import Route
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def add_workload_options(parser: Any) -> None:
 def workload_options(namespace: argparse.Namespace) -> WorkloadOptions:
     """Checks what `add_workload_options` parsed; ValueError names the wrong value."""
     adapters = parse_adapters(namespace.adapters) if namespace.adapters else None
-    base_share = _number(namespace.base_share, "--base-share")
+    base_share = _read(namespace.base_share, "--base-share", float, "a number")
     mix_of(adapters or {}, base_share=base_share or 0.0)  # raises for weights and shares
     if namespace.adapter_mix and adapters:
         if set(adapters.values()) != {1.0}:
@@ -121,10 +123,10 @@ def workload_options(namespace: argparse.Namespace) -> WorkloadOptions:
             for option, value in _LENGTHS.items():
                 if getattr(namespace, value):
                     raise ValueError(f"a trace has lengths of its own: leave out {option}")
-    canary_share = _number(namespace.canaries, "--canaries")
+    canary_share = _read(namespace.canaries, "--canaries", float, "a number")
     if canary_share is not None and not 0 <= canary_share < 1:
         raise ValueError(f"--canaries {canary_share:g} is not from 0 to less than 1")
-    patience_s = _number(namespace.patience, "--patience")
+    patience_s = _read(namespace.patience, "--patience", float, "a number")
     if patience_s is not None and not patience_s > 0:
         raise ValueError(f"--patience {patience_s:g} is not > 0")
     return WorkloadOptions(
@@ -135,7 +137,7 @@ def workload_options(namespace: argparse.Namespace) -> WorkloadOptions:
         if namespace.prompt_words
         else None,
         max_tokens=parse_lengths(namespace.max_tokens) if namespace.max_tokens else None,
-        seed=_seed(namespace.seed),
+        seed=_read(namespace.seed, "--seed", int, "a whole number"),
         route=cast(Route, namespace.route) if namespace.route else None,  # checked above
         arrival=namespace.arrival,
         canary_share=canary_share,
@@ -155,19 +157,11 @@ def _check_arrival(text: str) -> None:
         raise ValueError(f"--arrival {text}: {exc.strerror}") from exc
 
 
-def _number(text: str, option: str) -> float | None:
+def _read(text: str, option: str, kind: Callable[[str], Number], what: str) -> Number | None:
+    """None where nothing was given."""
     if text == "":
         return None
     try:
-        return float(text)
+        return kind(text)
     except ValueError as exc:
-        raise ValueError(f"{option} {text!r} is not a number") from exc
-
-
-def _seed(text: str) -> int | None:
-    if text == "":
-        return None
-    try:
-        return int(text)
-    except ValueError as exc:
-        raise ValueError(f"--seed {text!r} is not a whole number") from exc
+        raise ValueError(f"{option} {text!r} is not {what}") from exc

@@ -22,7 +22,6 @@ Outcome = Literal[
     "abandoned",
     "cancelled",
     "client_overload",
-    "dropped_arrival",
 ]
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -46,7 +45,6 @@ MEANING: dict[Outcome, str] = {
     "abandoned": "the user's patience ended before the answer did",
     "cancelled": "still running when the drain limit stopped the test (censored)",
     "client_overload": "this client had no room for another stream",
-    "dropped_arrival": "planned, but the test ended before it was sent",
 }
 
 

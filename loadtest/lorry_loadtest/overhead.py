@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 
 from lorry_loadtest import metrics
-from lorry_loadtest.attempt import Tries, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Tries
 from lorry_loadtest.calibration import (
     FIRST_MS,
     GAP_MS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,13 @@ class StreamHash:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
+
+
+def joined_hash(hashes: Sequence[str]) -> str:
+    """Of several streams: that of their hashes, or the only one itself."""
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def stream_hash(requests: Iterable[PlannedRequest]) -> str:

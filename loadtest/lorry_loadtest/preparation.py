@@ -3,31 +3,37 @@ client is calibrated."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from lorry_loadtest.attempt import Sender, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Sender
 from lorry_loadtest.calibration import calibrate, calibration_line
 from lorry_loadtest.engine import Engine
 from lorry_loadtest.observations import Calibration, CanaryBook
 from lorry_loadtest.overhead import measure_overhead, overhead_line
+from lorry_loadtest.planned import joined_hash
 from lorry_loadtest.records import RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`lines` say it in words. `records` are of the requests that learned the canaries' answers."""
+    """`lines` say it in words. `stream_hashes` are by the scenario of each user class. `records` are of the requests that learned the canaries' answers."""
 
     scenario: str = ""
     arrival: str = "closed"
-    stream_hash: str = ""
+    stream_hashes: Mapping[str, str] = field(default_factory=dict)
     num_planned: int | None = None
     calibration: Calibration | None = None
     canaries: CanaryBook | None = None
     records: tuple[RequestRecord, ...] = ()
     sdk_overhead: dict[str, float] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def stream_hash(self) -> str:
+        """Of the streams of all user classes; empty when nothing was planned."""
+        return joined_hash(list(self.stream_hashes.values())) if self.stream_hashes else ""
 
     @property
     def answers(self) -> dict[str, str]:
@@ -52,10 +58,7 @@ class Prepared:
 def prepare(
     engines: Sequence[Engine], *, until_s: float, calibrates: bool, num_streams: int = 8
 ) -> Prepared:
-    """Where there is more than one user class, their hashes are hashed together.
-
-    `num_streams` is what the calibration of a closed loop opens at once.
-    """
+    """`num_streams` is what the calibration of a closed loop opens at once."""
     if not engines:
         return Prepared()
     calibration: Calibration | None = None
@@ -66,14 +69,13 @@ def prepare(
     if calibration is not None and any(engine.tries is not attempt for engine in engines):
         overhead = measure_overhead(engines, num_streams=num_streams)
     book, records = _learn(engines)
-    hashes = [engine.stream_hash(until_s=until_s) for engine in engines]
     open_loops = [engine for engine in engines if engine.is_open_loop]
     return Prepared(
         scenario=", ".join(engine.settings.scenario for engine in engines),
         arrival=", ".join(dict.fromkeys(engine.settings.arrival_name for engine in engines)),
-        stream_hash=hashes[0]
-        if len(hashes) == 1
-        else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        stream_hashes={
+            engine.settings.scenario: engine.stream_hash(until_s=until_s) for engine in engines
+        },
         num_planned=sum(len(e.schedule(until_s=until_s)) for e in open_loops)
         if open_loops
         else None,

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lorry_loadtest.conversation import Conversation
 from lorry_loadtest.lengths import Lengths, lengths_of
 
 # Short and common, so that most tokenizers make one or two tokens of each.
@@ -115,12 +116,20 @@ class MultiTurn:
     def __str__(self) -> str:
         return f"{self.turns} turns of {self.words_per_turn} and {self.words_per_answer}"
 
-    def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
+    def conversation_at(self, index: int) -> Conversation:
+        """That of request `index`."""
         block, place = divmod(index, self.sessions * self.turns)
-        turn, seat = divmod(place, self.sessions)
-        talk = random.Random(f"{seed}/session/{block * self.sessions + seat}")
+        seat = place % self.sessions
+        return Conversation(
+            number=block * self.sessions + seat,
+            first_index=block * self.sessions * self.turns + seat,
+        )
+
+    def draw(self, rng: random.Random, *, seed: str, index: int) -> Drawn:
+        conversation = self.conversation_at(index)
+        talk = random.Random(f"{seed}/session/{conversation.number}")
         history: list[str] = []
-        for _ in range(turn):
+        for _ in range((index - conversation.first_index) // self.sessions):
             history.append(words(talk, self.words_per_turn.draw(talk)))
             history.append(words(talk, self.words_per_answer))
         return Drawn(words(talk, self.words_per_turn.draw(talk)), tuple(history))

@@ -22,6 +22,11 @@ class RecordedRun(msgspec.Struct, frozen=True, kw_only=True):
     result: RunResult
     levels: tuple[tuple[RequestRecord, ...], ...]
 
+    def stream_of(self, level: int) -> int:
+        """Which seeded stream that level sent. A search does not run its levels in their order."""
+        stream = self.result.levels[level].stream
+        return level if stream is None else stream
+
     def steps(self, level: int) -> tuple[ServerStep, ...]:
         """The server's step log of that level; empty when it offered none."""
         path = Path(self.folder) / observations_name(level)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import warnings
 from array import array
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from pathlib import Path
 from gevent.monkey import MonkeyPatchWarning
 
 from lorry_loadtest.analysis_options import AnalysisOptions
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import CatalogError, fetch_catalog
 from lorry_loadtest.compare import UnreadableResult
 from lorry_loadtest.conclude import conclude, exit_code
-from lorry_loadtest.console import level_table, verdict_lines
+from lorry_loadtest.console import level_table, refused, verdict_lines
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.options import workload_options
 from lorry_loadtest.recorded_runs import RecordedRun, read_run
@@ -41,8 +41,7 @@ def replay_main(argv: Sequence[str], *, load_parser: Callable[[], argparse.Argum
         load = load_parser().parse_args([*words[2:], "--url", namespace.url or run.result.info.url])
         result = _replay(run, load, namespace, command=["lorry", "loadtest", "replay", *argv])
     except (UnreadableResult, NotReplayable, CatalogError, ValueError) as exc:
-        print(f"lorry loadtest replay: {exc}", file=sys.stderr)
-        return 2
+        return refused("lorry loadtest replay", exc)
     print(level_table(result.levels))
     print("\n" + "\n".join(verdict_lines(result)))
     print(f"Report: {Path(namespace.out) / 'report.html'}")
@@ -79,7 +78,7 @@ def _replay(
 ) -> RunResult:
     if not 0 <= namespace.level < len(run.levels):
         raise NotReplayable(f"--level {namespace.level}: the run has {len(run.levels)}, from 0")
-    records = run.levels[namespace.level]
+    records, stream = run.levels[namespace.level], run.stream_of(namespace.level)
     arrivals = recorded_arrivals(records)
     options = replace(workload_options(load), arrival="", api_key=namespace.api_key or None)
     endpoint = parse_endpoint(load.url)
@@ -101,7 +100,7 @@ def _replay(
         calibrates=not load.no_calibration,
         on_progress=lambda progress: None,
     )
-    workload = measure.settings.workload(catalog, stream=namespace.level)
+    workload = measure.settings.workload(catalog, stream=stream)
     check_same_stream(Schedule(workload, array("q", arrivals.times_ns)), records)
     info = describe_run(
         command,
@@ -110,6 +109,7 @@ def _replay(
         warmup_s=load.warmup,
         duration_s=load.duration,
         started_at=datetime.now(UTC),
+        server=ask_server(endpoint, api_key=options.api_key),
     )
-    replayed = measure.as_planned(stream=namespace.level)
+    replayed = measure.as_planned(stream=stream)
     return conclude([replayed], info=info, analysis=AnalysisOptions(), out=out)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lorry_loadtest.compare import UnreadableResult, compare, load_result
+from lorry_loadtest.console import refused
 from lorry_loadtest.explain import UnknownRequest, explain
 from lorry_loadtest.gate.gate import gate_exit_code
 from lorry_loadtest.gate.limit import parse_gate
@@ -36,8 +36,7 @@ def compare_main(argv: Sequence[str]) -> int:
         a, b = load_result(Path(namespace.a)), load_result(Path(namespace.b))
         results = compare(a, b, limits)
     except (UnreadableResult, NotComparable, ValueError) as exc:
-        print(f"lorry loadtest compare: {exc}", file=sys.stderr)
-        return 2
+        return refused("lorry loadtest compare", exc)
     print(gate_table(results))
     for name, result in (("A", a), ("B", b)):
         if result.verdict.word != "VALID":
@@ -65,8 +64,7 @@ def explain_main(argv: Sequence[str]) -> int:
         run = read_run(Path(namespace.run))
         print(_explained(namespace.request, run))
     except (UnreadableResult, UnknownRequest) as exc:
-        print(f"lorry loadtest explain: {exc}", file=sys.stderr)
-        return 2
+        return refused("lorry loadtest explain", exc)
     return 0
 
 

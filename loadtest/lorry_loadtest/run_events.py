@@ -19,11 +19,13 @@ from lorry_loadtest.distributed import MasterSide, RunOrder, WorkerSide
 from lorry_loadtest.engine import Engine, endpoint_of, engine_of
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
+from lorry_loadtest.judgeable import NotJudgeable, check_judgeable
 from lorry_loadtest.options import WorkloadOptions, workload_options
 from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.preparation import Prepared, prepare
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
+from lorry_loadtest.spool import Spool, merge_spools
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_PLAN_S = 3600.0
 # -t counts from when locust starts its users; the plan begins and ends a little inside of it.
 _MARGIN_S = 1.0
+# So long after the event of its start locust takes a test for a running one.
+_STARTED_S = 1.0
 # Beyond the drain limit, for workers to hand over what they have.
 _HAND_OVER_S = 30.0
 
@@ -57,10 +61,12 @@ class RunEvents:
         self.gathered: Gathered | None = None
         self._prepared: Prepared | None = None
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._is_running = False
         events = environment.events
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
         events.test_stop.add_listener(self._on_stop)
+        events.quitting.add_listener(self._on_quitting)
         if self._worker is not None:
             events.report_to_master.add_listener(self._on_report)
         if self._master is not None:
@@ -73,8 +79,7 @@ class RunEvents:
 
     @property
     def _user_classes(self) -> list[Any]:
-        """The LLM users among those of the locustfile."""
-        return [c for c in self._environment.user_classes if hasattr(c, "canary_share")]
+        return llm_classes(self._environment)
 
     def prepare_ahead(self) -> None:
         """For a test that begins at once: what -t counts shall not be spent on preparing it.
@@ -86,6 +91,7 @@ class RunEvents:
             self._prepared = self._prepare(run)
 
     def _on_start(self, **_: Any) -> None:
+        self._is_running = True
         given = self._worker.take_order() if self._worker else RunOrder()
         order = given or RunOrder()
         self.gathered = None
@@ -94,7 +100,7 @@ class RunEvents:
             num_workers=order.num_workers,
             origin_ns=order.origin_ns,
             options=options_of(self._environment),
-            spool=self._worker.new_spool(self._folder()) if self._worker else None,
+            spool=self._new_spool(),
             answers=order.answers,
             takes_part=given is not None,
         )
@@ -107,14 +113,24 @@ class RunEvents:
                 self._prepared = None
             if self._master is None:
                 self._begin(run)
+        except NotJudgeable as exc:
+            logger.error("%s", exc)
+            # the users have nothing against it; locust does not stop what it is about to start
+            gevent.spawn_later(_STARTED_S, self._environment.runner.stop)
         except (CatalogError, ValueError, OSError) as exc:
             # users find out for themselves when they start, and stop the test with the reason
             logger.error("%s", exc)
 
     def _prepare(self, run: RunState) -> Prepared:
-        """Where there is no master above: hashes, canaries, calibration."""
+        """Where there is no master above: hashes, canaries, calibration.
+
+        Raises NotJudgeable where a report is wanted that cannot be.
+        """
         engines = [engine_of(c, self._environment, run) for c in self._user_classes]
         parsed: Any = getattr(self._environment, "parsed_options", None)
+        if self._wants_report:
+            own = [c.slo for c in self._user_classes if c.slo and not parsed.slo]
+            check_judgeable(engines, objectives=own)
         prepared = prepare(
             engines,
             until_s=self._until_s(),
@@ -200,7 +216,14 @@ class RunEvents:
             timeout_s=float(self._environment.stop_timeout or 0) + _HAND_OVER_S
         )
 
+    def _on_quitting(self, **_: Any) -> None:
+        """Ctrl-C. Locust takes its exit code and a worker says goodbye to its master before they end
+        a running test: then the report's code and the worker's records would come too late."""
+        if self._is_running and self._master is None:
+            self._environment.runner.stop()
+
     def _on_stop(self, **_: Any) -> None:
+        self._is_running = False
         if not hasattr(self._environment, "lorry_run"):
             return
         if self._master is None:
@@ -219,11 +242,12 @@ class RunEvents:
             return
         report = self._health.stop(run)
         self._health = None
-        if self._worker is not None and run.spool is not None:
-            run.spool.close()
+        assert run.spool is not None  # only a master has none, and it sends nothing
+        run.spool.close()
+        if self._worker is not None:
             self._worker.hand_over(run.spool, report)
         elif self.gathered is not None:
-            self.gathered.add(run.records, report)
+            self.gathered.add(merge_spools([run.spool.path]), report)
 
     def _gather(self) -> None:
         if self.gathered is None:
@@ -237,8 +261,16 @@ class RunEvents:
             for records, report in self._master.collect():
                 self.gathered.add(records, report)
 
+    def _new_spool(self) -> Spool | None:
+        """Where records are made; a master makes none."""
+        if self._master is not None:
+            return None
+        if self._worker is not None:
+            return self._worker.new_spool(self._folder())
+        return Spool(self._folder() / "records.jsonl")
+
     def _folder(self) -> Path:
-        """For the spools of a worker that does not see its master's."""
+        """For the spool of a process alone, or of a worker that does not see its master's."""
         if self._own_folder is None:
             self._own_folder = tempfile.TemporaryDirectory(prefix="lorry-loadtest-")
         return Path(self._own_folder.name)
@@ -250,6 +282,11 @@ class RunEvents:
     def _on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
         if "lorry" in data and hasattr(self._environment, "lorry_run"):
             self._run.live.merge(data["lorry"])
+
+
+def llm_classes(environment: Any) -> list[Any]:
+    """The LLM users among those of the locustfile."""
+    return [c for c in environment.user_classes if hasattr(c, "canary_share")]
 
 
 def options_of(environment: Any) -> WorkloadOptions | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lorry_loadtest.observations import Observations
 
-ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape", "at_once"]
+ArrivalKind = Literal["closed", "constant", "poisson", "gamma", "trace", "shape", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,10 @@ class LocustTable:
 class DeclaredLoad:
     """What the run meant to send.
 
+    `shape` is a load that changes by plan, and `mixed` several open loops beside each other.
     `rate_per_s` and `arrival_cv` (standard deviation over mean of the times between arrivals) are
-    of an open loop. `adapter_shares` are wanted shares by name, None the base model.
+    of an open loop. `adapter_shares` are wanted shares by name, None the base model,
+    and each draw among them is for `requests_per_draw` requests: the turns of a conversation.
     `cached_share` is the share of prompt tokens that a prefix cache may find. With `counts_tokens`
     a planned word of a prompt is about one token, which of given texts nobody knows.
     `exact_lengths` says that answers are asked for in full length (`ignore_eos`).
@@ -35,6 +37,7 @@ class DeclaredLoad:
     rate_per_s: float | None = None
     arrival_cv: float | None = None
     adapter_shares: Mapping[str | None, float] = field(default_factory=dict)
+    requests_per_draw: int = 1
     cached_share: float = 0.0
     exact_lengths: bool = False
     counts_tokens: bool = True

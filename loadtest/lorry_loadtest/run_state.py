@@ -23,8 +23,8 @@ class RunState:
     `level` is the number of streams in a sweep, 0 elsewhere, and `stream` tells the seeded streams of
     a sweep's levels apart. Times count from `origin_ns`; the plan of an open loop begins `start_ns`
     after it. This process is `worker` of `num_workers`. `options` is what a command line asked for,
-    None where the user class says it all. With a `spool` the records go to its file instead of into
-    memory. `answers` are those of the canaries, by name, as hashes. A process that does not take
+    None where the user class says it all. With a `spool`, as in every run that is reported, the records go to
+    its file instead of into memory. `answers` are those of the canaries, by name, as hashes. A process that does not take
     part sends nothing: nobody would record it.
     """
 

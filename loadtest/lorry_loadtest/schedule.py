@@ -29,7 +29,7 @@ class Schedule:
         return len(self.times_ns)
 
     def request_at(self, index: int) -> PlannedRequest:
-        return self.workload.request_at(index, at_ns=self.times_ns[index])
+        return self.workload.request_at(index, times_ns=self.times_ns)
 
     def slice_of(self, worker: int, num_workers: int) -> range:
         """The indices of one worker's requests, ascending."""

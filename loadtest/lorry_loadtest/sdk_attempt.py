@@ -14,12 +14,18 @@ from typing import Any
 from gevent import GreenletExit
 
 import lorry
-from lorry_loadtest.attempt import Attempted, Sender, Verify, complaint_of, hash_of
+from lorry_loadtest.attempted import (
+    Attempted,
+    Sender,
+    Verify,
+    complaint_of,
+    hash_of,
+    record_of,
+)
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.limits import Limits
 from lorry_loadtest.outcomes import Outcome, outcome_of_status
 from lorry_loadtest.planned import PlannedRequest
-from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.sdk_loop import SDK_LOOP
 from lorry_loadtest.wire import Wire
 
@@ -44,7 +50,6 @@ def sdk_attempt(
     if planned.route == "lorax":
         raise ValueError("the SDK streams the routes completions and chat, not lorax")
     now_ns = time.perf_counter_ns() - origin_ns
-    sender = sender or Sender()
     request_id = wire.request_id(planned)
     outcome: Outcome = "ok"
     error: str | None = None
@@ -68,22 +73,12 @@ def sdk_attempt(
     usage = generation.usage
     told = usage.source == "server"
     server: Any = generation.server
-    record = RequestRecord(
-        index=planned.index,
-        phase=sender.phase,
-        scenario=sender.scenario,
+    record = record_of(
+        planned,
+        sender=sender,
+        begin_ns=now_ns,
+        start_ns=start_ns,
         client="sdk",
-        level=sender.level,
-        worker=sender.worker,
-        user=sender.user,
-        adapter=planned.adapter,
-        route=planned.route,
-        prompt_tokens_planned=planned.num_prompt_words,
-        max_tokens=planned.max_tokens,
-        prompt_hash=planned.prompt_hash,
-        canary=planned.canary,
-        t_sched_ns=now_ns if planned.at_ns is None else start_ns + planned.at_ns,
-        t_begin_ns=now_ns,
         t_send_ns=None if timing.sent_ns is None else timing.sent_ns - origin_ns,
         event_user_ns=tuple(stamp - origin_ns for stamp, _ in events),
         event_tokens=tuple(count for _, count in events),

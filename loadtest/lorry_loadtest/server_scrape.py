@@ -6,6 +6,7 @@ Both are optional. A server without them costs one question, and a sentence in t
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 import gevent
@@ -21,6 +22,8 @@ INTERVAL_S = 0.5
 STEPS_PER_READ = 1000
 # Ten minutes of them. In a longer run older ones are thinned out, the first one never.
 MAX_SAMPLES = 1200
+# Half an hour of steps of 36 ms, in some 60 MB. In a longer run the latest are kept.
+MAX_STEPS = 50_000
 _TIMEOUT_S = 5.0
 # Buckets of histograms are most of the text and of no use as a time series.
 _SKIPPED = ("_bucket", "_created")
@@ -36,7 +39,7 @@ class ServerScrape:
 
     def __init__(self, endpoint: Endpoint, *, origin_ns: int, api_key: str | None = None) -> None:
         self.samples: list[ServerSample] = []
-        self.steps: list[dict[str, Any]] = []
+        self.steps: deque[dict[str, Any]] = deque(maxlen=MAX_STEPS)
         self.notes: list[str] = []
         self._endpoint = endpoint
         self._api_key = api_key
@@ -45,6 +48,7 @@ class ServerScrape:
         self._wants_metrics = True
         self._wants_steps = True
         self._next_step: int | None = None
+        self._num_left_out = 0
         self._greenlet: Any = None
 
     def start(self) -> None:
@@ -56,6 +60,11 @@ class ServerScrape:
         if self._greenlet is not None:
             self._greenlet.kill()
         self.read_once()
+        if self._num_left_out:
+            self._note(
+                f"of the server's step log the latest {MAX_STEPS:,} steps were kept and the "
+                f"{self._num_left_out:,} before them left out: no cause is told of earlier stalls"
+            )
         self._connection.close()
 
     def read_once(self) -> None:
@@ -111,6 +120,7 @@ class ServerScrape:
             }
             if "start_ms" in step and "step_ms" in step:
                 placed["t_ns"] = round((step["start_ms"] + step["step_ms"]) * 1e6) - wall_ns
+            self._num_left_out += len(self.steps) == MAX_STEPS
             self.steps.append(placed)
 
     def _get(self, path: str) -> bytes:

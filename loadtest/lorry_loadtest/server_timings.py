@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from lorry_loadtest.known_part import known_part
+
 
 class RequestTimings(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds on the server's clock; steps are indices into its step log.
@@ -39,12 +41,7 @@ def request_timings(sent: dict[str, Any] | None) -> RequestTimings | None:
     """None when the server sent none, or some of another shape."""
     if sent is None:
         return None
-    known = {
-        name: value
-        for name in RequestTimings.__struct_fields__
-        if (value := sent.get(name)) is not None
-    }
     try:
-        return msgspec.convert(known, RequestTimings)
+        return known_part(sent, RequestTimings)
     except msgspec.ValidationError:
         return None

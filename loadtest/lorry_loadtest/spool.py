@@ -1,4 +1,4 @@
-"""The records of one process, on disk as they come: a worker's memory does not grow with its run."""
+"""The records of one process, on disk as they come: its memory does not grow with its run."""
 
 from __future__ import annotations
 

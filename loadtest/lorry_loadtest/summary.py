@@ -1,7 +1,9 @@
 """From records to figures: what one load level gave, overall and per adapter.
 
-Latencies are of the requests that became ready inside the window, followed through the drain.
-Rates count what arrived inside the window, whoever asked for it. Neither sees the warm-up.
+Latencies are of the requests that became ready inside the window, followed through the drain, and
+so are offered load, requests/s and goodput, over the window's length: each is a part of the one
+before it. Tokens/s count what arrived inside the window, whoever asked for it. Nothing sees the
+warm-up.
 """
 
 from __future__ import annotations
@@ -96,8 +98,14 @@ class ObjectiveResult(msgspec.Struct, frozen=True, kw_only=True):
 class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the report. `ledger` counts every attempt, those of warm-up and drain too.
 
-    `offered_per_s` are arrivals in the window. `whole_run_tokens_per_s` is what a tool without a
-    window would print. `good_share` is of all attempted, failures included.
+    `offered_per_s` are arrivals in the window, `requests_per_s` those of them that finished, and
+    `goodput_per_s` those of these that met every objective, so that goodput <= requests/s <=
+    offered. Where the server falls behind (`falls_behind`: an open loop's answers come more slowly
+    than its arrivals, beyond chance, and latencies grow with the length of the run) the drain
+    finishes what the window did not, and the last two count what finished inside the window.
+    `whole_run_tokens_per_s` is what a tool without a window would print. `good_share` is of all
+    attempted, failures included. `stream` is the number of the seeded stream that was sent; None
+    in results that do not tell, whose levels stand in the order in which they were measured.
     """
 
     concurrency: int
@@ -119,6 +127,8 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     client_cpu_share: float
     rate_per_s: float | None = None
     descending: bool = False
+    stream: int | None = None
+    falls_behind: bool = False
     offered_per_s: float = 0.0
     requests_per_s_interval: Interval | None = None
     output_tokens_per_s_interval: Interval | None = None
@@ -134,17 +144,6 @@ class LevelSummary(msgspec.Struct, frozen=True, kw_only=True):
     def num_failed(self) -> int:
         return sum(count for outcome, count in self.ledger.items() if outcome != "ok")
 
-    @property
-    def falls_behind(self) -> bool:
-        """Whether an open loop's answers come more slowly than its arrivals, beyond chance.
-
-        Such a level's latencies grow with the length of the run.
-        """
-        if self.rate_per_s is None:
-            return False
-        allowed = _KEPT_UP * self.offered_per_s - 1.0 / math.sqrt(self.window_s)
-        return self.requests_per_s < allowed
-
 
 _MIN_REQUESTS_OF_AN_ADAPTER = 20
 _KEPT_UP = 0.95
@@ -158,19 +157,25 @@ def summarize(run: LevelRun, *, objectives: Sequence[Objective] = ()) -> LevelSu
     attempts = run.measured
     finished = [record for record in cohort if record.outcome == "ok"]
     latencies = _latencies(cohort)
-    num_good = sum(is_good(record, objectives) for record in cohort)
-    num_ended = sum(1 for r in attempts if r.outcome == "ok" and run.contains(r.t_end_ns))
+    ended = [r for r in attempts if r.outcome == "ok" and run.contains(r.t_end_ns)]
+    falls_behind = _falls_behind(run, num_offered=len(cohort), num_ended=len(ended))
+    counted = ended if falls_behind else finished
+    num_good = sum(is_good(record, objectives) for record in counted)
     adapters = _by_adapter(run, cohort, attempts)
     return LevelSummary(
         concurrency=run.concurrency,
         rate_per_s=run.rate_per_s,
         descending=run.descending,
+        stream=run.stream,
+        falls_behind=falls_behind,
         window_s=run.window_s,
         attempted=len(cohort),
         ok=len(finished),
         offered_per_s=len(cohort) / run.window_s,
-        requests_per_s=num_ended / run.window_s,
-        requests_per_s_interval=_rate_interval(run, attempts),
+        requests_per_s=len(counted) / run.window_s,
+        requests_per_s_interval=_rate_interval(
+            run, [record.t_end_ns if falls_behind else record.t_sched_ns for record in counted]
+        ),
         output_tokens_per_s=_tokens_per_s(run, attempts),
         output_tokens_per_s_interval=_token_rate_interval(run),
         whole_run_tokens_per_s=_whole_run_tokens_per_s(attempts),
@@ -289,15 +294,21 @@ def _token_rate_interval(run: LevelRun) -> Interval | None:
     return batch_means_interval([count * BINS_PER_S for count in tokens_per_bin(run)])
 
 
-def _rate_interval(run: LevelRun, attempts: Sequence[RequestRecord]) -> Interval | None:
-    """Of finished requests per second, by the counts of quarters of a second."""
+def _rate_interval(run: LevelRun, stamps_ns: Sequence[int]) -> Interval | None:
+    """Of requests per second, by the counts of quarters of a second."""
     num_bins = int(run.window_s * BINS_PER_S)
     counts = [0.0] * num_bins
-    for record in attempts:
-        place = int((record.t_end_ns - run.window_start_ns) / 1e9 * BINS_PER_S)
-        if record.outcome == "ok" and record.t_end_ns >= run.window_start_ns and place < num_bins:
+    for stamp_ns in stamps_ns:
+        place = int((stamp_ns - run.window_start_ns) / 1e9 * BINS_PER_S)
+        if place < num_bins:
             counts[place] += BINS_PER_S
     return batch_means_interval(counts)
+
+
+def _falls_behind(run: LevelRun, *, num_offered: int, num_ended: int) -> bool:
+    if run.rate_per_s is None:
+        return False
+    return num_ended < _KEPT_UP * num_offered - math.sqrt(run.window_s)
 
 
 def _whole_run_tokens_per_s(attempts: Sequence[RequestRecord]) -> float:

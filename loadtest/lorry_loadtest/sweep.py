@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -26,6 +28,7 @@ from lorry_loadtest.run_facts import LocustTable, RunFacts
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
 from lorry_loadtest.settings import settings_of
+from lorry_loadtest.spool import Spool, merge_spools
 from lorry_loadtest.users import LLMUser
 
 _PROGRESS_INTERVAL_S = 0.5
@@ -126,19 +129,21 @@ class LocalMeasure:
         environment = Environment(
             user_classes=[user_class], host=str(self._endpoint), stop_timeout=self._times.drain_s
         )
-        state = RunState(
-            level=num_users,
-            stream=point.index,
-            origin_ns=self._origin_ns,
-            options=options,
-            catalog=self._catalog,
-        )
-        environment.lorry_run = state
-        environment.create_local_runner()
-        engine = engine_of(user_class, environment, state)
-        level = _Level(self._times, environment, engine, user_class, self._on_progress)
-        calibrates = self._calibrates and self._num_measured == 0
-        run = level.run(num_users, calibrates=calibrates, calibration=self._calibration)
+        with tempfile.TemporaryDirectory(prefix="lorry-loadtest-") as folder:
+            state = RunState(
+                level=num_users,
+                stream=point.index,
+                origin_ns=self._origin_ns,
+                options=options,
+                catalog=self._catalog,
+                spool=Spool(Path(folder) / "records.jsonl"),
+            )
+            environment.lorry_run = state
+            environment.create_local_runner()
+            engine = engine_of(user_class, environment, state)
+            level = _Level(self._times, environment, engine, user_class, self._on_progress)
+            calibrates = self._calibrates and self._num_measured == 0
+            run = level.run(num_users, calibrates=calibrates, calibration=self._calibration)
         self._calibration = run.facts.observations.calibration
         self._num_measured += 1
         return run
@@ -208,9 +213,12 @@ class _Level:
         scrape.stop()
         gathered = Gathered(prepared, start_ns=start_ns)
         gathered.scraped(scrape)
-        gathered.add(state.records, health.stop(state))
+        assert state.spool is not None  # LocalMeasure has given it one
+        state.spool.close()
+        gathered.add(merge_spools([state.spool.path]), health.stop(state))
         return LevelRun(
             concurrency=num_users or state.max_in_flight,
+            stream=state.stream,
             rate_per_s=None if state.num_planned is None else state.num_planned / times.loaded_s,
             start_ns=start_ns,
             window_start_ns=window_start_ns,

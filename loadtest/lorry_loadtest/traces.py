@@ -20,6 +20,8 @@ from pathlib import Path
 
 import msgspec
 
+from lorry_loadtest.conversation import Conversation
+
 MOONCAKE_BLOCK_TOKENS = 512
 
 
@@ -36,10 +38,11 @@ class TraceRequest:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in the order of their times."""
+    """Requests in the order of their times, and the sessions among them by name."""
 
     name: str
     requests: tuple[TraceRequest, ...]
+    sessions: Mapping[str, Conversation]
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -56,7 +59,16 @@ def read_trace(path: str | Path) -> Trace:
         raise ValueError(f"the trace {path} has no request")
     found.sort(key=lambda request: request.at_s)
     start_s = found[0].at_s
-    return Trace(path.name, tuple(_shifted(request, start_s) for request in found))
+    requests = tuple(_shifted(request, start_s) for request in found)
+    return Trace(path.name, requests, _sessions(requests))
+
+
+def _sessions(requests: Iterable[TraceRequest]) -> dict[str, Conversation]:
+    sessions: dict[str, Conversation] = {}
+    for index, request in enumerate(requests):
+        if request.session is not None and request.session not in sessions:
+            sessions[request.session] = Conversation(len(sessions), index)
+    return sessions
 
 
 def _shifted(request: TraceRequest, start_s: float) -> TraceRequest:

@@ -15,7 +15,8 @@ from locust.exception import InterruptTaskSet, RescheduleTask, StopTest, StopUse
 
 from lorry_loadtest.adapter_mix import AdapterMix
 from lorry_loadtest.arrivals import Arrivals, TraceArrivals
-from lorry_loadtest.attempt import Attempted, Tries, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Attempted, Tries
 from lorry_loadtest.catalog import CatalogError
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.engine import Engine, engine_of
@@ -95,9 +96,11 @@ class LLMUser(User):  # type: ignore[misc]  # locust's own types are not read
             self._engine = engine_of(type(self), self.environment, self._run)
         except (CatalogError, ValueError, OSError) as exc:
             raise StopTest(str(exc)) from exc
-        if self._engine.is_open_loop or not self._run.takes_part:
-            # a pacer sends; locust's users are there because locust wants some
-            self._run.stopping.wait()
+        run = self._run
+        if self._engine.is_open_loop or not run.takes_part or run.stopping.is_set():
+            # A pacer sends; locust's users are there because locust wants some. It starts some even
+            # when a test ends: a master that loses a worker gives its users to the others.
+            run.stopping.wait()
             raise GreenletExit  # locust logs other exceptions from here as errors
         self._connection = self._engine.take_connection()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -37,13 +38,15 @@ MEANING = {
 }
 
 CLOSED_SHARE = 0.02
+MOST_TICKS = 300
 
 
 class Waterfall(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds by part, in the order of `PARTS`; `user` comes after `e2e_ms`.
 
     `residual_ms` is what of `e2e_ms` no part explains. Below zero, client and server count some
-    time twice.
+    time twice. `tokens_ms` is when each event arrived, from the start, at most `MOST_TICKS` of them
+    evenly spread; only the waterfalls that are drawn have it.
     """
 
     request_id: str | None
@@ -53,6 +56,7 @@ class Waterfall(msgspec.Struct, frozen=True, kw_only=True):
     parts: dict[str, float]
     e2e_ms: float
     residual_ms: float
+    tokens_ms: tuple[float, ...] = ()
 
     @property
     def residual_share(self) -> float:
@@ -81,6 +85,14 @@ def waterfalls(records: Sequence[RequestRecord]) -> list[Waterfall]:
         return []
     floor = max(0.0, min(_remainder(record, timings) for record, timings in joined))
     return [_waterfall(record, timings, network_ms=floor) for record, timings in joined]
+
+
+def with_ticks(fall: Waterfall, record: RequestRecord) -> Waterfall:
+    """The waterfall of `record` with the arrivals of its events, to a hundredth of a millisecond."""
+    stamps = record.event_ns
+    stride = math.ceil(len(stamps) / MOST_TICKS)
+    ticks = (round((stamp - fall.start_ns) / 1e6, 2) for stamp in stamps[:: max(1, stride)])
+    return msgspec.structs.replace(fall, tokens_ms=tuple(ticks))
 
 
 def share_that_closes(falls: Sequence[Waterfall]) -> float | None:

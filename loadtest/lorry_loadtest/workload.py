@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorry_loadtest.adapter_mix import AdapterMix
 from lorry_loadtest.canaries import Canary
+from lorry_loadtest.conversation import Conversation
 from lorry_loadtest.lengths import Lengths
 from lorry_loadtest.planned import PlannedRequest
-from lorry_loadtest.prompts import PromptSource, words
+from lorry_loadtest.prompts import MultiTurn, PromptSource, words
 from lorry_loadtest.routes import Route
 from lorry_loadtest.traces import MOONCAKE_BLOCK_TOKENS, Trace, TraceRequest
 
@@ -62,8 +64,9 @@ class Workload:
         if not self.length_scale > 0:
             raise ValueError(f"the length scale is {self.length_scale:g}, not > 0")
 
-    def request_at(self, index: int, *, at_ns: int | None = None) -> PlannedRequest:
-        """`at_ns` is its arrival, None in a closed loop."""
+    def request_at(self, index: int, *, times_ns: Sequence[int] | None = None) -> PlannedRequest:
+        """`times_ns` are the arrivals of the stream, None in a closed loop."""
+        at_ns = None if times_ns is None else times_ns[index]
         if self.canaries:
             turn = int(index * self.canary_share)
             if int((index + 1) * self.canary_share) > turn:
@@ -74,9 +77,14 @@ class Workload:
         rng = random.Random(f"{self._key}/{index}")
         patience_s = None if self.patience_s is None else rng.expovariate(1 / self.patience_s)
         if self.trace is not None:
-            return self._of_trace(rng, index, at_ns=at_ns, patience_s=patience_s)
+            return self._of_trace(rng, index, times_ns=times_ns, patience_s=patience_s)
         adapter = self.adapters.draw(rng, index=index, at_ns=at_ns)
         prompts, lengths = self._kind(rng)
+        if isinstance(prompts, MultiTurn):
+            conversation = prompts.conversation_at(index)
+            adapter = self._adapter_of(
+                conversation, name=str(conversation.number), times_ns=times_ns
+            )
         max_tokens = lengths.draw(rng)
         drawn = prompts.draw(rng, seed=self._key, index=index)
         return PlannedRequest(
@@ -88,6 +96,17 @@ class Workload:
             history=drawn.history,
             patience_s=patience_s,
             route=self.route,
+        )
+
+    def _adapter_of(
+        self, conversation: Conversation, *, name: str, times_ns: Sequence[int] | None
+    ) -> str | None:
+        """Drawn once for all requests of a conversation, when its first one arrives."""
+        return self.adapters.draw(
+            random.Random(f"{self._key}/session/{name}/adapter"),
+            index=conversation.first_index,
+            at_ns=None if times_ns is None else times_ns[conversation.first_index],
+            number=conversation.number,
         )
 
     def canary_at(self, canary: Canary, *, index: int, at_ns: int | None = None) -> PlannedRequest:
@@ -123,18 +142,21 @@ class Workload:
         rng: random.Random,
         index: int,
         *,
-        at_ns: int | None,
+        times_ns: Sequence[int] | None,
         patience_s: float | None,
     ) -> PlannedRequest:
         assert self.trace is not None
         request = self.trace.requests[index % len(self.trace.requests)]
-        # one user stays with one adapter
-        by_session = random.Random(f"{self._key}/session/{request.session}")
-        chooser = rng if request.session is None else by_session
+        at_ns = None if times_ns is None else times_ns[index]
+        if request.session is None:
+            adapter = self.adapters.draw(rng, index=index, at_ns=at_ns)
+        else:
+            conversation = self.trace.sessions[request.session]
+            adapter = self._adapter_of(conversation, name=request.session, times_ns=times_ns)
         return PlannedRequest(
             index=index,
             at_ns=at_ns,
-            adapter=self.adapters.draw(chooser, index=index, at_ns=at_ns),
+            adapter=adapter,
             max_tokens=max(1, round(request.num_output_tokens * self.length_scale)),
             prompt=self._trace_prompt(rng, request),
             patience_s=patience_s,

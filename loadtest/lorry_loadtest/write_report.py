@@ -21,7 +21,7 @@ from lorry_loadtest.slo import Objective
 from lorry_loadtest.stalls import find_stalls
 from lorry_loadtest.summary import summarize
 from lorry_loadtest.validity.verdict import judge
-from lorry_loadtest.waterfall import share_that_closes, waterfalls
+from lorry_loadtest.waterfall import share_that_closes, waterfalls, with_ticks
 
 NUM_SLOWEST = 20
 NUM_STALLS = 20
@@ -43,8 +43,12 @@ def make_result(
         (record for record in answering.cohort if record.outcome == "ok"),
         key=lambda record: -(metrics.e2e_ms(record) or 0.0),
     )[:NUM_SLOWEST]
-    places = {(record.index, record.t_sched_ns) for record in slowest}
-    shown = [fall for fall in falls if (fall.index, fall.start_ns) in places]
+    places = {(record.index, record.t_sched_ns): record for record in slowest}
+    shown = [
+        with_ticks(fall, record)
+        for fall in falls
+        if (record := places.get((fall.index, fall.start_ns))) is not None
+    ]
     stalls = [stall for run in runs for stall in find_stalls(run.records, run.steps)]
     stalls.sort(key=lambda stall: -stall.gap_ms)
     return RunResult(

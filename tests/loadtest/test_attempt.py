@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from lorry_loadtest.attempt import Attempted, Verify, attempt
+from lorry_loadtest.attempt import attempt
+from lorry_loadtest.attempted import Attempted, Verify
 from lorry_loadtest.catalog import Catalog, CatalogError, fetch_catalog
 from lorry_loadtest.connection import Connection
 from lorry_loadtest.endpoint import Endpoint, parse_endpoint

@@ -14,7 +14,8 @@ from lorry_loadtest.settle import settle
 from lorry_loadtest.slo import Objective, is_met
 from lorry_loadtest.summary import LevelSummary, summarize
 from lorry_loadtest.validity.checks import CHECKS
-from lorry_loadtest.validity.finding import Evidence, Finding
+from lorry_loadtest.validity.finding import CheckResult, Evidence, Finding
+from lorry_loadtest.validity.verdict import judge
 from tests.loadtest.test_validity import (
     CLOSED,
     MODEL,
@@ -93,6 +94,40 @@ def test_each_user_class_has_indices_of_its_own() -> None:
     two = each(lambda r: {"index": r.index // 2, "scenario": f"class {r.index % 2}"})(CLOSED)
 
     assert status(19, two) == "pass"
+
+
+def test_conversations_are_as_many_draws_of_an_adapter_as_there_are_of_them() -> None:
+    """Half of the load goes to one of three adapters: chance, when each draw is for forty requests."""
+    half = each(lambda r: {"adapter": "pirate"} if r.index % 4 == 0 else {})(CLOSED)
+
+    assert status(21, half) == "fail"
+    assert status(21, declared(requests_per_draw=40)(half)) == "pass"
+
+
+def test_each_user_class_is_held_to_what_it_says_itself() -> None:
+    """The whole load is neither Poisson's nor of one mix; each class is."""
+
+    def part(run: LevelRun, name: str, adapter: str) -> LevelRun:
+        own = each(lambda r: {"scenario": name, "adapter": adapter})(run)
+        return replace(declared(adapter_shares={adapter: 1.0})(own), name=name)
+
+    quick = part(OPEN, "quick", "pirate")
+    slow = part(simulate(Load(rate_per_s=2.0, duration_s=60.0, seed=8), MODEL), "slow", "pricing")
+    wrong = part(OPEN, "wrong", "pricing")
+    whole = replace(
+        declared(arrival="mixed", rate_per_s=10.0, arrival_cv=None, adapter_shares={})(quick),
+        name="",
+        records=(*quick.records, *slow.records),
+        parts=(quick, slow),
+    )
+
+    def found(run: LevelRun) -> dict[int, CheckResult]:
+        return {result.number: result for result in judge([run], [summarize(run)]).results}
+
+    fine = found(whole)
+    assert [fine[number].finding.status for number in (7, 19, 21)] == ["pass"] * 3
+    swapped = found(replace(whole, parts=(slow, declared(adapter_shares={"pirate": 1.0})(wrong))))
+    assert (swapped[21].finding.status, swapped[21].level) == ("fail", "wrong")
 
 
 def test_a_long_queue_before_a_short_answer_is_not_a_buffer() -> None:

@@ -11,7 +11,7 @@ from lorry_loadtest.gate.limit import GateLimit, parse_gate
 from lorry_loadtest.gate.lines import gate_table
 from lorry_loadtest.gate.pairing import NotComparable, pair
 from lorry_loadtest.slo import parse_objectives
-from lorry_loadtest.statistics.bootstrap import block_length, paired_ratio
+from lorry_loadtest.statistics.bootstrap import MANY_PAIRS, block_length, paired_ratio
 from tests.support.simulated_pairs import simulated_pair
 
 TPOT = parse_gate("tpot_p95:+5%")
@@ -35,6 +35,22 @@ def test_an_unchanged_server_raises_no_alarm_in_95_of_100() -> None:
 
 def test_a_regression_of_5_percent_is_found_in_90_of_100() -> None:
     assert statuses(0.05, num_pairs=40)["regression"] >= 36
+
+
+@pytest.mark.parametrize("gate", ["tpot_mean:+5%", "tpot_p95:+5%", "throughput:-5%"])
+def test_a_long_run_is_judged_like_a_short_one(gate: str) -> None:
+    """Of so many pairs fewer resamples are drawn."""
+    assert MANY_PAIRS < 25_000
+    closed: dict[str, list[GatedRun]] = {}
+    for name, slower in (("same", 0.0), ("slower", 0.08)):
+        runs = simulated_pair(1, num_requests=25_000, slower=slower)
+        closed[name] = [msgspec.structs.replace(run, concurrency=8) for run in runs]
+
+    (same,) = judge_gate(*closed["same"], parse_gate(gate))
+    (slow,) = judge_gate(*closed["slower"], parse_gate(gate))
+
+    assert (same.status, slow.status) == ("pass", "regression")
+    assert same.low < same.ratio < same.high
 
 
 def test_a_gate_is_read_with_its_sign() -> None:
@@ -99,7 +115,7 @@ def test_failures_of_the_candidate_lower_goodput() -> None:
     assert gate_exit_code([result]) == 1
 
 
-def test_a_slower_server_gives_less_throughput_in_a_closed_loop() -> None:
+def test_a_slowserver_gives_less_throughput_in_a_closed_loop() -> None:
     """Though the requests that both runs got to have the same tokens."""
     baseline, candidate = simulated_pair(1, slower=0.25)
     closed = [msgspec.structs.replace(run, concurrency=8) for run in (baseline, candidate)]

@@ -6,6 +6,7 @@ import resource
 import time
 from array import array
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -13,6 +14,7 @@ import pytest
 
 from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.arrivals import parse_arrival
+from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import Catalog
 from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.engine import Engine
@@ -29,8 +31,10 @@ from lorry_loadtest.preparation import prepare
 from lorry_loadtest.prompts import RandomWords
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.run_state import RunState
+from lorry_loadtest.server_facts import ServerFacts
 from lorry_loadtest.server_scrape import ServerScrape, parse_metrics
 from lorry_loadtest.settings import LoadSettings
+from lorry_loadtest.spool import Spool, merge_spools
 from lorry_loadtest.wire import Wire
 from tests.support.fake_locust import FakeEnvironment
 from tests.support.loadtest_records import make_record
@@ -192,7 +196,7 @@ def test_a_server_without_metrics_and_steps_costs_one_note_each() -> None:
             scrape.read_once()
         scrape.stop()
 
-    assert (scrape.samples, scrape.steps) == ([], [])
+    assert (scrape.samples, list(scrape.steps)) == ([], [])
     assert [note.partition(":")[0] for note in scrape.notes] == [
         "the server offers no metrics",
         "the server offers no steps",
@@ -215,6 +219,46 @@ def test_a_long_run_keeps_a_bounded_number_of_samples_and_both_ends(
 
     assert scrape.samples[0] is first
     assert scrape.samples[-1].t_ns >= before_ns
+
+
+def test_a_long_run_keeps_the_latest_steps_and_says_how_many_it_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lorry_loadtest.server_scrape.MAX_STEPS", 10)
+    with running_mock(MockServer(times=FAST)) as mock:
+        engine = make_engine(mock)
+        scrape = ServerScrape(engine.wire.endpoint, origin_ns=engine.run.origin_ns)
+        scrape.read_once()
+        records = play(engine)
+        scrape.stop()
+
+    num_steps = sum(len(record.event_ns) for record in records)
+    assert [step["index"] for step in scrape.steps] == list(range(num_steps - 10, num_steps))
+    assert scrape.notes == [
+        f"of the server's step log the latest 10 steps were kept and the {num_steps - 10} before "
+        "them left out: no cause is told of earlier stalls"
+    ]
+
+
+def test_records_are_on_disk_while_a_run_goes_on(tmp_path: Path) -> None:
+    with running_mock(MockServer(times=FAST)) as mock:
+        spool = Spool(tmp_path / "records.jsonl")
+        engine = make_engine(mock, spool=spool)
+        assert play(engine) == []
+        spool.close()
+
+    assert engine.run.num_records == 19
+    assert sorted(record.index for record in merge_spools([spool.path])) == list(range(19))
+
+
+def test_a_server_is_asked_what_it_is() -> None:
+    with running_mock(MockServer()) as mock:
+        facts = ask_server(parse_endpoint(mock.url), api_key=None)
+    with running_mock(MockServer(tells_of_itself=False)) as mock:
+        silent = ask_server(parse_endpoint(mock.url), api_key=None)
+
+    assert (facts.program, facts.weights) == ("mock", "not quantized, float32, cpu")
+    assert silent == ServerFacts()
 
 
 def test_series_are_read_without_buckets() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorry_loadtest.cli import main
+from lorry_loadtest.mock_faults import Fault
 from lorry_loadtest.mock_server import MockServer
 from lorry_loadtest.mock_stream import MockTimes
 from lorry_loadtest.observations import read_observations
@@ -60,6 +61,27 @@ def test_a_sweep_writes_its_report_and_succeeds(tmp_path: Path) -> None:
     assert [level["concurrency"] for level in report["levels"]] == [1, 3]
     assert "secret" not in (tmp_path / "out" / "report.html").read_text()
     assert "Up to" in done.stdout
+
+
+class Tiring(MockServer):
+    """Takes longer with each request that it was sent."""
+
+    def fault_of(self, number: int) -> Fault | None:
+        self.times = MockTimes(first_ms=5, gap_ms=1 + 0.1 * number)
+        return None
+
+
+def test_a_server_that_tires_is_found_on_the_way_down(tmp_path: Path) -> None:
+    with running_mock(Tiring()) as mock:
+        run_loadtest(
+            *("--url", mock.url, "--sweep", "concurrency:1..2:log2", "--duration", "0.6"),
+            *("--warmup", "0", "--max-tokens", "8", "--out", "out", "--no-calibration"),
+            cwd=tmp_path,
+        )
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (hysteresis,) = [r for r in report["verdict"]["results"] if r["number"] == 29]
+    assert hysteresis["finding"]["status"] in ("warn", "fail"), hysteresis
 
 
 def test_a_failed_request_fails_the_sweep(tmp_path: Path) -> None:
@@ -192,7 +214,7 @@ for name in SCENARIOS:
     settings = settings_of(user_class_of(name), None)
     assert settings.scenario == name
     workload = settings.workload(Catalog("base", ("a", "b")))
-    planned = [workload.request_at(i, at_ns=i * 10**9) for i in range(60)]
+    planned = [workload.request_at(i, times_ns=range(0, 60 * 10**9, 10**9)) for i in range(60)]
     print(name, len({request.prompt_hash for request in planned}))
 """
     done = run_python("-c", program, cwd=tmp_path)
@@ -320,6 +342,24 @@ def test_what_one_test_of_locusts_cannot_do_is_refused_by_name(
     assert done.returncode != 0
     assert complaint in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_level_of_a_search_is_sent_again_by_its_place_in_the_report(tmp_path: Path) -> None:
+    """Which is in the order of rates, and not that in which the search made them."""
+    with running_mock(MockServer(times=MockTimes(first_ms=5, gap_ms=1, slowdown=0.2))) as mock:
+        run_loadtest(
+            *("--url", mock.url, "--find-max", "ttft_p50<20ms", "--duration", "0.5"),
+            *("--warmup", "0", "--max-tokens", "8", "--out", "a", "--no-calibration"),
+            cwd=tmp_path,
+        )
+        levels = json.loads((tmp_path / "a" / "report.json").read_text())["levels"]
+        moved = next(k for k, level in enumerate(levels) if level["stream"] != k)
+        again = run_loadtest("replay", "a", "--level", str(moved), "--out", "b", cwd=tmp_path)
+
+    assert again.returncode in (0, 1, 3), again.stderr
+    (level,) = json.loads((tmp_path / "b" / "report.json").read_text())["levels"]
+    assert level["stream"] == levels[moved]["stream"]
+    assert sum(level["ledger"].values()) == sum(levels[moved]["ledger"].values())
 
 
 def test_a_recorded_stream_is_sent_again(

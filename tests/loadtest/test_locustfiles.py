@@ -31,7 +31,7 @@ from lorry_loadtest.users import LLMUser
 
 
 class Short(LLMUser):
-    arrival = "poisson:20"
+    arrival = "poisson:40"
     lengths = 2
 
     @task
@@ -72,6 +72,68 @@ def test_two_open_loops_run_beside_each_other_and_a_failing_task_is_told_of(tmp_
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     checks = {result["number"]: result["finding"] for result in report["verdict"]["results"]}
     assert [checks[number]["status"] for number in (14, 19, 28)] == ["pass"] * 3, checks
+    assert "/s, CV " in checks[19]["value"], "held to no law"
+    assert report["info"]["max_tokens"] == "2; 4"
+
+
+def test_classes_that_one_report_cannot_be_about_are_refused_by_name(tmp_path: Path) -> None:
+    closed = TWO_CLASSES_LOCUSTFILE.replace('    arrival = "constant:10"\n', "")
+    twins = TWO_CLASSES_LOCUSTFILE.replace("    lengths", '    scenario = "twin"\n    lengths')
+    said = []
+    with running_mock(MockServer(times=FAST)) as mock:
+        for text in (closed, twins):
+            (tmp_path / "classes_locustfile.py").write_text(text)
+            done = run_python(
+                *("-m", "locust", "-f", "classes_locustfile.py", "--headless", "--host", mock.url),
+                *("-u", "2", "-r", "2", "-t", "3s", "--llm-report", "out", "--no-calibration"),
+                cwd=tmp_path,
+            )
+            assert done.returncode != 0
+            said.append(done.stderr)
+
+    assert "Clumsy wait for their answers (a closed loop) and Short do not" in said[0]
+    assert "two user classes have the scenario 'twin'" in said[1]
+    assert not (tmp_path / "out").exists()
+
+
+ROWS_LOCUSTFILE = """
+from locust import task
+from lorry_loadtest.locust_options import add_options
+from lorry_loadtest.users import LLMUser
+
+
+class MoreRows(LLMUser):
+    lengths = 8
+
+    @task
+    def ask(self):
+        attempted = self.generate()
+        for name in ("TTFT", "TPOT"):
+            self.environment.events.request.fire(
+                request_type="METRIC", name=name, response_time=1.0, response_length=0,
+                exception=None, context={},
+            )
+
+
+add_options()
+"""
+
+
+def test_figures_that_are_told_to_locust_as_requests_fire_the_checks_of_its_table(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rows_locustfile.py").write_text(ROWS_LOCUSTFILE)
+    with running_mock(MockServer(times=FAST)) as mock:
+        run_python(
+            *("-m", "locust", "-f", "rows_locustfile.py", "--headless", "--host", mock.url),
+            *("-u", "2", "-r", "2", "-t", "3s", "--stop-timeout", "5", "--llm-report", "out"),
+            "--no-calibration",
+            cwd=tmp_path,
+        )
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    checks = {result["number"]: result["finding"] for result in report["verdict"]["results"]}
+    assert [checks[number]["status"] for number in (20, 28)] == ["fail", "fail"], checks
 
 
 SHAPE_LOCUSTFILE = """

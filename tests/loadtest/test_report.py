@@ -22,6 +22,7 @@ from lorry_loadtest.report.timeline_chart import timeline_chart
 from lorry_loadtest.result import read_result
 from lorry_loadtest.run_facts import RunFacts
 from lorry_loadtest.run_info import RunInfo
+from lorry_loadtest.server_facts import ServerFacts
 from lorry_loadtest.slo import Objective, parse_objectives
 from lorry_loadtest.write_report import make_result, write_report
 from tests.support.loadtest_records import make_record, make_run
@@ -42,6 +43,8 @@ INFO = RunInfo(
     command="lorry loadtest --url http://127.0.0.1:8000",
     started_at="2026-01-02T03:04:05+00:00",
     version="0",
+    commit="1a2b3c4d5e6f+",
+    server=ServerFacts(version="3.1", dtype="float32", device="cpu", quantization="int8"),
     machine=Machine(
         system="Linux", cpu="CPU", num_cpus=2, python="3", locust="2", gevent="2", load_average=0.5
     ),
@@ -185,6 +188,8 @@ def test_the_page_has_every_part_of_the_design(tmp_path: Path) -> None:
         "How to repeat it",
     ]
     assert page.index("<h1>") < page.index('class="verdict') < page.index('class="tiles"')
+    for sign in ("int8, float32, cpu", "0 (1a2b3c4d5e6f+)", "token-ticks"):
+        assert sign in page, sign
     for sign in ("knee", 'class="slo"', "p50 error", "omission", "warm-up", "heat0", "KV cache"):
         assert sign in page, sign
 

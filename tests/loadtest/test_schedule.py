@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorry_loadtest.adapter_mix import mix_of
+from lorry_loadtest.adapter_mix import Adapters, mix_of
 from lorry_loadtest.arrivals import TraceArrivals, at_rate, parse_arrival
 from lorry_loadtest.lengths import Lengths
 from lorry_loadtest.planned import stream_hash
@@ -194,6 +194,19 @@ def test_a_session_stays_with_one_adapter(tmp_path: Path) -> None:
 
     for session in range(3):
         assert len({request.adapter for request in planned[session::3]}) == 1
+
+
+def test_a_session_stays_with_its_adapter_while_the_hot_one_changes(tmp_path: Path) -> None:
+    rows = [f"{k},s{k % 3},GPT-4,10,5,15,log" for k in range(60)]
+    text = BURST_GPT.splitlines()[0] + "\n" + "\n".join(rows) + "\n"
+    schedule = replay(text, tmp_path)
+    mix = Adapters.zipf(["a", "b"], s=9.0, churn="rotate:1s")
+    moving = replace(schedule, workload=replace(schedule.workload, adapters=mix))
+    planned = list(moving.requests())
+
+    sessions = [{request.adapter for request in planned[session::3]} for session in range(3)]
+    assert all(len(adapters) == 1 for adapters in sessions)
+    assert len(set.union(*sessions)) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from lorry_loadtest.explain import UnknownRequest, explain
+from lorry_loadtest.report.swim_lanes import swim_lanes
 from lorry_loadtest.server_steps import ServerStep, read_steps, steps_between
 from lorry_loadtest.server_timings import request_timings
 from lorry_loadtest.stalls import find_stalls, stall_limit_ms
-from lorry_loadtest.waterfall import PARTS, share_that_closes, waterfalls
+from lorry_loadtest.waterfall import PARTS, share_that_closes, waterfalls, with_ticks
 from tests.support.loadtest_records import make_record
 from tests.support.simulated_server import Load, ServerModel, simulate
 
@@ -27,6 +28,24 @@ TIMINGS: dict[str, Any] = {
 
 def step(index: int, end_ms: float, took_ms: float, **fields: int) -> ServerStep:
     return ServerStep(index=index, t_ns=round(end_ms * 1e6), step_ms=took_ms, **fields)
+
+
+def test_the_waterfall_of_a_slow_request_shows_when_each_token_came() -> None:
+    """At most a few hundred of them, spread over the whole answer."""
+    short, long = (
+        make_record(
+            sched_ms=100, events_ms=tuple(150.0 + 2 * k for k in range(count)), timings=TIMINGS
+        )
+        for count in (4, 1000)
+    )
+    ticks = [with_ticks(waterfalls([record])[0], record).tokens_ms for record in (short, long)]
+
+    assert ticks[0] == (50.0, 52.0, 54.0, 56.0)
+    assert 200 <= len(ticks[1]) <= 300
+    assert (ticks[1][0], ticks[1][-1]) == (50.0, pytest.approx(2048.0, abs=8.0))
+    drawn = [with_ticks(waterfalls([record])[0], record) for record in (short, long)]
+    lanes = swim_lanes(drawn, names={None: "base"})
+    assert lanes.count("v15") == 4 + len(ticks[1])
 
 
 def test_a_waterfall_has_every_part_and_closes() -> None:

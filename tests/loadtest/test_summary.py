@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from lorry_loadtest.headline import headline, remarks
 from lorry_loadtest.slo import Objective, is_good, parse_objectives
 from lorry_loadtest.summary import summarize
 from tests.support.loadtest_records import make_record, make_run
+from tests.support.simulated_server import Load, ServerModel, simulate
 
 TTFT_P50 = Objective("ttft", "p50", 150.0)
 
@@ -64,6 +68,64 @@ def test_goodput_keeps_failures_in_the_denominator() -> None:
     summary = summarize(run, objectives=[TTFT_P50])
 
     assert summary.goodput_per_s == 0.5
+
+
+def test_a_good_answer_that_ends_after_the_window_is_among_the_requests_per_second() -> None:
+    run = make_run(
+        make_record(sched_ms=100, events_ms=(150, 200)),
+        make_record(sched_ms=900, events_ms=(950, 1400)),
+    )
+
+    summary = summarize(run, objectives=[TTFT_P50])
+
+    assert summary.goodput_per_s == summary.requests_per_s == summary.offered_per_s == 2.0
+
+
+def test_a_backlog_that_the_drain_works_off_is_no_throughput() -> None:
+    records = [
+        make_record(index=i, sched_ms=10 * i, events_ms=(100 * (i + 1),)) for i in range(100)
+    ]
+
+    summary = summarize(
+        make_run(*records, rate_per_s=100.0), objectives=[Objective("ttft", "p50", 60_000.0)]
+    )
+
+    assert summary.falls_behind
+    assert (summary.offered_per_s, summary.requests_per_s) == (100.0, 9.0)
+    assert summary.goodput_per_s == 9.0
+
+
+LOADS = [
+    Load(concurrency=8),
+    Load(concurrency=64, duration_s=4.0),
+    Load(rate_per_s=6.0),
+    Load(rate_per_s=6.0, warmup_s=0.0, duration_s=3.0),
+    Load(rate_per_s=40.0, duration_s=10.0),
+]
+
+
+@pytest.mark.parametrize("load", LOADS, ids=str)
+@pytest.mark.parametrize("limit_ms", [40.0, 60_000.0])
+@pytest.mark.parametrize("fails_every", [1000, 3])
+def test_goodput_is_part_of_throughput_and_that_of_the_offered_load_in_every_result(
+    load: Load, limit_ms: float, fails_every: int
+) -> None:
+    model = ServerModel(max_batch=4) if load.rate_per_s == 40.0 else ServerModel()
+    for noise_seed in range(4):
+        run = simulate(load, model, noise_seed=noise_seed)
+        failed = [
+            msgspec.structs.replace(record, outcome="truncated")
+            if record.index % fails_every == fails_every - 1
+            else record
+            for record in run.records
+        ]
+        summary = summarize(
+            replace(run, records=tuple(failed)), objectives=[Objective("ttft", "p95", limit_ms)]
+        )
+
+        assert summary.goodput_per_s is not None
+        assert summary.goodput_per_s <= summary.requests_per_s <= summary.offered_per_s
+        assert summary.good_share == pytest.approx(summary.goodput_per_s / summary.offered_per_s)
 
 
 def test_objectives_are_undecided_with_too_few_samples() -> None:

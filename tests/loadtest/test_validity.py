@@ -129,11 +129,11 @@ def arrives_at_once(record: RequestRecord) -> dict[str, object]:
     }
 
 
-def role_chunk(record: RequestRecord) -> dict[str, object]:
+def early_text(record: RequestRecord) -> dict[str, object]:
     return {
         "event_kernel_ns": (record.t_send_ns, *record.event_kernel_ns),
         "event_user_ns": (record.t_send_ns, *record.event_user_ns),
-        "event_tokens": (0, *record.event_tokens),
+        "event_tokens": (1, *record.event_tokens),
     }
 
 
@@ -262,7 +262,7 @@ FAULTS: list[tuple[int, str, LevelRun, Break, str]] = [
     (3, "two tokens per event", CLOSED, each(merged_events), "warn"),
     (4, "a buffering proxy", CLOSED, each(arrives_at_once), "fail"),
     (4, "gzip", CLOSED, every(7, content_encoding="gzip"), "fail"),
-    (5, "role chunk", CLOSED, each(role_chunk), "fail"),
+    (5, "text before the first token", CLOSED, each(early_text), "fail"),
     (6, "usage is not what came", CLOSED, every(50, usage_completion=7), "fail"),
     (6, "the server counted more", CLOSED, counter_off, "fail"),
     (7, "stopped early", CLOSED, every(10, max_tokens=500), "fail"),

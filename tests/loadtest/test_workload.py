@@ -10,7 +10,7 @@ from lorry_loadtest.adapter_mix import AdapterMix, Adapters, mix_of, parse_adapt
 from lorry_loadtest.arrivals import parse_arrival
 from lorry_loadtest.canaries import canaries_for
 from lorry_loadtest.lengths import Lengths, parse_lengths
-from lorry_loadtest.planned import PlannedRequest
+from lorry_loadtest.planned import PlannedRequest, stream_hash
 from lorry_loadtest.prompts import FixedPrompts, Prompts, RandomWords
 from lorry_loadtest.schedule import plan_schedule
 from lorry_loadtest.workload import Variant, Workload
@@ -237,6 +237,82 @@ def test_a_later_turn_brings_the_conversation_so_far() -> None:
     assert third.num_prompt_words == 2 * (4 + 6) + 4
     assert planned[6].history == ()  # the next conversation on the same seat
     assert planned[6].prompt != first.prompt
+
+
+def conversations_of(workload: Workload, count: int, *, turns: int) -> list[list[PlannedRequest]]:
+    """The turns of each whole conversation, told apart by their first user turn."""
+    found: dict[str, list[PlannedRequest]] = {}
+    for planned in requests_of(workload, count):
+        found.setdefault((*planned.history, planned.prompt)[0], []).append(planned)
+    return [planned for planned in found.values() if len(planned) == turns]
+
+
+TALKS = Prompts.multi_turn(turns=4, words=6, sessions=8)
+
+
+def test_a_conversation_belongs_to_one_adapter() -> None:
+    talks = conversations_of(replace(make_workload(), prompts=TALKS), 640, turns=4)
+    adapters = [{turn.adapter for turn in talk} for talk in talks]
+
+    assert len(talks) == 160
+    assert all(len(names) == 1 for names in adapters)
+    assert adapters.count({"a"}) / 160 == pytest.approx(0.6, abs=0.1)
+    assert {None} in adapters
+
+
+def test_a_conversation_of_one_kind_among_others_belongs_to_one_adapter_too() -> None:
+    kinds = (
+        Variant(0.5, TALKS, Lengths.const(16)),
+        Variant(0.5, Prompts.random(4), Lengths.const(16)),
+    )
+    workload = replace(make_workload(), variants=kinds)
+    by_talk: dict[int, set[str | None]] = {}
+    for planned in requests_of(workload, 640):
+        if len((*planned.history, planned.prompt)[0].split()) == 6:
+            by_talk.setdefault(TALKS.conversation_at(planned.index).number, set()).add(
+                planned.adapter
+            )
+
+    assert len(by_talk) > 100
+    assert all(len(names) == 1 for names in by_talk.values())
+
+
+def test_a_conversation_keeps_its_adapter_when_the_hot_one_changes_in_the_middle() -> None:
+    mix = Adapters.zipf(["a", "b"], s=9.0, churn="rotate:1.5s")
+    workload = replace(make_workload(), prompts=TALKS, adapters=mix)
+    schedule = plan_schedule(workload, parse_arrival("constant:16"), until_s=20.01)
+    planned = list(schedule.requests())
+    talks = [planned[first : first + 32 : 8] for first in range(0, 320, 32)]
+
+    assert all(len({turn.adapter for turn in talk}) == 1 for talk in talks)
+    assert {talk[0].adapter for talk in talks} == {"a", "b"}
+    assert (talks[0][0].at_ns or 0) < 1.5e9 < (talks[0][3].at_ns or 0)
+
+
+def test_cold_adapters_have_their_share_of_conversations() -> None:
+    """Whatever the places at which conversations begin: every one of these is a multiple of 32."""
+    mix = parse_mix("cold:0.03125:1", ["warm", "x"])
+    talks = Prompts.multi_turn(turns=32, words=4, sessions=1)
+    planned = requests_of(replace(make_workload(), prompts=talks, adapters=mix), 32 * 64)
+
+    assert sum(request.adapter == "x" for request in planned) == 2 * 32
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_workers_together_send_the_same_conversations(num_workers: int) -> None:
+    workload = replace(make_workload(), prompts=TALKS)
+    schedule = plan_schedule(workload, parse_arrival("poisson:50"), until_s=4.0)
+    sent = [
+        schedule.request_at(index)
+        for worker in range(num_workers)
+        for index in schedule.slice_of(worker, num_workers)
+    ]
+
+    sent.sort(key=lambda request: request.index)
+    assert stream_hash(sent) == schedule.stream_hash
+    assert plan_schedule(workload, parse_arrival("poisson:50"), until_s=4.0).stream_hash == (
+        schedule.stream_hash
+    )
 
 
 def test_kinds_of_request_come_with_their_shares() -> None:

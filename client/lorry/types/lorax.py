@@ -161,7 +161,10 @@ class TokenSpan(Struct, frozen=True):
 
 
 class Info(Struct, frozen=True):
-    """`GET /info`, with LoRAX's keys; those that do not apply here are null."""
+    """`GET /info`, with LoRAX's keys; those that do not apply here are null.
+
+    `quantization` of the weights is ours: `none`, or the name of a scheme.
+    """
 
     model_id: str
     model_sha: str | None
@@ -182,3 +185,4 @@ class Info(Struct, frozen=True):
     sha: str | None
     docker_label: str | None
     request_logger_url: str | None
+    quantization: str | None = None

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from lorry_loadtest.gate.limit import GateLimit, GateStatistic
 from lorry_loadtest.gate.pairing import Pairs, pair
 from lorry_loadtest.request_figures import RequestFigures
 from lorry_loadtest.slo import Objective
-from lorry_loadtest.statistics.bootstrap import RatioEstimate, differences, paired_ratio
-from lorry_loadtest.statistics.quantiles import quantile, samples_needed
+from lorry_loadtest.statistics.bootstrap import RatioEstimate, Values, paired_ratio
+from lorry_loadtest.statistics.quantiles import samples_needed
 
 GateStatus = Literal["pass", "regression", "undecided"]
 
@@ -85,10 +86,10 @@ def _judge(
     if limit.statistic is None:
         return _judge_rate(limit, pairs, baseline, candidate, objectives=objectives)
     statistic, needed = _statistic(limit.statistic)
-    a, b = pairs.latencies(limit)
+    a, b = (np.array(side) for side in pairs.latencies(limit))
     if len(a) < needed:
         return _undecidable(limit, len(a), f"{len(a)} pairs, {needed} are needed")
-    estimate = paired_ratio(a, b, statistic, series=differences(a, b))
+    estimate = paired_ratio(a, b, statistic, series=b - a)
     return _result(limit, estimate, statistic(a), statistic(b), num_pairs=len(a))
 
 
@@ -106,29 +107,29 @@ def _judge_rate(
     asked for more, and the pairs are only what both runs got to; there each request stands for its
     own duration over the number of users.
     """
-    amounts = pairs.good(objectives) if limit.metric == "goodput" else pairs.tokens()
-    durations = pairs.durations_s()
+    amounts = np.array(pairs.good(objectives) if limit.metric == "goodput" else pairs.tokens())
+    durations = np.array(pairs.durations_s())
     a, b = (
-        list(zip(amount, _times(run, duration), strict=True))
+        np.column_stack([amount, _times(run, duration)])
         for run, amount, duration in zip((baseline, candidate), amounts, durations, strict=True)
     )
     if not _rate(a) > 0.0:
         return _undecidable(limit, len(a), "the baseline is zero")
-    series = differences(*amounts) if baseline.concurrency is None else differences(*durations)
-    estimate = paired_ratio(a, b, _rate, series=series)
+    first, second = amounts if baseline.concurrency is None else durations
+    estimate = paired_ratio(a, b, _rate, series=second - first)
     return _result(limit, estimate, _rate(a), _rate(b), num_pairs=len(a))
 
 
-def _times(run: GatedRun, durations_s: Sequence[float]) -> list[float]:
+def _times(run: GatedRun, durations_s: Values) -> Values:
     if run.concurrency is None:
-        return [run.window_s / len(run.figures.index)] * len(durations_s)
-    return [duration / run.concurrency for duration in durations_s]
+        return np.full_like(durations_s, run.window_s / len(run.figures.index))
+    return durations_s / run.concurrency
 
 
-def _rate(values: Sequence[tuple[float, float]]) -> float:
-    """Amounts over times; 0 when there was no time."""
-    time_s = math.fsum(time for _, time in values)
-    return math.fsum(amount for amount, _ in values) / time_s if time_s else 0.0
+def _rate(values: Values) -> float:
+    """Of rows of an amount and a time: amounts over times; 0 when there was no time."""
+    amount, time_s = np.ones(len(values)) @ values  # many times faster than `sum` over rows
+    return float(amount / time_s) if time_s else 0.0
 
 
 def _result(
@@ -195,13 +196,9 @@ def _undecidable(limit: GateLimit, num_pairs: int, reason: str) -> GateResult:
     )
 
 
-def _statistic(name: GateStatistic) -> tuple[Callable[[Sequence[float]], float], int]:
+def _statistic(name: GateStatistic) -> tuple[Callable[[Values], float], int]:
     """What is computed from each side, and the fewest pairs for it."""
     if name == "mean":
-        return _mean, 20
+        return (lambda values: float(values.mean())), 20
     q = int(name[1:]) / 100
-    return (lambda values: quantile(sorted(values), q)), samples_needed(q)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return (lambda values: float(np.quantile(values, q))), samples_needed(q)

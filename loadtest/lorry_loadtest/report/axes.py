@@ -36,12 +36,26 @@ class LogScale:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """The inner rectangle of a chart, in pixels of its viewBox."""
+    """The inner rectangle of a chart, in pixels of its viewBox, which is `width` by `height`."""
 
     left: float
     top: float
     right: float
     bottom: float
+
+    @property
+    def width(self) -> float:
+        return self.right + 18
+
+    @property
+    def height(self) -> float:
+        """With room for the labels of the ticks and the title under them."""
+        return self.bottom + 40
+
+
+# Of three charts in a row, and of two.
+NARROW = Plot(left=50, top=34, right=372, bottom=224)
+WIDE = Plot(left=50, top=34, right=572, bottom=214)
 
 
 def nice_ticks(high: float, *, most: int) -> list[float]:
@@ -79,25 +93,12 @@ def format_tick(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
-def scales(plot: Plot, *, x_ticks: list[float], y_ticks: list[float]) -> tuple[Scale, Scale]:
-    """Both axes from 0 to their last tick; y grows upwards."""
-    return (
-        Scale(x_ticks[-1], plot.left, plot.right),
-        Scale(y_ticks[-1], plot.bottom, plot.top),
-    )
-
-
-def frame(
-    plot: Plot,
-    *,
-    x: Scale,
-    y: Scale,
-    x_ticks: list[float],
-    y_ticks: list[float],
-    x_title: str,
-    y_title: str,
-) -> str:
-    """Grid lines, tick labels and the two axis titles."""
+def axes(
+    plot: Plot, *, x_ticks: list[float], y_ticks: list[float], x_title: str, y_title: str
+) -> tuple[Scale, Scale, str]:
+    """Both scales from 0 to their last tick, y growing upwards; and grid, tick labels and titles."""
+    x = Scale(x_ticks[-1], plot.left, plot.right)
+    y = Scale(y_ticks[-1], plot.bottom, plot.top)
     parts = []
     for value in y_ticks:
         at = y.at(value)
@@ -108,7 +109,7 @@ def frame(
         parts.append(text(x.at(value), plot.bottom + 15, format_tick(value), anchor="middle"))
     parts.append(text(plot.right, plot.bottom + 31, x_title, anchor="end", kind="title"))
     parts.append(text(plot.left, plot.top - 10, y_title, anchor="start", kind="title"))
-    return "".join(parts)
+    return x, y, "".join(parts)
 
 
 def svg(width: float, height: float, body: str, *, label: str) -> str:

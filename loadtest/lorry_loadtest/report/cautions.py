@@ -26,6 +26,7 @@ def cautions(result: RunResult, runs: Sequence[LevelRun]) -> list[str]:
         *_cached(levels),
         *_short_answers(levels, ignore_eos=result.info.ignore_eos),
         *_bundled_tokens(runs),
+        *_noted(runs),
     ]
     if all(level.rate_per_s is not None for level in levels):
         return found
@@ -93,6 +94,12 @@ def _short_answers(levels: Sequence[LevelSummary], *, ignore_eos: bool) -> list[
     return [
         f"Answers were shorter than asked for: {min(shares):.0%} of max_tokens at one level.{advice}"
     ]
+
+
+def _noted(runs: Sequence[LevelRun]) -> list[str]:
+    """What was noticed while the levels ran, each once."""
+    notes = dict.fromkeys(note for run in runs for note in run.facts.observations.notes)
+    return [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes if note]
 
 
 def _bundled_tokens(runs: Sequence[LevelRun]) -> list[str]:

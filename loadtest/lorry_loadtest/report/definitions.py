@@ -21,8 +21,11 @@ _DEFINITIONS = {
     "Requests": "those scheduled inside the window, followed to their end even after it; latencies "
     "are of the finished ones; those that a limit of time, the end of the drain or an impatient "
     "user ended count as censored: TTFT's and end to end's percentiles are then Kaplan and Meier's",
-    "Goodput": "requests that finished and met every objective by themselves; failed, abandoned and "
-    "cut off ones stay among the attempted",
+    "Requests/s": "of the requests scheduled inside the window those that finished, over its length; "
+    "where the server fell behind its arrivals, those that finished inside the window, since what the "
+    "drain finishes is no throughput",
+    "Goodput": "those of the requests/s that met every objective by themselves, over the same window; "
+    "failed, abandoned and cut off ones stay among the attempted",
     "p50, p95, p99": "exact percentiles of raw values with linear interpolation (type 7); n/a unless "
     "ten values lie beyond: 20 requests for p50, 200 for p95, 1,000 for p99",
     "Intervals": "95 %: of percentiles from order statistics, which assume independent requests; of "

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 
 from lorry_loadtest.headline import load_label
 from lorry_loadtest.report.axes import (
-    Plot,
+    WIDE,
+    axes,
     dot,
     error_bar,
-    frame,
     nice_ticks,
     polyline,
-    scales,
     svg,
     text,
 )
 from lorry_loadtest.summary import LevelSummary
-
-_PLOT = Plot(left=50, top=34, right=572, bottom=214)
-_WIDTH, _HEIGHT = 590, 254
 
 
 def goodput_chart(levels: Sequence[LevelSummary]) -> str:
@@ -30,11 +26,8 @@ def goodput_chart(levels: Sequence[LevelSummary]) -> str:
     )
     highest = max((level.offered_per_s for level in told), default=1.0) or 1.0
     ticks = nice_ticks(highest * 1.08, most=6)
-    x, y = scales(_PLOT, x_ticks=ticks, y_ticks=ticks)
-    body = frame(
-        _PLOT,
-        x=x,
-        y=y,
+    x, y, body = axes(
+        WIDE,
         x_ticks=ticks,
         y_ticks=ticks,
         x_title="offered requests/s",
@@ -57,4 +50,6 @@ def goodput_chart(levels: Sequence[LevelSummary]) -> str:
         if at[0] - last_label >= 34:
             body += text(at[0], at[1] - 11, f"{share:.0%}", anchor="middle", kind="load")
             last_label = at[0]
-    return svg(_WIDTH, _HEIGHT, body, label="Good requests per second against offered requests")
+    return svg(
+        WIDE.width, WIDE.height, body, label="Good requests per second against offered requests"
+    )

@@ -9,16 +9,15 @@ from lorry_loadtest.headline import format_ms, format_rate, load_label
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.report.axes import (
-    Plot,
+    NARROW,
     Scale,
+    axes,
     dot,
     dots,
     error_bar,
-    frame,
     hline,
     nice_ticks,
     polyline,
-    scales,
     svg,
     text,
     thinned,
@@ -29,8 +28,6 @@ from lorry_loadtest.statistics.intervals import quantile_interval
 from lorry_loadtest.statistics.quantiles import quantile, samples_needed
 from lorry_loadtest.summary import LevelSummary
 
-_PLOT = Plot(left=50, top=34, right=372, bottom=224)
-_WIDTH, _HEIGHT = 390, 264
 _MAX_DOTS = 900
 _JITTER_PX = 7.0
 _LABEL_PX = 15.0
@@ -63,18 +60,15 @@ def latency_chart(
         if (values := _values(run, latency_ms))
     ]
     if not points:
-        body = text(_WIDTH / 2, _HEIGHT / 2, "no finished request", anchor="middle")
-        return svg(_WIDTH, _HEIGHT, body, label=f"{name}: no finished request")
+        body = text(NARROW.width / 2, NARROW.height / 2, "no finished request", anchor="middle")
+        return svg(NARROW.width, NARROW.height, body, label=f"{name}: no finished request")
     highest = max(quantile(point.values, 0.98) for point in points)
     if objective is not None and objective.limit_ms < 2 * highest:
         highest = max(highest, objective.limit_ms)
     x_ticks = nice_ticks(max(point.tokens_per_s for point in points) * 1.06, most=5)
     y_ticks = nice_ticks(highest * 1.06, most=5)
-    x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
-    body = frame(
-        _PLOT,
-        x=x,
-        y=y,
+    x, y, body = axes(
+        NARROW,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         x_title="output tokens/s",
@@ -82,13 +76,13 @@ def latency_chart(
     )
     body += dots(_samples(points, x, y), kind="samples")
     if objective is not None and objective.limit_ms <= y.high:
-        body += hline(_PLOT.left, _PLOT.right, y.at(objective.limit_ms), kind="slo")
+        body += hline(NARROW.left, NARROW.right, y.at(objective.limit_ms), kind="slo")
         label = f"{objective.statistic} < {format_ms(objective.limit_ms)}"
-        body += text(_PLOT.right, y.at(objective.limit_ms) - 5, label, anchor="end", kind="slo")
+        body += text(NARROW.right, y.at(objective.limit_ms) - 5, label, anchor="end", kind="slo")
     body += _curve(points, 0.95, x, y, kind="p95")
     body += _curve(points, 0.50, x, y, kind="p50")
     body += _labels(points, x, y)
-    return svg(_WIDTH, _HEIGHT, body, label=f"{name} against output tokens per second")
+    return svg(NARROW.width, NARROW.height, body, label=f"{name} against output tokens per second")
 
 
 def _values(run: LevelRun, latency_ms: Callable[[RequestRecord], float | None]) -> list[float]:

@@ -8,10 +8,7 @@ from html import escape
 from lorry_loadtest.headline import format_ms, format_ms_value
 from lorry_loadtest.live import LiveSummary
 from lorry_loadtest.live_history import LivePoint
-from lorry_loadtest.report.axes import Plot, dot, frame, nice_ticks, polyline, scales, svg, text
-
-_PLOT = Plot(left=50, top=34, right=372, bottom=224)
-_WIDTH, _HEIGHT = 390, 264
+from lorry_loadtest.report.axes import NARROW, axes, dot, nice_ticks, polyline, svg, text
 
 Value = Callable[[LivePoint], float | None]
 
@@ -76,15 +73,14 @@ def _chart(name: str, points: Sequence[LivePoint], curves: Sequence[tuple[str, V
     )
     x_ticks = nice_ticks(points[-1].t_s, most=5)
     y_ticks = nice_ticks(highest * 1.06, most=5)
-    x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
-    body = frame(_PLOT, x=x, y=y, x_ticks=x_ticks, y_ticks=y_ticks, x_title="seconds", y_title=name)
+    x, y, body = axes(NARROW, x_ticks=x_ticks, y_ticks=y_ticks, x_title="seconds", y_title=name)
     # one label above its line and one below, since the lines may lie close together
     for (kind, value), below in zip(curves, (-2.0, 11.0), strict=False):
         line = [(x.at(p.t_s), y.at(v)) for p in points if (v := value(p)) is not None]
         body += polyline(line, kind=f"{kind} curve")
         if line and len(curves) > 1:
             body += text(line[-1][0] + 3, line[-1][1] + below, kind, anchor="start")
-    return svg(_WIDTH, _HEIGHT, body, label=name)
+    return svg(NARROW.width, NARROW.height, body, label=name)
 
 
 def _against(name: str, points: Sequence[LivePoint], value: Value) -> str:
@@ -92,14 +88,13 @@ def _against(name: str, points: Sequence[LivePoint], value: Value) -> str:
     told = [(p.tokens_per_s, v) for p in points if (v := value(p)) is not None]
     x_ticks = nice_ticks(max((rate for rate, _ in told), default=0) * 1.04, most=5)
     y_ticks = nice_ticks(max((v for _, v in told), default=0) * 1.06, most=5)
-    x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
-    body = frame(
-        _PLOT, x=x, y=y, x_ticks=x_ticks, y_ticks=y_ticks, x_title="output tokens/s", y_title=name
+    x, y, body = axes(
+        NARROW, x_ticks=x_ticks, y_ticks=y_ticks, x_title="output tokens/s", y_title=name
     )
     for number, (rate, v) in enumerate(told):
         kind = "p95 mark" if number == len(told) - 1 else "past"
         body += dot(x.at(rate), y.at(v), 4.2 if kind != "past" else 2.4, kind=kind)
-    return svg(_WIDTH, _HEIGHT, body, label=f"{name} against output tokens per second")
+    return svg(NARROW.width, NARROW.height, body, label=f"{name} against output tokens per second")
 
 
 def _adapters(live: LiveSummary) -> str:

@@ -80,6 +80,9 @@ def _header(result: RunResult) -> str:
     num_adapters = sum(1 for name in info.adapters if name != info.base_model)
     facts = [
         ("Model", info.base_model),
+        ("Weights", info.server.weights),
+        ("Server", info.server.program),
+        ("Load test", f"{info.version} ({info.commit})" if info.commit else info.version),
         ("Adapters", str(num_adapters) if num_adapters else "none"),
         ("Prompts", f"{info.prompt_words} words"),
         ("max_tokens", info.max_tokens),
@@ -87,7 +90,7 @@ def _header(result: RunResult) -> str:
         ("Seed", str(info.seed)),
         ("Stream", result.stream_hash[:12] or "not hashed"),
     ]
-    shown = "".join(f"<span>{name} <b>{escape(value)}</b></span>" for name, value in facts)
+    shown = "".join(f"<span>{name} <b>{escape(value)}</b></span>" for name, value in facts if value)
     remarks = "".join(f'<p class="remark">{escape(remark)}</p>' for remark in result.remarks)
     started = info.started_at.replace("T", " ").replace("+00:00", " UTC")
     return (
@@ -218,6 +221,7 @@ def _slowest(result: RunResult) -> str:
         for part, meaning in MEANING.items()
     )
     keys += '<span><i class="key part-residual"></i>unexplained</span>'
+    keys += "<span>thin lines: events as they arrived</span>"
     closed = result.waterfalls_closed or 0.0
     return _section(
         f"The {len(result.slowest)} slowest requests",

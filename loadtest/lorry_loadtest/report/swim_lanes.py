@@ -28,6 +28,14 @@ def swim_lanes(falls: Sequence[Waterfall], *, names: Mapping[str | None, str]) -
     return svg(_WIDTH, bottom + 24, body, label="The slowest requests, split into their parts")
 
 
+def _ticks(fall: Waterfall, x: Scale, *, top: float) -> str:
+    """A line for each event, at its arrival: where decoding was even, and where it paused."""
+    if not fall.tokens_ms:
+        return ""
+    lines = "".join(f"M{x.at(at_ms):.1f},{top + 2:.1f}v{_ROW_PX - 7:g}" for at_ms in fall.tokens_ms)
+    return f'<path class="token-ticks" d="{lines}"/>'
+
+
 def _lane(fall: Waterfall, x: Scale, *, top: float, name: str) -> str:
     label = f"{fall.index} {name}"
     if len(label) > _LONGEST_NAME:
@@ -43,4 +51,5 @@ def _lane(fall: Waterfall, x: Scale, *, top: float, name: str) -> str:
             width = max(0.5, x.at(begin + value) - left)
             body += rect(left, top + 2, width, _ROW_PX - 7, kind=f"part-{part}", tip=tip)
         begin += max(0.0, value)
+    body += _ticks(fall, x, top=top)
     return body + text(x.at(begin) + 7, top + 13, format_ms(fall.e2e_ms), anchor="start")

@@ -6,20 +6,17 @@ from collections.abc import Callable, Sequence
 
 from lorry_loadtest.headline import load_label
 from lorry_loadtest.report.axes import (
-    Plot,
+    WIDE,
     Scale,
+    axes,
     dot,
-    frame,
     nice_ticks,
     polyline,
-    scales,
     svg,
     text,
 )
 from lorry_loadtest.summary import LevelSummary
 
-_PLOT = Plot(left=50, top=34, right=572, bottom=214)
-_WIDTH, _HEIGHT = 590, 254
 _PERFECT = "if it scaled perfectly"
 
 
@@ -69,11 +66,8 @@ def _chart(
     highest = max(value_of(level) for level in levels)
     x_ticks = nice_ticks(max(_load(level) for level in levels) * 1.04, most=8)
     y_ticks = nice_ticks(highest * 1.12, most=5)
-    x, y = scales(_PLOT, x_ticks=x_ticks, y_ticks=y_ticks)
-    body = frame(
-        _PLOT,
-        x=x,
-        y=y,
+    x, y, body = axes(
+        WIDE,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         x_title="concurrent streams" if levels[0].rate_per_s is None else "arrivals per second",
@@ -94,7 +88,7 @@ def _chart(
             if not descending and not crowded:
                 body += text(at[0], at[1] - 10, shown, anchor="middle", kind="load")
                 labelled.append(at)
-    return svg(_WIDTH, _HEIGHT, body, label=label)
+    return svg(WIDE.width, WIDE.height, body, label=label)
 
 
 def _load(level: LevelSummary) -> float:

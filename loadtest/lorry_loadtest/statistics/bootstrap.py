@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from lorry_loadtest.statistics.quantiles import quantile
 
-Value = TypeVar("Value")
+Values = npt.NDArray[np.float64]
 
 NUM_RESAMPLES = 600
+# With so many pairs an interval is far narrower than any limit, and its ends need not be as exact.
+MANY_PAIRS = 20_000
+NUM_RESAMPLES_OF_MANY = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,73 +46,64 @@ class RatioEstimate:
 
 
 def paired_ratio(
-    a: Sequence[Value],
-    b: Sequence[Value],
-    statistic: Callable[[Sequence[Value]], float],
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    statistic: Callable[[Values], float],
     *,
-    series: Sequence[float],
+    series: npt.ArrayLike,
     seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
 ) -> RatioEstimate:
     """The ratio of a statistic of `b` to that of `a`; `a[i]` and `b[i]` are of the same request.
 
-    `series` is the difference of each pair, by which it is seen how far neighbours depend on each
-    other.
+    Each is one number per request, or a row of several. `series` is the difference of each pair, by
+    which it is seen how far neighbours depend on each other.
 
     Both are in the order of time. Blocks of neighbours are drawn together, the same ones on both
     sides, so that neither what a request is like nor slow changes of a server widen or narrow the
     interval wrongly: the circular block bootstrap (Politis and Romano, 1992) with the block length
     of Politis and White (2004). At least two pairs, and a statistic over 0.
     """
-    n = len(a)
-    assert n == len(b) >= 2
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    n = len(first)
+    assert n == len(second) >= 2
     # twice the best length for the error's own error: too short makes it too small, and that
     # costs more than what too long costs
     block = max(1, min(2 * block_length(series), n // 10))
-    rng = random.Random(seed)
-    ratios = []
+    rng = np.random.default_rng(seed)
     num_blocks = math.ceil(n / block)
-    twice_a, twice_b = [*a, *a], [*b, *b]
-    for _ in range(num_resamples):
-        drawn_a: list[Value] = []
-        drawn_b: list[Value] = []
-        for _ in range(num_blocks):
-            start = rng.randrange(n)
-            drawn_a += twice_a[start : start + block]
-            drawn_b += twice_b[start : start + block]
-        below = statistic(drawn_a[:n])
+    # the end is joined to the beginning
+    circle_a, circle_b = (np.concatenate([side, side[: block - 1]]) for side in (first, second))
+    ratios = []
+    for _ in range(NUM_RESAMPLES if n <= MANY_PAIRS else NUM_RESAMPLES_OF_MANY):
+        starts = rng.integers(0, n, num_blocks)
+        places = (starts[:, None] + np.arange(block)).reshape(-1)[:n]
+        below = statistic(circle_a.take(places, axis=0))
         if below > 0.0:
-            ratios.append(statistic(drawn_b[:n]) / below)
+            ratios.append(statistic(circle_b.take(places, axis=0)) / below)
     ratios.sort()
     logs = [math.log(ratio) for ratio in ratios if ratio > 0.0]
     mean = math.fsum(logs) / len(logs) if logs else 0.0
     variance = math.fsum((value - mean) ** 2 for value in logs) / max(1, len(logs) - 1)
     return RatioEstimate(
-        ratio=statistic(b) / statistic(a),
+        ratio=statistic(second) / statistic(first),
         resampled=tuple(ratios),
         error=math.sqrt(variance),
         block=block,
     )
 
 
-def differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """b - a, pair by pair."""
-    return [second - first for first, second in zip(a, b, strict=True)]
-
-
-def block_length(values: Sequence[float]) -> int:
+def block_length(values: npt.ArrayLike) -> int:
     """How many neighbours to keep together: the automatic choice of Politis and White (2004)."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    centred = [value - mean for value in values]
-    variance = math.fsum(value * value for value in centred) / n
+    series = np.asarray(values, dtype=np.float64)
+    n = len(series)
+    centred = series - series.mean()
+    variance = float(centred @ centred) / n
     if variance <= 0.0 or n < 16:
         return 1
     run_length = max(5, math.ceil(math.sqrt(math.log10(n))))
     most = min(n // 4, math.ceil(math.sqrt(n)) + run_length)
     correlations = [
-        math.fsum(centred[i] * centred[i + lag] for i in range(n - lag)) / n / variance
-        for lag in range(most + 1)
+        float(centred[: n - lag] @ centred[lag:]) / n / variance for lag in range(most + 1)
     ]
     bound = 2.0 * math.sqrt(math.log10(n) / n)
     quiet = next(

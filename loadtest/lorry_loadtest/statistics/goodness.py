@@ -33,7 +33,7 @@ def ks_p_value(distance: float, n: int) -> float:
     return min(1.0, max(0.0, 2 * total))
 
 
-def chi_square_p_value(observed: Sequence[int], expected: Sequence[float]) -> float:
+def chi_square_p_value(observed: Sequence[float], expected: Sequence[float]) -> float:
     """The chance of counts as far from `expected` as `observed` or farther (Pearson, 1900).
 
     Every expected count is positive, and both sum to the same.

@@ -13,11 +13,14 @@ _MIN_EXPECTED = 5.0
 def adapter_mix(evidence: Evidence) -> Finding:
     """21: the adapters of the attempts against the wanted shares, by a chi-square test.
 
-    Adapters of which fewer than five requests are expected count together.
+    Adapters of which fewer than five draws are expected count together. Requests that share a draw,
+    as the turns of a conversation do, count as one (Rao and Scott's first-order correction for
+    samples in clusters, 1981).
     """
     limit = "chi-square p > 0.001; no other adapter"
     shares = evidence.facts.declared.adapter_shares
     counts = Counter(record.adapter for record in evidence.run.measured if record.canary is None)
+    per_draw = evidence.facts.declared.requests_per_draw
     n = sum(counts.values())
     if not shares or not n:
         return unknown("no shares were declared", limit=limit)
@@ -27,14 +30,14 @@ def adapter_mix(evidence: Evidence) -> Finding:
         return Finding(status="fail", value=text, limit=limit)
     whole = sum(shares.values())
     observed, expected = [], []
-    rest_observed, rest_expected = 0, 0.0
+    rest_observed, rest_expected = 0.0, 0.0
     for name, share in shares.items():
-        wanted = n * share / whole
+        wanted = n * share / whole / per_draw
         if wanted >= _MIN_EXPECTED:
-            observed.append(counts[name])
+            observed.append(counts[name] / per_draw)
             expected.append(wanted)
         else:
-            rest_observed += counts[name]
+            rest_observed += counts[name] / per_draw
             rest_expected += wanted
     if rest_expected > 0:
         observed.append(rest_observed)

@@ -29,9 +29,7 @@ def coordinated_omission(evidence: Evidence) -> Finding:
     )
     if not lags:
         return unknown("nothing was sent", limit=limit)
-    dropped = evidence.summary.ledger.get("dropped_arrival", 0) + sum(
-        report.num_dropped for report in observed.workers
-    )
+    dropped = sum(report.num_dropped for report in observed.workers)
     due = observed.num_due or observed.num_planned or 0
     sent_share = 1.0 - dropped / due if due else 1.0
     late = quantile(lags, 0.99)
@@ -73,7 +71,7 @@ def thundering_herd(evidence: Evidence) -> Finding:
     begin = cohort[0].t_sched_ns
     spread = cohort[-1].t_sched_ns - begin
     whole = max(record.event_ns[0] for record in cohort) - begin
-    if evidence.facts.declared.arrival == "at_once" or spread < _HERD_SHARE * whole:
+    if spread < _HERD_SHARE * whole:
         text = f"all arrived within {spread / 1e9:.2f} s"
         return Finding(status="fail", value=text, limit=limit)
     times = [(record.t_sched_ns - begin) / 1e9 for record in cohort]

@@ -64,12 +64,16 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`number` and `name` are those of docs/loadtest-validity.md; `lie` is what it guards against."""
+    """`number` and `name` are those of docs/loadtest-validity.md; `lie` is what it guards against.
+
+    One that holds requests to what was declared of them looks at each user class by itself.
+    """
 
     number: int
     name: str
     lie: str
     find: Callable[[Evidence], Finding]
+    by_class: bool = False
 
 
 def judged(value: float, *, warn: float, fail: float, text: str, limit: str) -> Finding:

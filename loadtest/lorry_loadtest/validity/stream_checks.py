@@ -10,6 +10,8 @@ from lorry_loadtest.validity.finding import Evidence, Finding, judged, unknown
 _MIN_TOKENS = 10
 # No model writes a token in so short a time; a buffer that is emptied does.
 _AT_ONCE_MS_PER_TOKEN = 1.0
+# What two machines' stamps of the same span may differ by.
+_CLOCKS_MS = 1.0
 
 
 def chunk_batching(evidence: Evidence) -> Finding:
@@ -61,19 +63,32 @@ def _came_at_once(record: RequestRecord) -> bool:
     return spread_ms < min(0.1 * whole_ms, _AT_ONCE_MS_PER_TOKEN * record.completion_tokens)
 
 
-def empty_first_event(evidence: Evidence) -> Finding:
-    """5: a first event without a token would make TTFT too good."""
-    limit = "every first event has a token"
-    answers = [record for record in evidence.run.measured if record.event_tokens]
-    if not answers:
-        return unknown("no event", limit=limit)
-    empty = sum(1 for record in answers if record.event_tokens[0] < 1)
-    return judged(empty, warn=0, fail=0, text=f"{empty} of {len(answers)} empty", limit=limit)
+def early_first_event(evidence: Evidence) -> Finding:
+    """5: a first event before the server had made a token would make TTFT too good.
+
+    An event without a token (a role, an empty delta) is none to this client, and starts no clock.
+    What carries text may come too soon all the same: sooner after the send than the server itself
+    took to its first token.
+    """
+    limit = "no first event sooner than the server's queue and prefill; those without a token are left out"
+    waits = [
+        (waited_ms, timings.queue_ms + timings.prefill_ms)
+        for record in evidence.run.measured
+        if (waited_ms := metrics.ttft_service_ms(record)) is not None
+        and (timings := request_timings(record.server_timings)) is not None
+    ]
+    if not waits:
+        return unknown("the server does not tell when its first token was made", limit=limit)
+    early = sum(1 for waited_ms, made_ms in waits if waited_ms < made_ms - _CLOCKS_MS)
+    return judged(early, warn=0, fail=0, text=f"{early} of {len(waits)} too soon", limit=limit)
 
 
 def truncated_success(evidence: Evidence) -> Finding:
-    """23: an answer is a success only with a finish reason and the end of its stream."""
-    limit = "every success has a finish reason and [DONE]"
+    """23: an answer is a success only with a finish reason and the end of its stream.
+
+    This client records any other answer as `truncated`; the check holds the records to that.
+    """
+    limit = "every success has a finish reason and [DONE]; what has not is recorded as truncated"
     finished = [record for record in evidence.run.measured if record.outcome == "ok"]
     cut = sum(1 for r in finished if r.finish_reason is None or r.t_done_ns is None)
     return judged(cut, warn=0, fail=0, text=f"{cut} of {len(finished)} without", limit=limit)

@@ -9,7 +9,7 @@ import msgspec
 
 from lorry_loadtest.headline import load_label
 from lorry_loadtest.level_run import LevelRun
-from lorry_loadtest.summary import LevelSummary
+from lorry_loadtest.summary import LevelSummary, summarize
 from lorry_loadtest.validity.checks import CHECKS
 from lorry_loadtest.validity.finding import SEVERITY, Check, CheckResult, Evidence
 
@@ -42,7 +42,8 @@ def judge(runs: Sequence[LevelRun], summaries: Sequence[LevelSummary]) -> Verdic
         Evidence(run, summary, levels=summaries)
         for run, summary in zip(runs, summaries, strict=True)
     ]
-    results = tuple(_worst(check, evidences) for check in CHECKS)
+    by_class = _by_class(runs) or evidences
+    results = tuple(_worst(check, by_class if check.by_class else evidences) for check in CHECKS)
     worst = max(SEVERITY[result.finding.status] for result in results)
     word: VerdictWord = (
         "INVALID"
@@ -54,6 +55,16 @@ def judge(runs: Sequence[LevelRun], summaries: Sequence[LevelSummary]) -> Verdic
     return Verdict(word=word, results=results)
 
 
+def _by_class(runs: Sequence[LevelRun]) -> list[Evidence]:
+    """Empty where there is one user class."""
+    parts = [part for run in runs for part in run.parts]
+    summaries = [summarize(part) for part in parts]
+    return [
+        Evidence(part, summary, levels=summaries)
+        for part, summary in zip(parts, summaries, strict=True)
+    ]
+
+
 def _worst(check: Check, evidences: Sequence[Evidence]) -> CheckResult:
     found = [(check.find(evidence), evidence) for evidence in evidences]
     finding, evidence = max(found, key=lambda entry: SEVERITY[entry[0].status])
@@ -63,5 +74,5 @@ def _worst(check: Check, evidences: Sequence[Evidence]) -> CheckResult:
         number=check.number,
         name=check.name,
         finding=finding,
-        level=load_label(evidence.summary) if several else "",
+        level=(evidence.run.name or load_label(evidence.summary)) if several else "",
     )

@@ -65,7 +65,6 @@ def survivorship(evidence: Evidence) -> Finding:
         text = f"workers wrote {written} records, {len(attempts)} are here"
         return Finding(status="fail", value=text, limit=limit)
     dropped = sum(report.num_dropped for report in observed.workers)
-    # a dropped arrival has either a record of its own or a place in a worker's count
     due = observed.num_planned if observed.num_due is None else observed.num_due
     if due is not None and evidence.facts.declared.arrival != "closed":
         missing = due - len(attempts)

@@ -63,6 +63,7 @@ class SystemEndpoint:
                 sha=None,
                 docker_label=None,
                 request_logger_url=None,
+                quantization=engine.quantization,
             )
         )
 

@@ -271,3 +271,4 @@ async def test_info_has_the_keys_of_lorax():
     assert (info["max_input_length"], info["max_total_tokens"]) == (127, 128)
     assert (info["max_best_of"], info["max_stop_sequences"]) == (2, 4)
     assert info["max_concurrent_requests"] == 16
+    assert info["quantization"] == FakeEngine().info.quantization
