@@ -13,6 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lorry_loadtest.mock_server import MockServer
@@ -24,34 +25,39 @@ from tests.support.mock_llm_server import RunningMock, running_mock
 LOCUSTFILE = str(ROOT / "loadtest" / "locustfile.py")
 
 
+@dataclass(frozen=True, slots=True)
+class Locust:
+    """A locust that runs, and the file of what it says: a pipe that nobody reads would hold it up."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def interrupted(self) -> tuple[int, str]:
+        """By Ctrl-C, which goes to all processes of the group; the exit code and what was said."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(timeout=30), self.log.read_text()
+
+
 @contextmanager
-def locust(
-    *arguments: str, cwd: Path, locustfile: str = LOCUSTFILE
-) -> Iterator[subprocess.Popen[str]]:
+def locust(*arguments: str, cwd: Path, locustfile: str = LOCUSTFILE) -> Iterator[Locust]:
     """In a process group of its own, as a shell starts it; it is ended with the block."""
     paths = [str(ROOT / "client"), str(ROOT / "loadtest")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", locustfile, "--no-calibration", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    log = cwd / "locust.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "locust", "-f", locustfile, "--no-calibration", *arguments],
+            cwd=cwd,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            stderr=stderr,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     try:
-        yield process
+        yield Locust(process, log)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=10)
-
-
-def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """By Ctrl-C, which goes to all processes of the group; the exit code and what was said."""
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    return process.returncode, said
+        process.wait(timeout=10)
 
 
 def wait_for(mock: RunningMock, num_requests: int) -> None:
@@ -69,9 +75,9 @@ def report_of(folder: Path) -> dict[str, object]:
 def test_a_test_that_is_interrupted_is_reported_with_its_exit_code(tmp_path: Path) -> None:
     with running_mock(MockServer(times=FAST, fault_every=9, fault="wrong_usage")) as mock:
         load = ("--headless", "--host", mock.url, "-u", "2", "-r", "2", "--max-tokens", "4")
-        with locust(*load, "--stop-timeout", "5", "--llm-report", "out", cwd=tmp_path) as process:
+        with locust(*load, "--stop-timeout", "5", "--llm-report", "out", cwd=tmp_path) as running:
             wait_for(mock, 40)
-            code, said = interrupted(process)
+            code, said = running.interrupted()
         num_served = len(mock.server.served)
 
     assert code == 3, said  # tokens do not add up; to locust every request succeeded
@@ -84,9 +90,9 @@ def test_a_test_that_is_interrupted_while_its_users_start_is_reported_and_says_s
 ) -> None:
     with running_mock(MockServer(times=FAST)) as mock:
         load = ("--headless", "--host", mock.url, "-u", "500", "-r", "2", "--max-tokens", "4")
-        with locust(*load, "--stop-timeout", "5", "--llm-report", "out", cwd=tmp_path) as process:
+        with locust(*load, "--stop-timeout", "5", "--llm-report", "out", cwd=tmp_path) as running:
             wait_for(mock, 40)
-            _, said = interrupted(process)
+            _, said = running.interrupted()
 
     assert "Report: out/report.html" in said
     page = (tmp_path / "out" / "report.html").read_text()
@@ -100,12 +106,12 @@ def test_a_test_that_is_interrupted_before_anything_was_sent_says_that_there_is_
         load = ("--headless", "--host", mock.url, "-u", "1", "-r", "1")
         with locust(
             *load, "--arrival", "constant:0.01", "-t", "200s", "--llm-report", "out", cwd=tmp_path
-        ) as process:
+        ) as running:
             deadline_s = time.monotonic() + 30
-            assert process.stderr is not None
-            while "All users spawned" not in process.stderr.readline():
+            while "All users spawned" not in running.log.read_text():
                 assert time.monotonic() < deadline_s
-            _, said = interrupted(process)
+                time.sleep(0.05)
+            _, said = running.interrupted()
 
     assert "no report: the test ended before a request was sent" in said
     assert not (tmp_path / "out").exists()
@@ -119,9 +125,9 @@ def test_workers_that_are_interrupted_hand_over_what_they_have(tmp_path: Path) -
             *(*load, "--processes", "2", "--master-bind-port", port, "--master-port", port),
             *("--stop-timeout", "5", "--llm-report", "out"),
             cwd=tmp_path,
-        ) as process:
+        ) as running:
             wait_for(mock, 40)
-            _, said = interrupted(process)
+            _, said = running.interrupted()
         num_served = len(mock.server.served)
 
     assert "Report: out/report.html" in said
@@ -138,12 +144,12 @@ def test_each_test_of_the_web_page_has_a_report_of_its_own(tmp_path: Path) -> No
             *("--stop-timeout", "5", "--max-tokens", "4", "--llm-report", "out"),
             *("--junit", "junit.xml"),
             cwd=tmp_path,
-        ) as process:
+        ) as running:
             for num_requests in (40, 400):
                 swarm(port)
                 wait_for(mock, num_requests)
                 ask(port, "stop", b"")
-            _, said = interrupted(process)
+            _, said = running.interrupted()
         num_served = len(mock.server.served)
 
     folders = sorted((tmp_path / "out").iterdir())
@@ -165,14 +171,14 @@ def test_a_test_of_the_web_page_that_one_report_cannot_be_about_is_stopped(tmp_p
             *("--stop-timeout", "5", "--llm-report", "out"),
             cwd=tmp_path,
             locustfile="classes_locustfile.py",
-        ) as process,
+        ) as running,
     ):
         swarm(port)
         deadline_s = time.monotonic() + 30
         while json.loads(ask(port, "stats/requests"))["state"] != "stopped":
             assert time.monotonic() < deadline_s, "the test went on"
             time.sleep(0.1)
-        _, said = interrupted(process)
+        _, said = running.interrupted()
 
     assert "Clumsy wait for their answers" in said
     assert "no report: the test could not be prepared" in said
