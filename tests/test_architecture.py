@@ -73,7 +73,8 @@ CLIENT_RULES: dict[str, set[str]] = {
     "limits": {"errors", "timing", "per_loop"},
     "timing": {"waterfall", "notebook", "trace_events", "types.common"},  # to show itself
     "waterfall": {"timing", "types.common"},
-    "alarm": set(),
+    "alarm": {"deadlines"},
+    "deadlines": set(),
     "loop_lag": set(),
     "per_loop": set(),
 }

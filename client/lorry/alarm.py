@@ -1,7 +1,8 @@
-"""One timer for all the waits of a call: it interrupts the task that waits, as `asyncio.timeout` does.
+"""What ends the waits of a call: it interrupts the task that waits, as `asyncio.timeout` does.
 
 A scope of `asyncio.timeout` around every read of a stream sets and drops a timer for each event.
-This timer is set once, and again only when it has gone off too early or a wait has a nearer limit.
+The end of the call's time needs none of its own (`lorry.deadlines`); that of a nearer limit is set
+once, and again only when it has gone off too early or a wait has a nearer limit still.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-# timers of some loops have whole milliseconds, and go off that much early
-GRAIN_S = 0.001
+from lorry.deadlines import GRAIN_S
 
 
 class Alarm:
-    """Ends the wait between `begin` and `end`; the call as a whole at `ends_at`.
+    """Ends the wait between `begin` and `end`; the call as a whole at `run_out`.
 
-    Times are those of the loop's clock. `when_over` is called at `ends_at` when nobody waits.
+    Times are those of the loop's clock. `when_over` is called by `run_out` when nobody waits.
     """
 
     __slots__ = (
@@ -28,19 +28,11 @@ class Alarm:
         "_timer",
         "_timer_at",
         "_when_over",
-        "ends_at",
         "is_over",
     )
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        ends_at: float | None,
-        when_over: Callable[[], None],
-    ) -> None:
-        self.ends_at = ends_at
-        self.is_over = False  # `ends_at` has passed
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, when_over: Callable[[], None]) -> None:
+        self.is_over = False  # the call's time is up
         self._loop = loop
         self._when_over: Callable[[], None] | None = when_over
         self._task: asyncio.Task[object] | None = None  # the one that waits
@@ -57,9 +49,8 @@ class Alarm:
         self._task = task
         self._cancelling = task.cancelling()
         self._limit_at = limit_at
-        # a timer that is set goes off at the end of the call's time at the latest
-        if limit_at is not None or self._timer is None:
-            self._aim()
+        if limit_at is not None:
+            self._aim(limit_at)
 
     def end(self) -> bool:
         """The wait is over; True if it was cancelled by this alarm and by nobody else."""
@@ -79,6 +70,14 @@ class Alarm:
             self._has_interrupted = True
             self._task.cancel()
 
+    def run_out(self) -> None:
+        """The call's time is up."""
+        self.is_over = True
+        if self._task is not None:
+            self.interrupt()
+        elif self._when_over is not None:
+            self._when_over()
+
     def stop(self) -> None:
         """Never go off again."""
         self._when_over = None
@@ -86,32 +85,19 @@ class Alarm:
             self._timer.cancel()
             self._timer = None
 
-    def _aim(self) -> None:
-        when = self.ends_at
-        if self._limit_at is not None and (when is None or self._limit_at < when):
-            when = self._limit_at
-        if when is None:
-            return
+    def _aim(self, limit_at: float) -> None:
         if self._timer is not None:
-            if self._timer_at <= when:
+            if self._timer_at <= limit_at:
                 return  # it goes off in time, and is then set again
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._go_off)
-        self._timer_at = when
+        self._timer = self._loop.call_at(limit_at, self._go_off)
+        self._timer_at = limit_at
 
     def _go_off(self) -> None:
         self._timer = None
-        now = self._loop.time() + GRAIN_S
-        if self.ends_at is not None and now >= self.ends_at:
-            self.is_over = True
-            if self._task is not None:
-                self.interrupt()
-            elif self._when_over is not None:
-                self._when_over()
-            return
-        if self._task is None:
-            self._limit_at = None  # it was that of a wait that has ended
-        elif self._limit_at is not None and now >= self._limit_at:
+        if self._task is None or self._limit_at is None:
+            return  # it was the limit of a wait that has ended
+        if self._loop.time() + GRAIN_S >= self._limit_at:
             self.interrupt()
-            return
-        self._aim()
+        else:
+            self._aim(self._limit_at)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from lorry.alarm import Alarm
 from lorry.call_outcome import cancelled, too_late
+from lorry.deadlines import Deadlines, deadlines_of
 from lorry.errors import ClientError, Phase
 from lorry.timeout import Timeout
 from lorry.timing import Stopwatch
@@ -37,6 +38,7 @@ class Patience:
     __slots__ = (
         "_alarm",
         "_call",
+        "_deadlines",
         "_grace",
         "_limits_reads",
         "_loop",
@@ -57,6 +59,7 @@ class Patience:
         self._started_at = 0.0  # on the loop's clock, as all times of waiting
         self._alarm: Alarm | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: Deadlines | None = None
         self._call: Connected | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop, call: Connected) -> None:
@@ -64,14 +67,19 @@ class Patience:
         total = self._timeout.total
         self._loop = loop
         self._started_at = loop.time()
-        ends_at = None if total is None else self._started_at + total
-        self._alarm = Alarm(loop, ends_at=ends_at, when_over=call.abort)
+        alarm = self._alarm = Alarm(loop, when_over=call.abort)
         self._call = call
+        if total is not None:
+            self._deadlines = deadlines_of(loop)
+            self._deadlines.join(alarm, began_at=self._started_at, total_s=total)
 
     def stop(self) -> None:
         """The call has ended."""
-        if self._alarm is not None:
-            self._alarm.stop()
+        alarm, total = self._alarm, self._timeout.total
+        if alarm is not None:
+            alarm.stop()
+            if self._deadlines is not None and total is not None:
+                self._deadlines.leave(alarm, total_s=total)
         self._alarm = self._call = None
 
     def cancel(self, reason: str) -> None:
