@@ -18,7 +18,7 @@ from adapter_sections.churn import churn
 from adapter_sections.one_too_many import one_too_many
 from adapter_sections.overhead import overhead
 from adapter_sections.slow_load import slow_load
-from cpu_sections.comma_lists import names_among
+from cpu_sections.comma_lists import add_only
 from cpu_sections.report import Report
 from cpu_sections.run_sections import new_report, run_sections
 
@@ -73,13 +73,7 @@ def run(section: str, options: argparse.Namespace, report: Report, folder: Path)
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="what many adapters cost, as one table")
     add = parser.add_argument
-    add(
-        "--only",
-        type=names_among(SECTIONS),
-        default=list(SECTIONS),
-        metavar="A,B",
-        help=", ".join(SECTIONS),
-    )
+    add_only(parser, SECTIONS)
     add("--rounds", type=int, default=3, help="of each comparison; the median ratio is shown")
     add("--limit-s", type=float, default=420.0, help="no round of a section begins after this")
     add("--quick", action="store_true", help="least work in every section, to see that it runs")

@@ -30,7 +30,7 @@ from client_sections.contestants import over, raw_aiohttp, with_calm_collector
 from client_sections.peers import NAMES, Peer, PeerMissingError, peer
 from client_sections.roofline import roofline
 from client_sections.rounds import Measure, Samples, here, in_turn
-from cpu_sections.comma_lists import counts, names_among
+from cpu_sections.comma_lists import add_only, counts
 from cpu_sections.report import Report, Row, median_ratio
 from cpu_sections.run_sections import new_report, run_sections
 
@@ -228,13 +228,7 @@ SECTION_RUNS = {"request": request, "event": event, "flat": flat, "gather": gath
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="what the client costs")
     add = parser.add_argument
-    add(
-        "--only",
-        type=names_among(SECTIONS),
-        default=list(SECTIONS),
-        metavar="A,B",
-        help=", ".join(SECTIONS),
-    )
+    add_only(parser, SECTIONS)
     add("--peers-python", metavar="PATH", help="an interpreter that has the other clients")
     add("--requests", type=int, default=8000, help="of each measurement of whole answers")
     add("--streams", type=int, default=160, help="of each measurement of streams")

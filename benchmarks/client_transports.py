@@ -19,7 +19,7 @@ from client_sections.closed_loop import raise_file_limit
 from client_sections.contestants import Opening, openai_over_lorry, over
 from client_sections.roofline import roofline
 from client_sections.rounds import Samples, here, in_turn
-from cpu_sections.comma_lists import counts, names_among
+from cpu_sections.comma_lists import add_only, counts
 from cpu_sections.report import Report, Row, median_ratio
 from cpu_sections.run_sections import new_report, run_sections
 
@@ -94,13 +94,7 @@ def rows(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="the client over each HTTP library")
     add = parser.add_argument
-    add(
-        "--only",
-        type=names_among(SECTIONS),
-        default=list(SECTIONS),
-        metavar="A,B",
-        help=", ".join(SECTIONS),
-    )
+    add_only(parser, SECTIONS)
     add("--levels", type=counts, default=[1, 16, 128, 512, 4000], help="calls in flight")
     add("--requests", type=int, default=4000, help="of each measurement that is not streamed")
     add("--streams", type=int, default=400, help="of each measurement that is streamed")

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from cpu_sections.bench import SECTIONS, Bench
-from cpu_sections.comma_lists import counts, names_among
+from cpu_sections.comma_lists import add_only, counts, names_among
 from cpu_sections.run_sections import new_report, run_sections
 
 # Of two Zen 4 cores at rest; the steps section also measures both rates as it finds them.
@@ -34,13 +34,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="lorry on a CPU beside its peers, as one table")
     add = parser.add_argument
-    add(
-        "--only",
-        type=names_among(SECTIONS),
-        default=list(SECTIONS),
-        metavar="A,B",
-        help=f"of {','.join(SECTIONS)}",
-    )
+    add_only(parser, SECTIONS)
     add("--rounds", type=int, default=3, help="of each comparison; the median ratio is shown")
     add("--concurrency", type=counts, default=[1, 4, 16, 32], metavar="N,N")
     add("--adapter-concurrency", type=int, default=16, metavar="N")

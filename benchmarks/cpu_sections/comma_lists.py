@@ -19,6 +19,17 @@ def names_among(known: Sequence[str]) -> Callable[[str], list[str]]:
     return names
 
 
+def add_only(parser: argparse.ArgumentParser, sections: Sequence[str]) -> None:
+    """The option `--only`: some of the sections, all by default."""
+    parser.add_argument(
+        "--only",
+        type=names_among(sections),
+        default=list(sections),
+        metavar="A,B",
+        help=", ".join(sections),
+    )
+
+
 def counts(text: str) -> list[int]:
     """A type for argparse: whole numbers of at least 1."""
     numbers = [int(part) for part in text.split(",")]

@@ -22,21 +22,14 @@ from lorry_loadtest.settings import LoadSettings
 from lorry_loadtest.wire import Wire
 from lorry_loadtest.workload import Variant
 from tests.support.fake_locust import FakeEnvironment
+from tests.support.load_settings import LOAD
 
-SETTINGS = LoadSettings(
-    scenario="test",
+SETTINGS = replace(
+    LOAD,
     arrival=parse_arrival("poisson:10"),
     adapters=mix_of(["a", "b"]),
-    adapter_mix="",
-    base_share=0.0,
     prompts=Prompts.random(40),
     lengths=Lengths.const(8),
-    route="completions",
-    seed=7,
-    canary_share=0.0,
-    patience_s=None,
-    variants=(),
-    length_scale=1.0,
 )
 
 

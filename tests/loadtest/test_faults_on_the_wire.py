@@ -30,7 +30,8 @@ from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.summary import summarize
 from lorry_loadtest.validity.checks import CHECKS
 from lorry_loadtest.validity.finding import Evidence, Finding
-from tests.support.measured_level import SETTINGS, Measured
+from tests.support.load_settings import LOAD
+from tests.support.measured_level import Measured
 from tests.support.mock_llm_server import RunningMock
 
 TIMES = MockTimes(first_ms=20, gap_ms=6)
@@ -107,13 +108,13 @@ FAULTS: list[tuple[int, str, Measured, set[str]]] = [
     (19, "a worker that sends the same again", Measured(sound(), on_engine=sends_the_first_again), {"fail"}),
     (21, "another mix than was asked for", Measured(sound(), user_code=always_alpha), {"fail"}),
     (22, "another adapter's answers", Measured(
-        sick("wrong_adapter", every=3), replace(SETTINGS, canary_share=0.4)), {"fail"}),
+        sick("wrong_adapter", every=3), replace(LOAD, canary_share=0.4)), {"fail"}),
     (24, "requests of somebody else", Measured(sound(), while_running=somebody_else_asks), {"fail"}),
     (26, "a template that nobody declared", Measured(sick("long_template")), {"fail"}),
     (30, "an adapter that is left behind", Measured(
         lambda: MockServer(
             TIMES, adapters=("alpha", "beta", "gamma"), fault_every=1, fault="slow_adapter"),
-        replace(SETTINGS, adapters=mix_of(["alpha", "beta", "gamma"])),
+        replace(LOAD, adapters=mix_of(["alpha", "beta", "gamma"])),
         users=24, duration_s=1.5), {"warn"}),
 ]  # fmt: skip
 

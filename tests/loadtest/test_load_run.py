@@ -12,7 +12,6 @@ from typing import Any
 import gevent
 import pytest
 
-from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.arrivals import parse_arrival
 from lorry_loadtest.ask_server import ask_server
 from lorry_loadtest.catalog import Catalog
@@ -28,7 +27,6 @@ from lorry_loadtest.mock_stream import MockTimes
 from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.preparation import prepare
-from lorry_loadtest.prompts import RandomWords
 from lorry_loadtest.records import RequestRecord
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_facts import ServerFacts
@@ -37,25 +35,12 @@ from lorry_loadtest.settings import LoadSettings
 from lorry_loadtest.spool import Spool, merge_spools
 from lorry_loadtest.wire import Wire
 from tests.support.fake_locust import FakeEnvironment
+from tests.support.load_settings import LOAD
 from tests.support.loadtest_records import make_record
 from tests.support.mock_llm_server import RunningMock, running_mock
 
 FAST = MockTimes(first_ms=5, gap_ms=1)
-SETTINGS = LoadSettings(
-    scenario="test",
-    arrival=parse_arrival("constant:100"),
-    adapters=mix_of(["alpha", "beta"]),
-    adapter_mix="",
-    base_share=0.0,
-    prompts=RandomWords(Lengths.const(4)),
-    lengths=Lengths.const(3),
-    route="completions",
-    seed=7,
-    canary_share=0.0,
-    patience_s=None,
-    variants=(),
-    length_scale=1.0,
-)
+SETTINGS = replace(LOAD, arrival=parse_arrival("constant:100"), lengths=Lengths.const(3))
 
 
 def make_engine(mock: RunningMock, settings: LoadSettings = SETTINGS, **run: Any) -> Engine:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import gevent
 
-from lorry_loadtest.adapter_mix import mix_of
 from lorry_loadtest.arrivals import parse_arrival
 from lorry_loadtest.calibration import mock_process
 from lorry_loadtest.catalog import Catalog
@@ -16,37 +15,20 @@ from lorry_loadtest.endpoint import parse_endpoint
 from lorry_loadtest.engine import Engine
 from lorry_loadtest.gathered import Gathered
 from lorry_loadtest.health import Health
-from lorry_loadtest.lengths import Lengths
 from lorry_loadtest.level_run import LevelRun
 from lorry_loadtest.limits import Limits
 from lorry_loadtest.mock_server import MockServer
 from lorry_loadtest.pacer import Pacer
 from lorry_loadtest.planned import PlannedRequest
 from lorry_loadtest.preparation import prepare
-from lorry_loadtest.prompts import RandomWords
 from lorry_loadtest.run_facts import RunFacts
 from lorry_loadtest.run_state import RunState
 from lorry_loadtest.server_scrape import ServerScrape
 from lorry_loadtest.settings import LoadSettings
 from lorry_loadtest.wire import Wire
 from tests.support.fake_locust import FakeEnvironment
+from tests.support.load_settings import LOAD
 from tests.support.mock_llm_server import RunningMock, running_mock
-
-SETTINGS = LoadSettings(
-    scenario="test",
-    arrival=None,
-    adapters=mix_of(["alpha", "beta"]),
-    adapter_mix="",
-    base_share=0.0,
-    prompts=RandomWords(Lengths.const(4)),
-    lengths=Lengths.const(12),
-    route="completions",
-    seed=7,
-    canary_share=0.0,
-    patience_s=None,
-    variants=(),
-    length_scale=1.0,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +40,7 @@ class Measured:
     """
 
     server: Callable[[], MockServer] = MockServer
-    settings: LoadSettings = SETTINGS
+    settings: LoadSettings = LOAD
     arrival: str = ""
     users: int = 8
     duration_s: float = 0.5
