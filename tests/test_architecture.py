@@ -74,8 +74,8 @@ CLIENT_RULES: dict[str, set[str]] = {
     "timing": {"waterfall", "notebook", "trace_events", "types.common"},  # to show itself
     "waterfall": {"timing", "types.common"},
     "alarm": {"deadlines"},
-    "deadlines": set(),
-    "loop_lag": set(),
+    "deadlines": {"per_loop"},
+    "loop_lag": {"per_loop"},
     "per_loop": set(),
 }
 COMPOSITION = {

@@ -226,10 +226,7 @@ class GenerationBuilder:
 
 
 def _completion_chunk_delta(data: bytes) -> Delta:
-    try:
-        answer = _COMPLETION_DECODER.decode(data)
-    except msgspec.DecodeError:
-        answer = _decode(data, _COMPLETION_DECODER, Completion)  # which knows what else it may be
+    answer = _decode(data, _COMPLETION_DECODER, Completion)
     if answer.choices and answer.usage is None and answer.timings is None:
         choice = answer.choices[0]
         if choice.finish_reason is None and choice.logprobs is None and not choice.prompt_token_ids:

@@ -86,7 +86,7 @@ class Turn(Protocol):
 
     def step_aside(self, failure: ClientError) -> None: ...
 
-    async def admit_again(self) -> None: ...
+    async def be_admitted(self) -> None: ...
 
 
 class Attempts:
@@ -133,7 +133,7 @@ class Attempts:
             self._state = state
             try:
                 if failures:
-                    await turn.admit_again()
+                    await turn.be_admitted()
                 return await self._attempt(state)
             except ClientError as failure:
                 self._note(failure)

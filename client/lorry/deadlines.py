@@ -7,9 +7,9 @@ before theirs would go off.
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Callable
 from typing import Protocol
+
+from lorry.per_loop import WeakPerLoop
 
 # timers of some loops have whole milliseconds, and go off that much early
 GRAIN_S = 0.001
@@ -64,7 +64,8 @@ class Line:
                 self._timer = self._loop.call_at(ends_at, self._go_off)
                 return
             del self._waiting[first]
-            first.run_out()
+            # by itself, so that what goes wrong in one call is not another's to suffer
+            self._loop.call_soon(first.run_out)
 
 
 class Deadlines:
@@ -95,25 +96,6 @@ class Deadlines:
             del self._lines[total_s]
 
 
-# neither is kept alive from here: calls and timers keep theirs, and a loop that is closed has no timers
-_OF_LOOP: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Deadlines]] = (
-    weakref.WeakKeyDictionary()
-)
-# those that were asked for last, which nearly always are the only ones: spares the look-up its cost
-_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], Callable[[], Deadlines | None]]
-_latest = (lambda: None, lambda: None)
-
-
-def deadlines_of(loop: asyncio.AbstractEventLoop) -> Deadlines:
-    """The one object of a loop, whichever client asks."""
-    global _latest
-    known, found = _latest
-    deadlines = found() if known() is loop else None
-    if deadlines is None:
-        kept = _OF_LOOP.get(loop)
-        deadlines = None if kept is None else kept()
-        if deadlines is None:
-            deadlines = Deadlines(loop)
-            _OF_LOOP[loop] = weakref.ref(deadlines)
-        _latest = (weakref.ref(loop), weakref.ref(deadlines))
-    return deadlines
+# whichever client asks
+_OF_LOOP = WeakPerLoop(Deadlines)
+deadlines_of = _OF_LOOP.get

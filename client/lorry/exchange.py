@@ -84,8 +84,7 @@ class Exchange:
         """Send until an answer with status 2xx begins; raises a described ClientError."""
         self._begin()
         try:
-            if self._limiter is not None:
-                await self.admit_again()
+            await self.be_admitted()
             self.stopwatch.admitted_ns = time.perf_counter_ns()
             self._response = await self._attempts.run(self)
             return self._response
@@ -259,7 +258,7 @@ class Exchange:
         self.abort()
         self._leave()
 
-    async def admit_again(self) -> None:
+    async def be_admitted(self) -> None:
         """Wait for the limiter's permit, if there is a limiter."""
         if self._limiter is None:
             return

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from bisect import bisect_left
-from collections.abc import Callable
+
+from lorry.per_loop import WeakPerLoop
 
 BEAT_S = 0.01
 
@@ -69,21 +69,6 @@ class LoopLag:
         self._set_beat(now)
 
 
-_OF_LOOP: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLag] = (
-    weakref.WeakKeyDictionary()
-)
-# the one that was asked for last, which nearly always is the only one: spares the look-up its cost
-_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopLag] = (lambda: None, LoopLag())
-
-
-def lag_of(loop: asyncio.AbstractEventLoop) -> LoopLag:
-    """The one of a loop, whichever client asks."""
-    global _latest
-    known, lag = _latest
-    if known() is loop:
-        return lag
-    found = _OF_LOOP.get(loop)
-    if found is None:
-        found = _OF_LOOP[loop] = LoopLag()
-    _latest = (weakref.ref(loop), found)
-    return found
+# whichever client asks
+_OF_LOOP = WeakPerLoop(lambda loop: LoopLag())
+lag_of = _OF_LOOP.get

@@ -1,8 +1,12 @@
-"""One value for each event loop: made when a loop first asks for it, dropped once it is closed."""
+"""One value for each event loop: made when a loop first asks for it, dropped once it is closed.
+
+`PerLoop` keeps its values; `WeakPerLoop` leaves that to whoever uses them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -34,3 +38,37 @@ class PerLoop(Generic[_T]):
         for loop in list(self._values):
             if loop.is_closed():
                 self._values.pop(loop, None)
+
+
+class WeakPerLoop(Generic[_T]):
+    """Keeps neither loops nor values alive: a value lives as long as calls and timers that have it.
+
+    A loop that is closed has no timers, so what it leaves in them goes with it.
+    """
+
+    def __init__(self, make: Callable[[asyncio.AbstractEventLoop], _T]) -> None:
+        self._make = make
+        self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_T]] = (
+            weakref.WeakKeyDictionary()
+        )
+        # what was asked for last is nearly always asked for next: spares the look-up its cost
+        self._latest: tuple[
+            Callable[[], asyncio.AbstractEventLoop | None], Callable[[], _T | None]
+        ] = (_nothing, _nothing)
+
+    def get(self, loop: asyncio.AbstractEventLoop) -> _T:
+        """The value of a loop."""
+        known, found = self._latest
+        value = found() if known() is loop else None
+        if value is None:
+            kept = self._values.get(loop, _nothing)
+            value = kept()
+            if value is None:
+                value = self._make(loop)
+                self._values[loop] = weakref.ref(value)
+            self._latest = (weakref.ref(loop), weakref.ref(value))
+        return value
+
+
+def _nothing() -> None:
+    """What a reference says whose object has gone."""

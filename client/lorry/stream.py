@@ -58,7 +58,6 @@ class TokenStream:
         self._observe = observe
         self._observation: Observation | None = None
         self._num_bytes = 0
-        self._has_begun = False  # a token has come
         self._decoder = SSEDecoder()
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
@@ -257,8 +256,7 @@ class TokenStream:
                 stopwatch.tokens_came(len(tokens))
                 self._ready.extend(tokens)
         self._num_bytes += len(data)
-        if self._ready and not self._has_begun:
-            self._has_begun = True
+        if self._ready:
             exchange.first_token_came()
 
     def _end_of_body(self) -> None:

@@ -14,6 +14,7 @@ class Clock:
         self.now = 0.0
         self.num_set = 0
         self._timers: list[_Timer] = []
+        self._soon: list[object] = []
 
     def time(self) -> float:
         return self.now
@@ -23,6 +24,9 @@ class Clock:
         timer = _Timer(when, callback)
         self._timers.append(timer)
         return timer
+
+    def call_soon(self, callback: object) -> None:
+        self._soon.append(callback)
 
     @property
     def num_timers(self) -> int:
@@ -34,6 +38,10 @@ class Clock:
             self._timers.remove(timer)
             self.now = max(self.now, timer.when)
             timer.callback()
+            while self._soon:
+                callback = self._soon.pop(0)
+                assert callable(callback)
+                callback()
         self.now = now
 
 
@@ -114,11 +122,17 @@ def test_as_many_totals_as_calls_leave_few_timers_behind() -> None:
     assert clock.num_timers <= MAX_KEPT_LINES
 
 
-async def test_in_a_real_loop_calls_run_out_in_time_and_in_order() -> None:
+async def test_in_a_real_loop_calls_run_out_in_order_whatever_goes_wrong_in_one() -> None:
     loop = asyncio.get_running_loop()
     deadlines = Deadlines(loop)
     order: list[str] = []
     over = asyncio.Event()
+    failures: list[str] = []
+    loop.set_exception_handler(lambda _, context: failures.append(str(context["exception"])))
+
+    class Failing:
+        def run_out(self) -> None:
+            raise OSError("its connection is broken")
 
     class Named:
         def __init__(self, name: str) -> None:
@@ -130,8 +144,10 @@ async def test_in_a_real_loop_calls_run_out_in_time_and_in_order() -> None:
                 over.set()
 
     now = loop.time()
+    deadlines.join(Failing(), began_at=now, total_s=0.02)
     for name, total_s in (("long", 0.06), ("short", 0.02), ("long too", 0.06)):
         deadlines.join(Named(name), began_at=now, total_s=total_s)
     await asyncio.wait_for(over.wait(), 5.0)
 
     assert order == ["short", "long", "long too"]
+    assert failures == ["its connection is broken"]

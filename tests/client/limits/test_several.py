@@ -73,4 +73,4 @@ def test_a_list_of_one_is_that_one_and_an_empty_one_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         lorry.AsyncClient("http://x", limit=[])
     with pytest.raises(TypeError, match="limit is a str"):
-        lorry.AsyncClient("http://x", limit=["many"])  # type: ignore[list-item]
+        lorry.AsyncClient("http://x", limit=["many"])  # type: ignore[list-item]  # the point of the test
