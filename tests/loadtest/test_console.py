@@ -12,7 +12,7 @@ def test_progress_is_told_from_sums_and_levels_of_equal_load_are_told_apart() ->
     line = ProgressLine(stream, num_levels=2)
     first, second = LiveSummary(), LiveSummary()
     for outcome in ("ok", "ok", "http_429"):
-        first.add(make_record(outcome=outcome, events_ms=(1.0, 2.0)))  # type: ignore[arg-type]
+        first.add(make_record(outcome=outcome, events_ms=(1.0, 2.0)))
 
     line.update(first, "measure", 5.0, num_streams=4)
     line.update(second, "warm-up", 6.0, num_streams=4)
