@@ -13,7 +13,7 @@ import lorry
 from lorry.transports import aiohttp as aiohttp_transport
 from lorry.transports.base import WireRequest, WireResponse
 from tests.support.black_hole import black_hole
-from tests.support.cancellation_storm import NUM_PLACES, num_files, num_sockets_to, storm
+from tests.support.cancellation_storm import NUM_PLACES, num_sockets_to, open_files, storm
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
 from tests.support.watchful_server import WatchfulServer
 
@@ -196,28 +196,30 @@ async def test_the_socket_is_closed_when_a_call_is_cancelled_that_is_still_being
 
 
 async def test_the_socket_is_closed_when_a_call_is_cancelled_that_is_connecting() -> None:
-    files: list[int] = []
+    left: list[frozenset[tuple[int, str]]] = []
 
     async def call() -> None:
         try:
             await client.generate("Hi")
         except asyncio.CancelledError:
-            files.append(num_files())
+            left.append(open_files() - before)
             raise
 
     with black_hole() as url:
         client = lorry.AsyncClient(url)
         await client.warmup()
-        before = num_files()
+        before = open_files()
         task = asyncio.create_task(call())
-        await asyncio.sleep(0.02)
-        during = num_files()
+        for _ in range(1_000):  # until it has begun to connect
+            await asyncio.sleep(0.01)
+            if opened := open_files() - before:
+                break
         task.cancel()
         await asyncio.wait([task])
         await client.aclose()
 
-    assert during == before + 1
-    assert files == [before]
+    assert [name.partition(":")[0] for _, name in opened] == ["socket"]
+    assert left == [frozenset()]
 
 
 async def test_cancelling_in_the_queue_leaves_the_line_and_reaches_no_server() -> None:

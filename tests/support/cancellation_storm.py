@@ -40,7 +40,7 @@ class Account:
     num_tasks: int
     num_places_taken: int
     num_queued: int
-    num_files_more: int
+    files_more: frozenset[tuple[int, str]]
     loop_lag_s: float
     stats: lorry.ClientStats
 
@@ -53,7 +53,7 @@ class Account:
             "tasks": self.num_tasks,
             "places taken": self.num_places_taken,
             "queued": self.num_queued,
-            "more files": self.num_files_more,
+            "more files": len(self.files_more),
             "in flight": self.stats.num_in_flight,
             "started": self.stats.num_started,
             "cancelled": self.stats.num_cancelled,
@@ -102,7 +102,7 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
     stages: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     left_at: dict[str, float] = {}
-    num_files_before = num_files()
+    files_before = open_files()
     tasks_before = asyncio.all_tasks()
     lag = lag_of(asyncio.get_running_loop())
     began_at = lag.enter()
@@ -165,16 +165,17 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
             num_tasks=len(tasks_left),
             num_places_taken=limit.num_in_flight,
             num_queued=limit.num_queued,
-            num_files_more=0,
+            files_more=frozenset(),
             loop_lag_s=lag.leave(began_at),
             stats=stats,
         )
     now.stop()
     for _ in range(100):  # a loop closes the files of a server some turns later
-        if num_files() == num_files_before:
+        files_more = open_files() - files_before
+        if not files_more:
             break
         await asyncio.sleep(0.01)
-    return replace(account, num_files_more=num_files() - num_files_before)
+    return replace(account, files_more=files_more)
 
 
 def stage_of(timing: lorry.Timing) -> str:
@@ -191,9 +192,12 @@ def stage_of(timing: lorry.Timing) -> str:
     return "tokens"
 
 
-def num_files() -> int:
-    """Open files of this process; libuv keeps one of /dev/null in reserve, which is no leak."""
-    return sum(name != "/dev/null" for name in _open_files().values())
+def open_files() -> frozenset[tuple[int, str]]:
+    """Descriptors and what they are of; libuv keeps one of /dev/null in reserve, which is no leak.
+
+    To be compared as sets: files that the garbage of others lets go meanwhile are no news.
+    """
+    return frozenset(item for item in _open_files().items() if item[1] != "/dev/null")
 
 
 def num_sockets_to(port: int) -> int:
