@@ -114,7 +114,13 @@ ONLY_IN: dict[str, set[str]] = {
 }
 # The same for the client. What is needed by its types alone counts too.
 CLIENT_ONLY_IN: dict[str, set[str]] = {
-    "aiohttp": {"transports.aiohttp", "transports.select"},
+    "aiohttp": {
+        "transports.aiohttp_errors",
+        "transports.aiohttp_pool",
+        "transports.aiohttp_session",
+        "transports.select",
+    },
+    "yarl": {"transports.aiohttp_pool"},
     "httpx": {"transports.select"},
     "httpx2": {"transports.select"},
     "openai": {"client", "generation", "openai", "openai_answer"},

@@ -13,7 +13,7 @@ import aiohttp
 
 import lorry
 from client_sections.closed_loop import Call
-from lorry.transports.aiohttp import KEEPALIVE_S, READ_BUFFER_BYTES
+from lorry.transports.aiohttp_pool import KEEPALIVE_S, READ_BUFFER_BYTES
 
 PROMPT = "The quick brown fox jumps over the lazy dog."
 CALM_THRESHOLD = (200_000, 50, 100)

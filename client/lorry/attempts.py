@@ -21,6 +21,7 @@ import msgspec
 
 from lorry.balancing import Balancer, EndpointState, Visit
 from lorry.call_outcome import concluded, unasked_encoding
+from lorry.config import checked_headers
 from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     AdapterLoading,
@@ -220,6 +221,8 @@ class Attempts:
         self, request: WireRequest, state: EndpointState, attempt: AttemptTiming
     ) -> Coroutine[Any, Any, WireResponse]:
         async def transmit(changed: WireRequest) -> WireResponse:
+            if changed is not request:
+                changed = changed.replace(headers=checked_headers(changed.headers))
             response = await self._outlet.transport.send(changed, attempt=attempt)
             self._headers_came(response, state, attempt)
             return response

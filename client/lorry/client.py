@@ -11,7 +11,7 @@ from lorry.assembly import COMPLETIONS
 from lorry.chat import Chat
 from lorry.config import KeySource, changed_config, read_config
 from lorry.endpoints import EndpointLike
-from lorry.errors import ClientError
+from lorry.errors import ClientError, ConfigError
 from lorry.generate_route import GenerateRoute
 from lorry.generation import Generation
 from lorry.limits.fixed import LimitLike, as_limiter
@@ -27,6 +27,8 @@ from lorry.timing import Timing
 from lorry.transports.select import TransportLike, as_transport
 
 if TYPE_CHECKING:
+    import ssl
+
     from openai import AsyncOpenAI
 
     from lorry.adapters import Adapters
@@ -61,7 +63,8 @@ class AsyncClient:
     What is not given is read from LORRY_BASE_URL, LORRY_API_KEY and LORRY_TIMEOUT (seconds).
     `timeout` as a number is the total for a call, with everything that belongs to it. `transport`
     is an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, used as it is
-    configured and left open, or a `Transport`.
+    configured and left open, or a `Transport`. Without one lorry makes connections of its own, under
+    `ssl_context` if that is given; it uses no proxies.
 
     `api_key` may be an async function, which is asked for a key before each attempt. `limit` is how
     many calls may be in flight at once, or a `Limit`, `AdaptiveLimit` or `RateLimit`, or a list of
@@ -83,7 +86,10 @@ class AsyncClient:
         middleware: Sequence[Middleware] = (),
         headers: Mapping[str, str] | None = None,
         defaults: GenerateOptions | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        if transport is not None and ssl_context is not None:
+            raise ConfigError("ssl_context is given beside a transport, which has one of its own")
         config = read_config(base_url=base_url, api_key=api_key, timeout=timeout, headers=headers)
         self._attach(
             Session(
@@ -93,6 +99,7 @@ class AsyncClient:
                 middleware=checked_middleware(middleware),
                 limiter=as_limiter(limit),
                 defaults=default_options(defaults or {}),
+                ssl_context=ssl_context,
             )
         )
 

@@ -25,6 +25,8 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 
 # a token, RFC 9110, 5.6.2
 _IN_HEADER_NAMES = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+# RFC 9112, 6: where a message ends, which two answers to would let be mistaken
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ def checked_headers(given: Mapping[str, str] | None) -> dict[str, str]:
             raise ConfigError(
                 f"the header {name!r} has a value that cannot be sent; it must be a string without "
                 "line ends or other control characters"
+            )
+        if name.lower() in _FRAMING:
+            raise ConfigError(
+                f"headers has {name!r}, which says how a body is sent: that is lorry's"
             )
         headers[name.lower()] = value
     return headers

@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lorry.attempts import Call, Outlet
 from lorry.balancing import Balancer, EndpointState
@@ -23,6 +23,9 @@ from lorry.telemetry import Telemetry
 from lorry.transports.base import CountsConnections, Transport
 from lorry.transports.select import default_transport
 from lorry.whole_answer import decoded
+
+if TYPE_CHECKING:
+    import ssl
 
 # of a request in UTF-8; what limits on tokens take for a token of the prompt
 BYTES_PER_TOKEN = 4
@@ -45,13 +48,14 @@ class Session:
         middleware: Sequence[Middleware] = (),
         limiter: Limiter | None = None,
         defaults: Mapping[str, Any] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.config = config
         self.balancer = Balancer(config.endpoints)
         self.retry = retry
         self.limiter = limiter
         self.defaults: Mapping[str, Any] = defaults or {}
-        self._shared = _Shared(transport)
+        self._shared = _Shared(transport, ssl_context)
         self._middleware = tuple(middleware)
         self._pinned: EndpointState | None = None  # of a view of one server
 
@@ -60,7 +64,7 @@ class Session:
         shared = self._shared
         if shared.transport is None:
             with shared.lock:  # loops in several threads have one transport
-                shared.transport = shared.transport or default_transport()
+                shared.transport = shared.transport or default_transport(shared.ssl_context)
         return shared.transport
 
     @property
@@ -240,9 +244,10 @@ def _num_tokens(body: bytes | None, options: CallOptions) -> int:
 class _Shared:
     """What a session and its views have in common, whichever of them makes or changes it."""
 
-    def __init__(self, transport: Transport | None) -> None:
+    def __init__(self, transport: Transport | None, ssl_context: ssl.SSLContext | None) -> None:
         self.lock = threading.Lock()
         self.transport = transport
+        self.ssl_context = ssl_context
         self.counters = CallCounters()
         self.call_log = CallLog()
         self.telemetry: Telemetry | None = None

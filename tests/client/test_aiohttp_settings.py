@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 import lorry
-from lorry.transports.aiohttp import KEEPALIVE_S, READ_BUFFER_BYTES, AiohttpTransport
+from lorry.transports.aiohttp import AiohttpTransport
+from lorry.transports.aiohttp_pool import KEEPALIVE_S, READ_BUFFER_BYTES
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
 
 DONE = completion("x", finish_reason="stop")
@@ -36,7 +37,7 @@ async def test_more_calls_are_in_flight_than_aiohttp_allows_by_itself() -> None:
     assert server.num_connections == 150
 
 
-async def test_session_has_the_settings_that_streams_need() -> None:
+async def test_the_pool_has_the_settings_that_streams_need() -> None:
     async def script(request: ReceivedRequest, reply: Reply) -> None:
         await reply.json(200, DONE)
 
@@ -46,17 +47,12 @@ async def test_session_has_the_settings_that_streams_need() -> None:
         lorry.AsyncClient(server.url, transport=transport) as client,
     ):
         await client.generate("Hi")
-        session = transport._current[asyncio.get_running_loop()]
-        connector = session.connector
+        connector = transport._pools[asyncio.get_running_loop()]._connector
 
-        assert isinstance(connector, aiohttp.TCPConnector)
         assert (connector.limit, connector.limit_per_host) == (0, 0)
         assert connector._keepalive_timeout == KEEPALIVE_S < UVICORN_KEEPALIVE_S
-        assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
-        assert session._read_bufsize == READ_BUFFER_BYTES >= 2**20
-        assert session.trust_env is False
-        assert session.auto_decompress is False
-    assert session.closed
+        assert READ_BUFFER_BYTES >= 2**20
+    assert connector.closed
 
 
 async def test_cookies_are_not_kept() -> None:
@@ -92,7 +88,7 @@ async def test_body_that_is_encoded_unasked_is_refused_rather_than_decoded() -> 
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
-async def test_proxies_of_the_environment_are_used_only_when_asked(
+async def test_proxies_of_the_environment_are_used_only_by_a_session_that_trusts_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     proxied: list[str] = []
@@ -111,9 +107,8 @@ async def test_proxies_of_the_environment_are_used_only_when_asked(
         async with lorry.AsyncClient(server.url) as client:
             await client.generate("Hi")
         assert proxied == []
-        trusting = AiohttpTransport(trust_env=True)
-        async with lorry.AsyncClient(server.url, transport=trusting) as client:
-            await client.generate("Hi")
+        async with aiohttp.ClientSession(trust_env=True) as session:
+            await lorry.AsyncClient(server.url, transport=session).generate("Hi")
 
     assert proxied == [f"{server.url}/v1/completions"]
     assert len(server.requests) == 1

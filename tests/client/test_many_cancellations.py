@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import lorry
-from lorry.transports import aiohttp as aiohttp_transport
+from lorry.transports.aiohttp_pool import MAX_JOINED_BODY_BYTES
 from lorry.transports.base import WireRequest, WireResponse
 from tests.support.black_hole import black_hole
 from tests.support.cancellation_storm import NUM_PLACES, num_sockets_to, open_files, storm
@@ -182,7 +182,7 @@ async def test_the_socket_is_closed_when_a_call_is_cancelled_that_is_still_being
             raise
 
     client = lorry.AsyncClient(f"http://127.0.0.1:{port}")
-    for size in (aiohttp_transport.MAX_PLAIN_BODY_BYTES - 2_000, 16 * 2**20):
+    for size in (MAX_JOINED_BODY_BYTES - 2_000, 16 * 2**20):
         started.clear()
         task = asyncio.create_task(call(client, size))
         await started.wait()

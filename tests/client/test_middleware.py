@@ -97,6 +97,36 @@ async def test_headers_body_and_address_may_be_changed() -> None:
     assert request.json["prompt"] == "HI"
 
 
+@pytest.mark.parametrize("headers", [{"x": "a\r\ny: b"}, {"Content-Length": "1"}, {"x y": "z"}])
+async def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str]) -> None:
+    async def change(request: WireRequest, call_next: CallNext) -> WireResponse:
+        return await call_next(request.replace(headers=headers))
+
+    async with (
+        FakeLLMServer(answer) as server,
+        lorry.AsyncClient(server.url, middleware=[change]) as client,
+    ):
+        with pytest.raises(lorry.ConfigError, match="header"):
+            await client.generate("Hi")
+
+    assert server.requests == []
+
+
+async def test_a_header_is_replaced_however_its_name_is_written() -> None:
+    async def change(request: WireRequest, call_next: CallNext) -> WireResponse:
+        return await call_next(
+            request.replace(headers={**request.headers, "Authorization": "Bearer theirs"})
+        )
+
+    async with (
+        FakeLLMServer(answer) as server,
+        lorry.AsyncClient(server.url, middleware=[change], api_key="ours") as client,
+    ):
+        await client.generate("Hi")
+
+    assert server.requests[0].headers["authorization"] == "Bearer theirs"
+
+
 async def test_an_answer_may_come_from_the_middleware() -> None:
     async def cached(request: WireRequest, call_next: CallNext) -> WireResponse:
         return MadeUp(msgspec.json.encode(completion("cached", finish_reason="stop")))

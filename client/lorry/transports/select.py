@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lorry.transports.base import Transport
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
     import httpx
     import httpx2
@@ -31,7 +33,8 @@ def as_transport(given: Any) -> Transport:
             return HttpxTransport(given, library=library)
     library = sys.modules.get("aiohttp")
     if library is not None and isinstance(given, library.ClientSession):
-        from lorry.transports.aiohttp import AiohttpSessionTransport  # loaded when one is in use
+        # loaded when one is in use
+        from lorry.transports.aiohttp_session import AiohttpSessionTransport
 
         return AiohttpSessionTransport(given)
     if isinstance(given, Transport) and not isinstance(given, type):
@@ -42,8 +45,8 @@ def as_transport(given: Any) -> Transport:
     )
 
 
-def default_transport() -> Transport:
+def default_transport(ssl_context: ssl.SSLContext | None = None) -> Transport:
     """The aiohttp transport; this imports aiohttp."""
     from lorry.transports.aiohttp import AiohttpTransport  # half of the import time of a program
 
-    return AiohttpTransport()
+    return AiohttpTransport(ssl_context=ssl_context)

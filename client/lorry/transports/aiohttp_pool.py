@@ -1,0 +1,260 @@
+"""Requests over aiohttp's connections: taken from its pool, written in one piece, parsed by it.
+
+aiohttp's session does for every request what few need: redirects, cookies, proxies, traces, bodies of
+all kinds, each with objects of its own. That takes longer than all else in a call, and what a call
+holds while it waits is what Python's collector goes through again and again. So only the parts below
+a session are used: connector, protocol and parser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+from weakref import WeakSet
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError
+from yarl import URL
+
+from lorry.errors import ConfigError
+from lorry.timing import AttemptTiming
+from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected
+from lorry.transports.base import ConnectionCounts, WireRequest
+
+READ_BUFFER_BYTES = 2**20
+# below uvicorn's 5 s, so that the client drops an idle connection before the server does
+KEEPALIVE_S = 4.0
+DNS_CACHE_S = 10
+# a longer body is not copied behind its head, which is sent by itself then
+MAX_JOINED_BODY_BYTES = 2**16
+MAX_KEPT_TARGETS = 256
+SWITCHING_PROTOCOLS = 101
+# RFC 9110, 8.6: a request without a body has no length where its method has no use for a body
+_METHODS_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE"})
+
+
+class _Target(NamedTuple):
+    """What requests to one URL have in common."""
+
+    place: aiohttp.ClientRequest  # never sent; aiohttp's connector takes addresses in this form
+    request_line: str
+    host_line: str
+
+
+class Pool:
+    """One event loop's connections: as many as requests are in flight, kept for those that follow.
+
+    Made and used inside of the loop.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=KEEPALIVE_S,
+            ttl_dns_cache=DNS_CACHE_S,
+            ssl=ssl_context or True,
+        )
+        self._targets: dict[tuple[str, str], _Target] = {}
+        self._used: WeakSet[ResponseHandler] = WeakSet()
+        self.num_in_use = 0
+
+    async def send(self, request: WireRequest, attempt: AttemptTiming) -> PooledResponse:
+        """As `Transport.send`."""
+        connection = await self._connect(request, attempt)
+        try:
+            message, content = await self._exchange(connection, request)
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            self.close(connection)
+            raise lost(error) from error
+        except BaseException:
+            self.close(connection)
+            raise
+        return PooledResponse(self, connection, message.code, message.headers, content)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep it for the next request."""
+        self.num_in_use -= 1
+        transport = connection.transport
+        if transport is not None and transport.get_write_buffer_size():
+            connection.close()  # the answer came before the request was sent, and made it idle
+        else:
+            connection.release()
+
+    def close(self, connection: Connection) -> None:
+        """Close it now; what is still to be sent is not waited for."""
+        self.num_in_use -= 1
+        transport = connection.transport
+        if transport is not None:
+            transport.abort()
+        connection.close()
+
+    def count(self) -> ConnectionCounts:
+        num_open = sum(protocol.is_connected() for protocol in self._used)
+        return ConnectionCounts(num_open, max(0, num_open - self.num_in_use))
+
+    async def aclose(self) -> None:
+        await self._connector.close()
+
+    async def _connect(self, request: WireRequest, attempt: AttemptTiming) -> Connection:
+        try:
+            place = self._target(request).place
+            timeout = _timeout(request.connect_timeout_s)
+            connection = await self._connector.connect(place, [], timeout)
+            while _has_unasked_answer(connection):
+                connection.close()
+                connection = await self._connector.connect(place, [], timeout)
+        except TimeoutError as error:
+            raise connected_too_late(request.url, request.connect_timeout_s) from error
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+            raise not_connected(request.url, error) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise lost(error) from error
+        self.num_in_use += 1
+        attempt.connected_ns = time.perf_counter_ns()
+        attempt.reused_connection = was_used = connection.protocol in self._used
+        if not was_used and connection.protocol is not None:
+            self._used.add(connection.protocol)
+        return connection
+
+    async def _exchange(
+        self, connection: Connection, request: WireRequest
+    ) -> tuple[aiohttp.http_parser.RawResponseMessage, aiohttp.StreamReader]:
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None:
+            raise aiohttp.ClientConnectionResetError("it was closed at once")
+        protocol.set_response_params(
+            skip_payload=request.method == "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+        head, body = _head(self._target(request), request), request.body
+        if body is None:
+            transport.write(head)
+        elif len(body) <= MAX_JOINED_BODY_BYTES:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        while True:
+            message, content = await protocol.read()
+            if message.code >= 200 or message.code == SWITCHING_PROTOCOLS:
+                return message, content
+
+    def _target(self, request: WireRequest) -> _Target:
+        key = request.method, request.url
+        target = self._targets.get(key)
+        if target is None:
+            if len(self._targets) >= MAX_KEPT_TARGETS:
+                self._targets.clear()
+            target = self._targets[key] = _new_target(*key)
+        return target
+
+
+class PooledResponse:
+    """A response whose body is read in whatever pieces the socket gave."""
+
+    __slots__ = ("_connection", "_content", "_pool", "headers", "status")
+
+    def __init__(
+        self,
+        pool: Pool,
+        connection: Connection,
+        status: int,
+        headers: Mapping[str, str],
+        content: aiohttp.StreamReader,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self._content = content
+        content.on_eof(self._came_whole)
+
+    @property
+    def at_end(self) -> bool:
+        return self._content.at_eof()
+
+    def read_nowait(self) -> bytes:
+        try:
+            return self._content.read_nowait()
+        except (aiohttp.ClientError, OSError) as error:
+            raise lost(error) from error
+
+    async def read_some(self) -> bytes:
+        try:
+            return await self._content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise lost(error) from error
+
+    def abort(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._pool.close(connection)
+        if self._content.exception() is None:
+            # wakes whoever waits in a read, which a connection that is given up does not
+            self._content.set_exception(aiohttp.ClientConnectionError("it was closed"))
+
+    async def aclose(self) -> None:
+        if not self._content.at_eof():
+            self.abort()
+            # the loop closes an aborted socket in its next turn
+            await asyncio.sleep(0)
+
+    def _came_whole(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection)
+
+
+def _new_target(method: str, url: str) -> _Target:
+    try:
+        place = aiohttp.ClientRequest(method, URL(url), loop=asyncio.get_running_loop())
+    except aiohttp.InvalidURL:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{method!r} {url!r} is no request that can be sent: {error}") from error
+    return _Target(
+        place,
+        request_line=f"{place.method} {place.url.raw_path_qs} HTTP/1.1\r\n",
+        host_line=f"host: {place.headers['host']}\r\n",
+    )
+
+
+def _head(target: _Target, request: WireRequest) -> bytes:
+    headers, body = request.headers, request.body
+    lines = [target.request_line]
+    if "host" not in headers:
+        lines.append(target.host_line)
+    for name, value in headers.items():
+        lines.append(f"{name}: {value}\r\n")
+    if body is not None:
+        lines.append(f"content-length: {len(body)}\r\n")
+    elif target.place.method not in _METHODS_WITHOUT_BODY:
+        lines.append("content-length: 0\r\n")
+    lines.append("\r\n")
+    head = "".join(lines)
+    if not head.count("\n") == head.count("\r") == len(lines) or "\0" in head:
+        raise ConfigError("a header has a line end or a NUL in it, which cannot be sent")
+    return head.encode()
+
+
+def _has_unasked_answer(connection: Connection) -> bool:
+    """Something came while it was idle, such as 408: not to be taken for the next request's answer."""
+    return connection.protocol is not None and len(connection.protocol) > 0
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect_timeout_s: float | None) -> aiohttp.ClientTimeout:
+    """All other limits are the caller's to keep."""
+    return aiohttp.ClientTimeout(
+        total=None, connect=connect_timeout_s, sock_connect=None, sock_read=None
+    )
