@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -218,6 +220,58 @@ async def test_a_read_that_waits_ends_when_its_connection_is_closed_by_another(p
             await asyncio.wait_for(reading, 5)
 
     assert pool.num_in_use == 0
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_loop_that_is_closed_under_a_call_is_no_error(is_streamed: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", CLOSED_UNDER_A_CALL, "streamed" * is_streamed],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stdout == "left\n"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+CLOSED_UNDER_A_CALL = """
+import asyncio, gc, sys, warnings
+import lorry
+from lorry.testing.scripted_server import ScriptedServer
+
+warnings.simplefilter("ignore", ResourceWarning)
+
+async def script(request, reply):
+    if sys.argv[1]:
+        await reply.start_stream()
+    reached.append(request)
+    await reply.client_left()
+
+async def call(client):
+    try:
+        await (client.stream("Hi").final() if sys.argv[1] else client.generate("Hi"))
+    finally:
+        print("left")
+
+async def begin(client):
+    task = asyncio.create_task(call(client))
+    while not reached:
+        await asyncio.sleep(0.01)
+    task._log_destroy_pending = False
+    return task
+
+reached = []
+with ScriptedServer(script) as server:
+    client = lorry.AsyncClient(server.url)
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(begin(client))
+    loop.close()
+    del task
+    gc.collect()
+"""
 
 
 @pytest.mark.parametrize(

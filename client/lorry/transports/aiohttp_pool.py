@@ -9,6 +9,7 @@ a session are used: connector, protocol and parser.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Mapping
@@ -69,7 +70,11 @@ class Pool:
         """As `Transport.send`."""
         connection = await self._connect(request, attempt)
         try:
-            message, content = await self._exchange(connection, request)
+            protocol = self._write(connection, request)
+            while True:
+                message, content = await protocol.read()
+                if message.code >= 200 or message.code == SWITCHING_PROTOCOLS:
+                    break
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             self.close(connection)
             raise lost(error) from error
@@ -79,21 +84,22 @@ class Pool:
         return PooledResponse(self, connection, message.code, message.headers, content)
 
     def give_back(self, connection: Connection) -> None:
-        """Keep it for the next request."""
-        self.num_in_use -= 1
+        """Keep it for the next request, unless its own was answered before it was sent."""
         transport = connection.transport
         if transport is not None and transport.get_write_buffer_size():
-            connection.close()  # the answer came before the request was sent, and made it idle
+            self.close(connection)
         else:
+            self.num_in_use -= 1
             connection.release()
 
     def close(self, connection: Connection) -> None:
         """Close it now; what is still to be sent is not waited for."""
         self.num_in_use -= 1
         transport = connection.transport
-        if transport is not None:
-            transport.abort()
-        connection.close()
+        with contextlib.suppress(RuntimeError):  # the loop has gone, and its sockets with it
+            if transport is not None:
+                transport.abort()
+            connection.close()
 
     def count(self) -> ConnectionCounts:
         num_open = sum(protocol.is_connected() for protocol in self._used)
@@ -123,9 +129,8 @@ class Pool:
             self._used.add(connection.protocol)
         return connection
 
-    async def _exchange(
-        self, connection: Connection, request: WireRequest
-    ) -> tuple[aiohttp.http_parser.RawResponseMessage, aiohttp.StreamReader]:
+    def _write(self, connection: Connection, request: WireRequest) -> ResponseHandler:
+        """Send a request; what is returned reads its answer."""
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None:
             raise aiohttp.ClientConnectionResetError("it was closed at once")
@@ -143,10 +148,7 @@ class Pool:
         else:
             transport.write(head)
             transport.write(body)
-        while True:
-            message, content = await protocol.read()
-            if message.code >= 200 or message.code == SWITCHING_PROTOCOLS:
-                return message, content
+        return protocol
 
     def _target(self, request: WireRequest) -> _Target:
         key = request.method, request.url
