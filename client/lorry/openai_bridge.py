@@ -27,9 +27,10 @@ from lorry.errors import (
     StreamProtocolError,
 )
 from lorry.exchange import Exchange
+from lorry.generation import Token
+from lorry.intake import Intake
 from lorry.options import CallOptions, resolve
 from lorry.session import Session
-from lorry.sse import SSEDecoder
 from lorry.timeout import Timeout
 
 # `openai` insists on a key; this one is not sent
@@ -214,21 +215,19 @@ class _StreamReader:
     def __init__(self, exchange: Exchange, dialect: Dialect, logged: LoggedCall) -> None:
         self._exchange = exchange
         self._logged = logged
-        self._decoder = SSEDecoder()
         self._builder = GenerationBuilder(dialect)
+        self._intake = Intake(self._builder)
         self._can_read = True
         self.failure: ClientError | None = None  # that the server reported
 
     def read(self, data: bytes) -> None:
         if not self._can_read:
             return
-        stopwatch = self._exchange.stopwatch
+        tokens: list[Token] = []
         try:
-            for event in self._decoder.feed(data):
-                tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
-                if tokens:
-                    stopwatch.tokens_came(len(tokens))
-                    self._exchange.first_token_came()
+            self._intake.take(data, self._exchange.stopwatch, tokens)
+            if tokens:
+                self._exchange.first_token_came()
         except ClientError as error:
             self._can_read = False
             if not isinstance(error, StreamProtocolError):

@@ -17,13 +17,12 @@ from lorry.errors import (
     ConnectionLost,
     DeadlineExceeded,
     StreamCancelled,
-    StreamProtocolError,
     StreamTruncated,
 )
 from lorry.exchange import Exchange
 from lorry.generation import Generation, Token
+from lorry.intake import Intake
 from lorry.options import CallOptions
-from lorry.sse import SSEDecoder
 from lorry.stream_events import Finished, KeepAlive, Started, StreamEvent
 from lorry.telemetry import Observation
 from lorry.timing import Timing
@@ -57,8 +56,7 @@ class TokenStream:
         self._options = options
         self._observe = observe
         self._observation: Observation | None = None
-        self._num_bytes = 0
-        self._decoder = SSEDecoder()
+        self._intake = Intake(builder)
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
         self._failure: ClientError | None = None
@@ -241,23 +239,9 @@ class TokenStream:
             return await self._exchange.open()
 
     def _take(self, data: bytes) -> None:
-        exchange, builder = self._exchange, self._builder
-        stopwatch = exchange.stopwatch
-        t_ns = stopwatch.last_read_ns
-        for event in self._decoder.feed(data):
-            try:
-                tokens = builder.add_event(event.data, t_ns=t_ns)
-            except ClientError as error:
-                if isinstance(error, StreamProtocolError):
-                    error.offset = self._num_bytes + max(0, data.find(event.data))
-                self._fail(error)
-                return
-            if tokens:
-                stopwatch.tokens_came(len(tokens))
-                self._ready.extend(tokens)
-        self._num_bytes += len(data)
+        self._intake.take(data, self._exchange.stopwatch, self._ready)
         if self._ready:
-            exchange.first_token_came()
+            self._exchange.first_token_came()
 
     def _end_of_body(self) -> None:
         if self._builder.is_complete:
@@ -328,14 +312,14 @@ class EventStream:
 
     async def __anext__(self) -> StreamEvent:
         stream = self._stream
-        stopwatch, decoder = stream._exchange.stopwatch, stream._decoder
+        stopwatch, intake = stream._exchange.stopwatch, stream._intake
         if not self._has_started:
             await stream.__aenter__()
             self._has_started = True
             began_ns = stopwatch.attempts[-1].headers_ns if stopwatch.attempts else None
             return Started(stream.request_id, stream.endpoint, began_ns)
         while not stream._ready:
-            count = decoder.num_comments - self._num_comments
+            count = intake.num_comments - self._num_comments
             if count:
                 self._num_comments += count
                 return KeepAlive(count, stopwatch.last_read_ns)

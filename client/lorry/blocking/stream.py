@@ -16,12 +16,11 @@ from lorry.errors import (
     ClientError,
     ConnectionLost,
     StreamCancelled,
-    StreamProtocolError,
     StreamTruncated,
 )
 from lorry.generation import Generation, Token
+from lorry.intake import Intake
 from lorry.options import CallOptions
-from lorry.sse import SSEDecoder
 from lorry.timing import Timing
 
 
@@ -45,8 +44,7 @@ class BlockingTokenStream:
         self._exchange = exchange
         self._builder = builder
         self._options = options
-        self._decoder = SSEDecoder()
-        self._num_bytes = 0
+        self._intake = Intake(builder)
         self._ready: deque[Token] = deque()
         self._state: Literal["new", "open", "ended"] = "new"
         self._failure: ClientError | None = None
@@ -170,18 +168,9 @@ class BlockingTokenStream:
             raise unfinished()
 
     def _take(self, data: bytes) -> None:
-        stopwatch = self._exchange.stopwatch
-        for event in self._decoder.feed(data):
-            try:
-                tokens = self._builder.add_event(event.data, t_ns=stopwatch.last_read_ns)
-            except StreamProtocolError as error:
-                error.offset = self._num_bytes + max(0, data.find(event.data))
-                raise
-            if tokens:
-                stopwatch.tokens_came(len(tokens))
-                self._exchange.first_token_came()
-                self._ready.extend(tokens)
-        self._num_bytes += len(data)
+        self._intake.take(data, self._exchange.stopwatch, self._ready)
+        if self._ready:
+            self._exchange.first_token_came()
 
     def _end(self) -> None:
         self._state = "ended"
