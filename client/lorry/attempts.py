@@ -20,7 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from lorry.balancing import Balancer, EndpointState, Visit
-from lorry.call_outcome import concluded, unasked_encoding
+from lorry.call_outcome import concluded, ended_idle, note_call, unasked_encoding
 from lorry.config import checked_headers
 from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
@@ -261,19 +261,18 @@ class Attempts:
 
     def _is_stale(self, failure: ClientError, state: EndpointState) -> bool:
         if not isinstance(failure, ConnectionLost):
-            return False
-        attempt = self._stopwatch.attempts[-1]
-        return (
-            attempt.headers_ns is None
-            and attempt.reused_connection is True
-            and (self._call.method in IDEMPOTENT_METHODS or state.heeds_keys)
-        )
+            return False  # and there may have been no attempt
+        is_harmless = self._call.method in IDEMPOTENT_METHODS or state.heeds_keys
+        return is_harmless and ended_idle(failure, self._stopwatch.attempts[-1])
 
     def _note(self, failure: ClientError) -> None:
-        failure.request_id = self._call.request_id
-        failure.endpoint = self.endpoint
-        failure.adapter = self._call.adapter
-        failure.attempts = len(self._stopwatch.attempts)
+        note_call(
+            failure,
+            request_id=self._call.request_id,
+            endpoint=self.endpoint,
+            adapter=self._call.adapter,
+            num_attempts=len(self._stopwatch.attempts),
+        )
 
 
 def idempotency_key(request_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lorry.errors import (
     ClientError,
     ConnectError,
+    ConnectionLost,
     DeadlineExceeded,
     NotRetried,
     Phase,
@@ -13,6 +14,7 @@ from lorry.errors import (
     StreamProtocolError,
     StreamTruncated,
 )
+from lorry.timing import AttemptTiming
 
 _WAITING_FOR: dict[Phase, str] = {
     "queue": "waiting to send the request",
@@ -60,6 +62,28 @@ def not_a_stream(content_type: str) -> StreamProtocolError:
 def unfinished() -> StreamTruncated:
     """The error of a stream that ends in order, but before its end."""
     return StreamTruncated("the stream ended without a finish reason and without [DONE]")
+
+
+def note_call(
+    failure: ClientError, *, request_id: str, endpoint: str, adapter: str | None, num_attempts: int
+) -> None:
+    """Write on an error which call it is of, and how often that had been sent."""
+    failure.request_id = request_id
+    failure.endpoint = endpoint
+    failure.adapter = adapter
+    failure.attempts = num_attempts
+
+
+def ended_idle(failure: ClientError, attempt: AttemptTiming) -> bool:
+    """Whether a connection that was kept from an earlier call ended before the answer began.
+
+    Servers close idle connections, and the request may have crossed with that.
+    """
+    return (
+        isinstance(failure, ConnectionLost)
+        and attempt.headers_ns is None
+        and attempt.reused_connection is True
+    )
 
 
 def _refusals_of(late: ClientError, failures: list[ClientError]) -> list[ClientError]:

@@ -19,7 +19,14 @@ from lorry.attempts import (
 )
 from lorry.blocking.connection import Connection, ConnectionPool
 from lorry.blocking.retry_account import RetryAccount
-from lorry.call_outcome import cancelled, concluded, too_late, unasked_encoding
+from lorry.call_outcome import (
+    cancelled,
+    concluded,
+    ended_idle,
+    note_call,
+    too_late,
+    unasked_encoding,
+)
 from lorry.error_mapping import carried_key, status_error
 from lorry.errors import (
     ClientError,
@@ -191,20 +198,18 @@ class BlockingExchange:
         error.timing = self.stopwatch.snapshot()
 
     def _is_stale(self, failure: ClientError) -> bool:
-        """A kept connection ended before the answer, and a second copy does no harm."""
-        attempt = self.stopwatch.attempts[-1]
-        return (
-            isinstance(failure, ConnectionLost)
-            and attempt.headers_ns is None
-            and attempt.reused_connection is True
-            and (self.call.method in IDEMPOTENT_METHODS or self._pool.heeds_keys)
-        )
+        is_harmless = self.call.method in IDEMPOTENT_METHODS or self._pool.heeds_keys
+        return is_harmless and ended_idle(failure, self.stopwatch.attempts[-1])
 
     def _note(self, failure: ClientError) -> None:
-        failure.request_id = self.call.request_id
-        failure.endpoint = self.call.base_url
-        failure.adapter = self.call.adapter
-        failure.attempts = len(self.stopwatch.attempts)
+        call = self.call
+        note_call(
+            failure,
+            request_id=call.request_id,
+            endpoint=call.base_url,
+            adapter=call.adapter,
+            num_attempts=len(self.stopwatch.attempts),
+        )
 
     def _attempt(self) -> Mapping[str, str]:
         call = self.call
