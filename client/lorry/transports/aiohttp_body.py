@@ -38,6 +38,7 @@ def _end(writing: asyncio.Task[None], protocol: ResponseHandler) -> None:
     if writing.done():
         return
     writing.cancel()
-    protocol.force_close()
     if protocol.transport is not None:
         protocol.transport.abort()
+    # until the loop has closed it, this is what keeps it from being used again
+    protocol.set_exception(aiohttp.ClientConnectionError("its request was not written to its end"))

@@ -26,7 +26,7 @@ from yarl import URL
 from lorry.errors import ConfigError
 from lorry.timing import AttemptTiming
 from lorry.transports.aiohttp_body import write_in_pieces
-from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected
+from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected, unreadable
 from lorry.transports.base import ConnectionCounts, WireRequest
 
 READ_BUFFER_BYTES = 2**20
@@ -84,11 +84,14 @@ class Pool:
                 if message.code >= 200:
                     break
                 if message.code == SWITCHING_PROTOCOLS:  # unasked, and HTTP no more
-                    protocol.force_close()
+                    protocol.set_exception(_closed())
                     break
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             self.close(connection)
             raise lost(error) from error
+        except HttpProcessingError as error:
+            self.close(connection)
+            raise unreadable(error) from error
         except BaseException:
             self.close(connection)
             raise
