@@ -8,11 +8,15 @@ import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 import lorry
 from lorry.timing import AttemptTiming
+from lorry.transports.aiohttp import AiohttpTransport
+from lorry.transports.aiohttp_body import PIECE_BYTES, write_in_pieces
 from lorry.transports.aiohttp_pool import Pool
 from lorry.transports.base import WireRequest, WireResponse
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply
@@ -296,3 +300,90 @@ async def test_a_header_that_cannot_be_sent_opens_no_connection_and_is_not_in_th
             assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
         assert server.num_connections == 0
+
+
+class HeldConnection:
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        self.release = callback
+
+
+class SlowTransport:
+    """Has taken all that it was given, and will take no more for now."""
+
+    def __init__(self, protocol: ResponseHandler) -> None:
+        self.sizes: list[int] = []
+        self.is_aborted = False
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        self.sizes.append(len(data))
+        self._protocol.pause_writing()
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def get_extra_info(self, name: str) -> None: ...
+
+
+async def test_a_body_is_written_no_further_when_its_connection_is_given_back() -> None:
+    protocol, connection = ResponseHandler(asyncio.get_running_loop()), HeldConnection()
+    transport: Any = SlowTransport(protocol)
+    protocol.connection_made(transport)
+    write_in_pieces(connection, protocol, LARGE)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert transport.sizes == [PIECE_BYTES]
+    assert not protocol.should_close
+
+    connection.release()
+    await asyncio.sleep(0)
+    protocol.resume_writing()
+    await asyncio.sleep(0)
+
+    assert transport.sizes == [PIECE_BYTES]
+    assert transport.is_aborted
+    assert protocol.should_close
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_body_that_was_written_leaves_its_connection_as_it_is() -> None:
+    protocol, connection = ResponseHandler(asyncio.get_running_loop()), HeldConnection()
+    transport: Any = SlowTransport(protocol)
+    protocol.connection_made(transport)
+    write_in_pieces(connection, protocol, b"x" * 3)  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    protocol.resume_writing()
+    await asyncio.sleep(0)
+    connection.release()
+
+    assert transport.sizes == [3]
+    assert not transport.is_aborted
+    assert not protocol.should_close
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that its loop left open
+def test_the_pool_of_a_loop_that_was_closed_without_a_word_is_not_kept() -> None:
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        await reply.plain(200, b"ok")
+
+    async def call(url: str) -> None:
+        assert await whole(await transport.send(post(url), attempt=AttemptTiming(0))) == b"ok"
+
+    transport = AiohttpTransport()
+    with FakeLLMServer(script) as server:
+        gone = asyncio.new_event_loop()
+        gone.run_until_complete(call(server.url))
+        gone.close()
+        with asyncio.Runner() as runner:
+            runner.run(call(server.url))
+            loop = runner.get_loop()
+            assert list(transport._pools) == list(transport._keepers) == [loop]
+            runner.run(transport.aclose())
+            assert not transport._pools
+            assert not transport._keepers
+            runner.run(call(server.url))
+            assert list(transport._pools) == [loop]
+    assert not transport._pools
+    assert not transport._keepers
