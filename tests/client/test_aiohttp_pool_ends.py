@@ -115,6 +115,32 @@ async def test_an_answer_cannot_be_read_on_when_the_pool_was_closed(pool: Pool, 
     assert pool.num_in_use == 0
 
 
+@pytest.mark.parametrize("kind", ["length", "end"])
+async def test_an_answer_that_begins_in_the_moment_of_closing_is_not_taken_for_whole(
+    pool: Pool, kind: str
+) -> None:
+    reached = asyncio.Event()
+
+    async def script(request: ReceivedRequest, reply: Reply) -> None:
+        reached.set()
+        await reply.client_left()
+
+    async def call(url: str) -> bytes:
+        return await whole(await pool.send(post(url), AttemptTiming(0)))
+
+    async with FakeLLMServer(script) as server:
+        calling = asyncio.create_task(call(server.url))
+        await reached.wait()
+        (connection,) = pool._in_use
+        assert connection.protocol is not None
+        connection.protocol.data_received(BEGINNINGS[kind])
+        await pool.aclose()
+
+        with pytest.raises(lorry.ConnectionLost, match="it was closed"):
+            await calling
+    assert pool.num_in_use == 0
+
+
 async def test_a_pool_is_closed_at_once_though_a_server_does_not_read(pool: Pool) -> None:
     reached, closed = asyncio.Event(), asyncio.Event()
 

@@ -131,9 +131,8 @@ class Pool:
             for connection, response in list(self._in_use.items()):
                 if response is not None:
                     response.abort()
-                elif connection.protocol is not None and connection.transport is not None:
-                    connection.protocol.set_exception(_closed())
-                    connection.transport.abort()
+                elif connection.protocol is not None:
+                    connection.protocol.set_exception(_closed())  # `send` closes it
             await asyncio.sleep(0)
         await self._connector.close()
 
