@@ -115,6 +115,7 @@ ONLY_IN: dict[str, set[str]] = {
 # The same for the client. What is needed by its types alone counts too.
 CLIENT_ONLY_IN: dict[str, set[str]] = {
     "aiohttp": {
+        "transports.aiohttp_body",
         "transports.aiohttp_errors",
         "transports.aiohttp_pool",
         "transports.aiohttp_session",

@@ -199,9 +199,10 @@ async def test_what_is_no_http_is_a_lost_connection_that_is_closed(
         await reply.client_left()
 
     async with FakeLLMServer(script) as server:
-        with pytest.raises(lorry.ConnectionLost):
+        with pytest.raises(lorry.ConnectionLost, match="no answer in HTTP") as caught:
             await pool.send(wire(server), AttemptTiming(0))
 
+    assert "\n" not in str(caught.value)
     assert pool.num_in_use == 0
 
 

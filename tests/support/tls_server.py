@@ -38,8 +38,8 @@ class TlsServer:
             check=True,
             capture_output=True,
         )
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(self._certificate, key)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self._certificate, key)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://localhost:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
@@ -73,7 +73,7 @@ class TlsServer:
             with (
                 contextlib.suppress(OSError),  # a client that does not trust us leaves
                 accepted,
-                self._context.wrap_socket(accepted, server_side=True) as connection,
+                self.context.wrap_socket(accepted, server_side=True) as connection,
             ):
                 received = b""
                 while not received.endswith(b"}"):

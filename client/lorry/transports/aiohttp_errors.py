@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from lorry.errors import ConnectError, ConnectionLost, DeadlineExceeded
 from lorry.transports.connect_error import connect_error
@@ -29,4 +30,11 @@ def lost(error: Exception) -> ConnectionLost:
     """Return (not raise) the error for a connection that ended before the answer did."""
     return ConnectionLost(
         f"the connection ended before the answer did ({error or type(error).__name__})"
+    )
+
+
+def unreadable(error: HttpProcessingError) -> ConnectionLost:
+    """Return (not raise) the error for what came instead of an answer; its own text says 400."""
+    return ConnectionLost(
+        f"what the server sent is no answer in HTTP ({' '.join(error.message.split())})"
     )

@@ -25,14 +25,15 @@ from yarl import URL
 
 from lorry.errors import ConfigError
 from lorry.timing import AttemptTiming
-from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected
+from lorry.transports.aiohttp_body import write_in_pieces
+from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected, unreadable
 from lorry.transports.base import ConnectionCounts, WireRequest
 
 READ_BUFFER_BYTES = 2**20
 # below uvicorn's 5 s, so that the client drops an idle connection before the server does
 KEEPALIVE_S = 4.0
 DNS_CACHE_S = 10
-# a longer body is not copied behind its head, which is sent by itself then
+# a longer body is not copied behind its head, and is written as fast as the server takes it
 MAX_JOINED_BODY_BYTES = 2**16
 MAX_KEPT_TARGETS = 256
 SWITCHING_PROTOCOLS = 101
@@ -64,24 +65,40 @@ class Pool:
         )
         self._targets: dict[tuple[str, str], _Target] = {}
         self._used: WeakSet[ResponseHandler] = WeakSet()
-        self.num_in_use = 0
+        # with its response, from the headers on
+        self._in_use: dict[Connection, PooledResponse | None] = {}
+
+    @property
+    def num_in_use(self) -> int:
+        return len(self._in_use)
 
     async def send(self, request: WireRequest, attempt: AttemptTiming) -> PooledResponse:
         """As `Transport.send`."""
-        connection = await self._connect(request, attempt)
+        target = self._target(request)
+        head = _head(target, request)
+        connection = await self._connect(target.place, request, attempt)
         try:
-            protocol = self._write(connection, request)
+            protocol = _write(connection, request, head)
             while True:
                 message, content = await protocol.read()
-                if message.code >= 200 or message.code == SWITCHING_PROTOCOLS:
+                if message.code >= 200:
                     break
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+                if message.code == SWITCHING_PROTOCOLS:  # unasked, and HTTP no more
+                    protocol.set_exception(_closed())
+                    break
+        except (aiohttp.ClientError, OSError) as error:
             self.close(connection)
             raise lost(error) from error
+        except HttpProcessingError as error:
+            self.close(connection)
+            raise unreadable(error) from error
         except BaseException:
             self.close(connection)
             raise
-        return PooledResponse(self, connection, message.code, message.headers, content)
+        response = PooledResponse(self, connection, message.code, message.headers, content)
+        self._in_use[connection] = response
+        content.on_eof(response.came_whole)
+        return response
 
     def give_back(self, connection: Connection) -> None:
         """Keep it for the next request, unless its own was answered before it was sent."""
@@ -89,12 +106,12 @@ class Pool:
         if transport is not None and transport.get_write_buffer_size():
             self.close(connection)
         else:
-            self.num_in_use -= 1
+            del self._in_use[connection]
             connection.release()
 
     def close(self, connection: Connection) -> None:
         """Close it now; what is still to be sent is not waited for."""
-        self.num_in_use -= 1
+        del self._in_use[connection]
         transport = connection.transport
         with contextlib.suppress(RuntimeError):  # the loop has gone, and its sockets with it
             if transport is not None:
@@ -106,49 +123,44 @@ class Pool:
         return ConnectionCounts(num_open, max(0, num_open - self.num_in_use))
 
     async def aclose(self) -> None:
+        """Close all connections. Who waits for an answer, or would read on in one, gets ConnectionLost.
+
+        A request that is still connecting fails when it is connected, or when its time for that ends.
+        """
+        for _ in range(2):  # an answer that has just begun is a response in the loop's next turn
+            for connection, response in list(self._in_use.items()):
+                if response is not None:
+                    response.abort()
+                elif connection.protocol is not None:
+                    connection.protocol.set_exception(_closed())  # `send` closes it
+            await asyncio.sleep(0)
         await self._connector.close()
 
-    async def _connect(self, request: WireRequest, attempt: AttemptTiming) -> Connection:
+    async def _connect(
+        self, place: aiohttp.ClientRequest, request: WireRequest, attempt: AttemptTiming
+    ) -> Connection:
+        timeout = _timeout(request.connect_timeout_s)
         try:
-            place = self._target(request).place
-            timeout = _timeout(request.connect_timeout_s)
             connection = await self._connector.connect(place, [], timeout)
             while _has_unasked_answer(connection):
                 connection.close()
                 connection = await self._connector.connect(place, [], timeout)
         except TimeoutError as error:
             raise connected_too_late(request.url, request.connect_timeout_s) from error
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            raise not_connected(request.url, error) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise lost(error) from error
-        self.num_in_use += 1
+            raise not_connected(request.url, error) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._connector.closed and task is not None and not task.cancelling():
+                # it is how a connector that is closed ends the look-ups of names
+                raise not_connected(request.url, _closed()) from error
+            raise
+        self._in_use[connection] = None
         attempt.connected_ns = time.perf_counter_ns()
         attempt.reused_connection = was_used = connection.protocol in self._used
         if not was_used and connection.protocol is not None:
             self._used.add(connection.protocol)
         return connection
-
-    def _write(self, connection: Connection, request: WireRequest) -> ResponseHandler:
-        """Send a request; what is returned reads its answer."""
-        protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None:
-            raise aiohttp.ClientConnectionResetError("it was closed at once")
-        protocol.set_response_params(
-            skip_payload=request.method == "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=READ_BUFFER_BYTES,
-        )
-        head, body = _head(self._target(request), request), request.body
-        if body is None:
-            transport.write(head)
-        elif len(body) <= MAX_JOINED_BODY_BYTES:
-            transport.write(head + body)
-        else:
-            transport.write(head)
-            transport.write(body)
-        return protocol
 
     def _target(self, request: WireRequest) -> _Target:
         key = request.method, request.url
@@ -178,7 +190,6 @@ class PooledResponse:
         self._pool = pool
         self._connection: Connection | None = connection
         self._content = content
-        content.on_eof(self._came_whole)
 
     @property
     def at_end(self) -> bool:
@@ -203,7 +214,7 @@ class PooledResponse:
         self._pool.close(connection)
         if self._content.exception() is None:
             # wakes whoever waits in a read, which a connection that is given up does not
-            self._content.set_exception(aiohttp.ClientConnectionError("it was closed"))
+            self._content.set_exception(_closed())
 
     async def aclose(self) -> None:
         if not self._content.at_eof():
@@ -211,17 +222,46 @@ class PooledResponse:
             # the loop closes an aborted socket in its next turn
             await asyncio.sleep(0)
 
-    def _came_whole(self) -> None:
+    def came_whole(self) -> None:
+        """The body has come to its end, and the connection is free for others."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.give_back(connection)
 
 
+def _write(connection: Connection, request: WireRequest, head: bytes) -> ResponseHandler:
+    """Send a request; what is returned reads its answer."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None:
+        raise aiohttp.ClientConnectionResetError("it was closed at once")
+    protocol.set_response_params(
+        skip_payload=request.method == "HEAD",
+        read_until_eof=True,
+        auto_decompress=False,
+        read_bufsize=READ_BUFFER_BYTES,
+    )
+    body = request.body
+    if body is None:
+        transport.write(head)
+    elif len(body) <= MAX_JOINED_BODY_BYTES:
+        transport.write(head + body)
+    else:
+        transport.write(head)
+        write_in_pieces(connection, protocol, body)
+    return protocol
+
+
 def _new_target(method: str, url: str) -> _Target:
     try:
-        place = aiohttp.ClientRequest(method, URL(url), loop=asyncio.get_running_loop())
-    except aiohttp.InvalidURL:
-        raise
+        parts = URL(url)
+        if parts.user is not None or parts.password is not None:
+            raise ConfigError("the URL of a request has a user name or password; use a header")
+        place = aiohttp.ClientRequest(method, parts, loop=asyncio.get_running_loop())
+        if parts.scheme not in ("http", "https"):
+            raise ValueError("its scheme is not http or https")
+        (parts.raw_host or "").encode("idna")  # as the look-up of the name does
+    except aiohttp.InvalidURL as error:
+        raise not_connected(url, error) from error
     except ValueError as error:
         raise ConfigError(f"{method!r} {url!r} is no request that can be sent: {error}") from error
     return _Target(
@@ -246,7 +286,14 @@ def _head(target: _Target, request: WireRequest) -> bytes:
     head = "".join(lines)
     if not head.count("\n") == head.count("\r") == len(lines) or "\0" in head:
         raise ConfigError("a header has a line end or a NUL in it, which cannot be sent")
-    return head.encode()
+    try:
+        return head.encode()
+    except UnicodeEncodeError:  # which holds the head, and a key with it
+        raise ConfigError("a header has a character that cannot be sent") from None
+
+
+def _closed() -> aiohttp.ClientConnectionError:
+    return aiohttp.ClientConnectionError("it was closed")
 
 
 def _has_unasked_answer(connection: Connection) -> bool:
