@@ -401,11 +401,10 @@ def test_a_sweep_of_rates_goes_up_and_down(tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    code = main(["--url", f"http://127.0.0.1:{port}", "--out", str(tmp_path)])
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        port = placeholder.getsockname()[1]
+        code = main(["--url", f"http://127.0.0.1:{port}", "--out", str(tmp_path)])
 
     assert code == 2
     (line,) = capsys.readouterr().err.splitlines()
