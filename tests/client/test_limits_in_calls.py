@@ -138,7 +138,7 @@ async def test_waiting_for_a_turn_is_in_the_time_from_the_intention_and_not_in_t
         first = asyncio.create_task(client.generate("Hi"))
         await script.has_open(1)
         second = asyncio.create_task(client.stream("Hi").final())
-        while not client.stats().num_queued:
+        while not client.stats().num_queued:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
         waits_ns = time.perf_counter_ns()
         await asyncio.sleep(0.05)
@@ -264,7 +264,7 @@ async def test_every_end_of_a_call_gives_its_place_back() -> None:
             del forgotten
             gc.collect()
         async with asyncio.timeout(10):
-            while client.stats().num_in_flight:
+            while client.stats().num_in_flight:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.001)
         stats = client.stats()
         await client.aclose()

@@ -120,7 +120,7 @@ def test_a_loop_that_is_gone_is_not_kept() -> None:
 async def test_a_call_during_which_the_loop_was_blocked_says_so() -> None:
     async def script(request: ReceivedRequest, reply: Reply) -> None:
         await asyncio.sleep(0.02)
-        time.sleep(BLOCK_S)
+        time.sleep(BLOCK_S)  # noqa: ASYNC251 - the block is what is to be seen
         await reply.json(200, completion("x", finish_reason="stop"))
 
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:

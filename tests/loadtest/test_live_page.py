@@ -17,8 +17,8 @@ from lorry_loadtest.live import LiveSummary
 from lorry_loadtest.live_history import MAX_POINTS, LiveHistory
 from lorry_loadtest.mock_server import MockServer, MockTimes
 from lorry_loadtest.report.live_fragment import live_fragment
-from tests.support.loadtest_records import make_record
 from tests.support.free_port import free_port
+from tests.support.loadtest_records import make_record
 from tests.support.mock_llm_server import running_mock
 
 ROOT = Path(__file__).parents[2]
