@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import sys
-import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
@@ -27,11 +26,8 @@ from tests.support.fake_llm_server import (
 )
 
 
-@pytest.fixture(autouse=True)
-async def stamps_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine takes for others is no latency of the server's (`PatientLoop`)."""
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: round(loop.time() * 1e9))
+# what the machine takes for others is no latency of the server's
+pytestmark = pytest.mark.usefixtures("stamps_by_the_loop")
 
 
 class Model:
