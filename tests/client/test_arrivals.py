@@ -70,6 +70,7 @@ def test_schedules_pickle_and_unlike_traces_print_unlike() -> None:
     assert repr(trace) != repr(lorry.Trace([0, 0.6, 2]))
 
 
+@pytest.mark.usefixtures("stamps_by_the_loop")
 async def test_an_open_loop_keeps_its_rate_within_one_percent() -> None:
     rate, num_requests = 200, 600
     async with FakeLLMServer(answer) as server, lorry.AsyncClient(server.url) as client:

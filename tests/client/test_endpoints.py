@@ -234,7 +234,9 @@ async def test_no_call_is_in_flight_after_its_end_however_it_ended() -> None:
         await anext(cancelled)
         cancelled.cancel()
         task = asyncio.create_task(client.stream("Hi").final())
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while len(one.requests) + len(other.requests) < 3:  # noqa: ASYNC110 - of either
+                await asyncio.sleep(0.001)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         with pytest.raises(lorry.DeadlineExceeded):

@@ -124,7 +124,9 @@ async def test_delays_are_kept_to() -> None:
 
     assert streamed.timing.ttft is not None
     assert streamed.timing.ttft >= 0.05
-    assert all(gap >= 0.01 for gap in streamed.timing.itl)
+    assert len(streamed.timing.itl) == 2
+    assert streamed.timing.e2e is not None
+    assert streamed.timing.e2e >= 0.09  # a single gap is shorter where the one before was read late
     assert whole.timing.e2e is not None
     assert whole.timing.e2e >= 0.09
 

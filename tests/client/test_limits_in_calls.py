@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import warnings
+from typing import Any
 
 import pytest
 
 import lorry
+from lorry.loop_lag import LoopLag
 from lorry.transports.base import WireRequest, WireResponse
 from tests.support.fake_llm_server import FakeLLMServer, ReceivedRequest, Reply, completion
 
@@ -99,16 +102,17 @@ async def test_no_more_calls_are_open_than_the_limit_says(is_streamed: bool) -> 
 
         calls = asyncio.gather(*(call() for _ in range(10)))
         await script.has_open(3)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # more would come by now
         stats = client.stats()
+        let_go_ns = time.perf_counter_ns()
         script.let_go.set()
         generations = await calls
 
     assert script.most_open == 3
     assert (stats.num_in_flight, stats.num_queued) == (10, 7)
     assert stats.num_connections_open == 3
-    waits = sorted(generation.timing.queue or 0.0 for generation in generations)
-    assert waits[2] < 0.02 <= waits[3]
+    turns_ns = [generation.timing.admitted_ns or 0 for generation in generations]
+    assert sum(turn_ns < let_go_ns for turn_ns in turns_ns) == 3
 
 
 async def test_a_call_that_waits_for_its_turn_counts_against_its_deadline() -> None:
@@ -134,7 +138,11 @@ async def test_waiting_for_a_turn_is_in_the_time_from_the_intention_and_not_in_t
         first = asyncio.create_task(client.generate("Hi"))
         await script.has_open(1)
         second = asyncio.create_task(client.stream("Hi").final())
+        while not client.stats().num_queued:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+        waits_ns = time.perf_counter_ns()
         await asyncio.sleep(0.05)
+        let_go_ns = time.perf_counter_ns()
         script.let_go.set()
         await first
         timing = (await second).timing
@@ -142,7 +150,7 @@ async def test_waiting_for_a_turn_is_in_the_time_from_the_intention_and_not_in_t
     assert timing.queue is not None
     assert timing.ttft is not None
     assert timing.ttft_from_intended is not None
-    assert timing.queue >= 0.045
+    assert timing.queue >= (let_go_ns - waits_ns) / 1e9
     assert timing.ttft_from_intended >= timing.queue + timing.ttft
     assert timing.admitted_ns is not None
     assert timing.admitted_ns <= timing.attempts[0].sent_ns
@@ -255,7 +263,9 @@ async def test_every_end_of_a_call_gives_its_place_back() -> None:
             warnings.simplefilter("ignore", ResourceWarning)
             del forgotten
             gc.collect()
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while client.stats().num_in_flight:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
         stats = client.stats()
         await client.aclose()
 
@@ -284,10 +294,11 @@ async def test_one_timer_serves_all_reads_of_a_stream() -> None:
     loop = asyncio.get_running_loop()
     call_at = loop.call_at
 
-    def counting(*arguments: object, **named: object) -> asyncio.TimerHandle:
+    def counting(when: float, callback: Any, *rest: Any, **named: Any) -> asyncio.TimerHandle:
         nonlocal num_timers
-        num_timers += 1
-        return call_at(*arguments, **named)  # type: ignore[arg-type]
+        if not isinstance(getattr(callback, "__self__", None), LoopLag):  # it beats by the clock
+            num_timers += 1
+        return call_at(when, callback, *rest, **named)
 
     async with FakeLLMServer(script) as server, lorry.AsyncClient(server.url) as client:
         await client.warmup(1)
@@ -300,7 +311,7 @@ async def test_one_timer_serves_all_reads_of_a_stream() -> None:
 
     assert generation.tokens is not None
     assert len(generation.tokens) == 51
-    # the deadline's, the heartbeat's, that of the end, and what the server's turns take
+    # the deadline's, that of the end, and what the server's turns take
     assert num_timers < 15
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -123,8 +123,11 @@ async def test_a_schedule_is_kept_and_the_wait_for_a_permit_shows_as_a_queue() -
         results = await run
 
     assert server.most_open == 1
-    queues = [result.timing.queue or 0.0 for result in results]
-    assert queues == sorted(queues)
+    for before, after in pairwise(result.timing for result in results):
+        assert before.done_ns is not None
+        assert after.admitted_ns is not None
+        assert after.admitted_ns >= before.done_ns
+        assert after.queue == (after.admitted_ns - after.created_ns) / 1e9
 
 
 def test_what_is_neither_a_number_nor_a_limiter_is_named() -> None:

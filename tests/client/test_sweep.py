@@ -25,6 +25,9 @@ from tests.support.fake_llm_server import (
     usage_chunk,
 )
 
+# what the machine takes for others is no latency of the server's
+pytestmark = pytest.mark.usefixtures("stamps_by_the_loop")
+
 
 class Model:
     """Streams as many tokens as are asked for, one every `gap_s`."""

@@ -44,7 +44,7 @@ async def ask(client: httpx.AsyncClient, url: str, model: str, num_tokens: int =
             "temperature": 0,
             "ignore_eos": True,
         },
-        timeout=60,
+        timeout=200,
     )
     assert response.status_code == 200, response.text
     text: str = response.json()["choices"][0]["text"]

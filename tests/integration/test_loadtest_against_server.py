@@ -56,7 +56,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """One closed loop of three seconds, in a process of its own because locust patches sockets."""
+    """One closed loop of ten seconds, in a process of its own because locust patches sockets."""
     default_model_folder()
     out = tmp_path_factory.mktemp("load")
     paths = [str(ROOT / name) for name in ("client", "loadtest")]
@@ -66,7 +66,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
             [
                 *(sys.executable, "-c"),
                 "import sys; from lorry_loadtest.cli import main; sys.exit(main(sys.argv[1:]))",
-                *("--url", url, "--concurrency", str(USERS), "--duration", "3", "--warmup", "0.5"),
+                *("--url", url, "--concurrency", str(USERS), "--duration", "10", "--warmup", "0.5"),
                 *("--prompt-words", "8:48", "--max-tokens", "8:32", "--ignore-eos"),
                 *("--base-share", "0.25", "--canaries", "0.2", "--no-calibration"),
                 *("--seed", "11", "--out", str(out)),

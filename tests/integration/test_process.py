@@ -137,7 +137,7 @@ def test_what_cannot_start_says_why_in_one_line(
             [LORRY, "serve", *port, *(flag.format(**values) for flag in flags)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             check=False,
         )

@@ -168,7 +168,7 @@ def test_a_wall_clock_that_was_set_fires_the_check_of_the_clocks(
         """The kernel stamps by the old time, and is read by the new one."""
         monkeypatch.setattr(wall_clock, "offset_now_ns", lambda: true_offset_ns() + 80_000_000)
 
-    run = Measured(sound(), while_running=sets_the_clock).run()
+    run = Measured(sound(), duration_s=3.0, while_running=sets_the_clock).run()
     monkeypatch.undo()
     time.sleep(0.15)  # the thread that stamps looks at the clock ten times a second
 

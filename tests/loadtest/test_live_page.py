@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from lorry_loadtest.live import LiveSummary
 from lorry_loadtest.live_history import MAX_POINTS, LiveHistory
 from lorry_loadtest.mock_server import MockServer, MockTimes
 from lorry_loadtest.report.live_fragment import live_fragment
+from tests.support.free_port import free_port
 from tests.support.loadtest_records import make_record
 from tests.support.mock_llm_server import running_mock
 
@@ -67,9 +67,7 @@ def test_the_fragment_has_curves_and_adapters_and_escapes_names() -> None:
 
 
 def test_locusts_web_ui_serves_the_page_and_it_follows_the_test(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     paths = os.pathsep.join([str(ROOT / "client"), str(ROOT / "loadtest")])
     with running_mock(MockServer(times=MockTimes(first_ms=5, gap_ms=1))) as mock:
         locust = subprocess.Popen(

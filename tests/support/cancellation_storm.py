@@ -149,7 +149,7 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
         tasks_left = asyncio.all_tasks() - tasks_before
         stats = client.stats()
         await client.aclose()
-        server_is_idle = await server.is_idle(within_s=2.0)
+        server_is_idle = await server.is_idle(within_s=20.0)
         delays = [
             ended_at - left_at[request_id]
             for request_id, ended_at in server.ended_at.items()
@@ -170,7 +170,7 @@ async def storm(num_calls: int, *, seed: int, limit: lorry.Limit) -> Account:
             stats=stats,
         )
     now.stop()
-    for _ in range(100):  # a loop closes the files of a server some turns later
+    for _ in range(1_000):  # a loop closes the files of a server some turns later
         files_more = open_files() - files_before
         if not files_more:
             break

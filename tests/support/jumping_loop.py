@@ -35,6 +35,10 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
+    def block(self, duration_s: float) -> None:
+        """As if a callback had kept the loop busy for so long."""
+        self._clock.now += duration_s
+
 
 def run_jumping(main: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine in a new loop whose time costs nothing."""

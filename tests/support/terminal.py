@@ -13,7 +13,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-PROGRAM = "import sys; from lorry.cli import main; raise SystemExit(main(sys.argv[1:]))"
+# ctrl-C as it is in the foreground: what runs in a job in the background inherits that it is ignored
+PROGRAM = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from lorry.cli import main; raise SystemExit(main(sys.argv[1:]))"
+)
 
 
 class Terminal:

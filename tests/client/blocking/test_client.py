@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pickle
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -63,7 +64,7 @@ def test_a_generation_is_that_of_the_async_client(
 def test_a_deadline_is_told_to_the_server(client: lorry.Client, server: ServerInThread) -> None:
     client.generate("Hi", deadline=30)
 
-    assert 29_000 < int(server.requests[0].headers["x-request-timeout-ms"]) <= 30_000
+    assert 20_000 < int(server.requests[0].headers["x-request-timeout-ms"]) <= 30_000
 
 
 def test_a_stream_gives_tokens_with_stamps(client: lorry.Client) -> None:
@@ -103,7 +104,9 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
     with ServerInThread(answer_once) as server, lorry.Client(server.url) as client:
         client.generate("Hi")
-        time.sleep(0.05)  # for the farewell to arrive
+        (idle,) = client._session._pool._idle
+        farewell, _, _ = select.select([idle.socket.fileno()], [], [], 20)
+        assert farewell
         assert client.generate("Hi").timing.reused_connection is False
 
 
@@ -142,7 +145,7 @@ def test_the_timeout_of_loading_an_adapter_is_one_limit_over_both_requests() -> 
         client.adapters.load("new", "/adapters/new", timeout=30)
 
     asked, put = (int(request.headers["x-request-timeout-ms"]) for request in server.requests)
-    assert 29_000 < asked <= 30_000
+    assert 20_000 < asked <= 30_000
     assert put <= asked - 200
 
 
@@ -232,13 +235,13 @@ def test_a_deadline_holds_whatever_trickles_in(point: str, streamed: bool, phase
     ):
         started = time.monotonic()
         with pytest.raises(lorry.DeadlineExceeded) as caught:
-            client.generate("Hi", deadline=0.3, token_times=streamed)
+            client.generate("Hi", deadline=1, token_times=streamed)
         took_s = time.monotonic() - started
 
     assert caught.value.phase == phase
-    assert caught.value.limit_s == 0.3
+    assert caught.value.limit_s == 1
     # the limit of the requirement: 0.1 s beyond the deadline, on a machine that lets threads run
-    assert took_s < 0.3 + 0.1 + lag.longest_s
+    assert took_s < 1 + 0.1 + lag.longest_s
 
 
 def test_limits_on_silence_and_on_the_first_token_are_named() -> None:
@@ -393,16 +396,17 @@ ticks = 0
 
 def tick():
     global ticks
-    while True:
+    while ticks < 10:
         gevent.sleep(0.005)
         ticks += 1
+    client.generate("let go")
 
 ticker = gevent.spawn(tick)
-jobs = [gevent.spawn(lambda: client.stream("Hi", deadline=20).text()) for _ in range(20)]
-gevent.joinall(jobs, raise_error=True, timeout=25)
-print(sorted({job.value for job in jobs}), ticks > 5)
+jobs = [gevent.spawn(lambda: client.stream("Hi", deadline=40).text()) for _ in range(20)]
+gevent.joinall(jobs, raise_error=True, timeout=50)
+print(sorted({job.value for job in jobs}), ticks)
 try:
-    client.generate("stall", deadline=0.3)
+    client.generate("stall", deadline=1)
 except lorry.DeadlineExceeded as error:
     print(error.phase)
 """
@@ -410,21 +414,27 @@ except lorry.DeadlineExceeded as error:
 
 def test_under_gevent_calls_run_beside_each_other() -> None:
     class Waiting:
-        """Answers the streams when all twenty have come: in turn they would never."""
+        """Answers the streams when all twenty have come and a greenlet that ticks beside them says
+        so: in turn they would never."""
 
         def __init__(self) -> None:
             self.waiting = 0
             self.everybody = asyncio.Event()
+            self.let_go = asyncio.Event()
 
         async def __call__(self, request: ReceivedRequest, reply: Reply) -> None:
             if request.json["prompt"] == "stall":
                 await reply.client_left()
                 return
+            if request.json["prompt"] == "let go":
+                await self.everybody.wait()
+                self.let_go.set()
+                await reply.json(200, completion("", finish_reason="stop"))
+                return
             self.waiting += 1
             if self.waiting == 20:
                 self.everybody.set()
-            await self.everybody.wait()
-            await asyncio.sleep(0.1)
+            await self.let_go.wait()
             await reply.stream(completion("done", finish_reason="stop"))
 
     with ServerInThread(Waiting()) as server:
@@ -436,7 +446,7 @@ def test_under_gevent_calls_run_beside_each_other() -> None:
             check=False,
         )
 
-    assert (done.stderr, done.stdout.splitlines()) == ("", ["['done'] True", "headers"])
+    assert (done.stderr, done.stdout.splitlines()) == ("", ["['done'] 10", "headers"])
 
 
 FORKED = """

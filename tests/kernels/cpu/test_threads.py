@@ -178,4 +178,4 @@ def test_closing_ends_the_threads() -> None:
         assert len(set(threading.enumerate()) - before) == 4
         running.step(product.plan)
 
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # of others some may have ended

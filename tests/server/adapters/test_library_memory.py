@@ -128,12 +128,12 @@ async def test_many_more_adapters_than_fit_under_steady_load_all_get_their_turns
 
 async def test_a_newcomer_that_waits_for_room_too_long_is_told():
     adapters = FakeAdapters()
-    library = fake_library(FakeEngine(), adapters, host_memory_bytes=1500, load_timeout_s=0.05)
+    library = fake_library(FakeEngine(), adapters, host_memory_bytes=1500, load_timeout_s=0.3)
     for name, digest in (("a", OLD), ("b", NEW)):
         adapters.offer(name, digest)
     lease = await library.acquire("a")
 
-    with pytest.raises(AdapterCapacityError, match=r"no room within 0\.05 s.*host-memory"):
+    with pytest.raises(AdapterCapacityError, match=r"no room within 0\.3 s.*host-memory"):
         await library.acquire("b")
     with pytest.raises(AdapterCapacityError, match="has to make room for another"):
         await library.acquire("a")
@@ -144,7 +144,7 @@ async def test_a_newcomer_that_waits_for_room_too_long_is_told():
 
 async def test_a_load_that_is_given_up_for_want_of_room_says_so_and_is_no_remembered_failure():
     adapters = FakeAdapters()
-    library = fake_library(FakeEngine(), adapters, host_memory_bytes=1500, load_timeout_s=0.01)
+    library = fake_library(FakeEngine(), adapters, host_memory_bytes=1500, load_timeout_s=0.1)
     for name, digest in (("a", OLD), ("b", NEW)):
         adapters.offer(name, digest)
     adapters.put("/c", "cccc0000")
@@ -159,7 +159,7 @@ async def test_a_load_that_is_given_up_for_want_of_room_says_so_and_is_no_rememb
 
     (info,) = [info for info in library.list() if info.name == "a"]
     assert info.error is not None
-    assert "no room within 0.1 s" in info.error
+    assert "no room within 1 s" in info.error
     lease.release()
     assert (await library.acquire("b")).digest == NEW
     library.check_integrity()
@@ -172,8 +172,9 @@ async def test_a_load_that_is_withdrawn_while_it_waits_for_room_lets_the_others_
     adapters.put("/b", NEW)
     lease = await library.acquire("a")
     loading = asyncio.create_task(library.load("b", "/b", replace=True))
-    await until_prepared(adapters, NEW)
-    assert not library.is_held("a")
+    async with asyncio.timeout(10):
+        while library.is_held("a"):  # noqa: ASYNC110 - until it has to leave
+            await asyncio.sleep(0.001)
 
     library.unload("b")
 

@@ -97,11 +97,11 @@ def test_a_name_that_is_none_or_that_no_root_has_is_not_found(
 
 
 def test_many_unknown_names_are_answered_quickly(sources: ConfiguredSources) -> None:
-    started_s = time.perf_counter()
+    started_s = time.thread_time()  # what else the machine does is not theirs
     for index in range(1000):
         assert sources.find(f"unknown-{index}") is None
 
-    assert time.perf_counter() - started_s < 1
+    assert time.thread_time() - started_s < 1
 
 
 @pytest.mark.parametrize("text", ["sql", "team/law"])

@@ -173,11 +173,11 @@ def test_what_is_wrong_is_named(text: str, sentence: str) -> None:
     ],
 )
 def test_hostile_text_is_refused_at_once(text: str) -> None:
-    started_s = time.perf_counter()
+    started_s = time.thread_time()  # what else the machine does is not the parser's time
     with pytest.raises(ValueError, match=r"recipe|weight|density"):
         parse_recipe(text)
 
-    assert time.perf_counter() - started_s < 1.0
+    assert time.thread_time() - started_s < 1.0
 
 
 def test_a_digest_is_of_contents_not_of_names() -> None:

@@ -172,11 +172,11 @@ async def test_as_many_adapters_are_prepared_at_once_as_there_are_workers():
 
 async def test_who_has_waited_too_long_is_told_and_the_load_goes_on():
     adapters = FakeAdapters()
-    library = fake_library(FakeEngine(), adapters, load_timeout_s=0.02)
+    library = fake_library(FakeEngine(), adapters, load_timeout_s=0.3)
     source = adapters.offer("sql", "abcd")
     gate = adapters.gate(source)
 
-    with pytest.raises(AdapterNotReadyError, match=r"still being loaded.*after 0\.02 s") as caught:
+    with pytest.raises(AdapterNotReadyError, match=r"still being loaded.*after 0\.3 s") as caught:
         await library.acquire("sql")
     assert caught.value.retry_after_s > 0
     joined = asyncio.create_task(library.acquire("sql"))
@@ -189,7 +189,7 @@ async def test_who_has_waited_too_long_is_told_and_the_load_goes_on():
 
 async def test_a_load_that_ends_never_is_given_up_and_tried_again():
     adapters = FakeAdapters()
-    library = fake_library(FakeEngine(), adapters, load_timeout_s=0.02, failure_memory_s=0)
+    library = fake_library(FakeEngine(), adapters, load_timeout_s=0.15, failure_memory_s=0)
     source = adapters.offer("sql", "abcd")
     adapters.gate(source)
     errors: list[Exception] = []

@@ -50,7 +50,7 @@ def test_a_loop_is_busy_while_it_handles_events_and_not_while_it_waits() -> None
 
 
 def _busy_soon() -> int:
-    for _ in range(1000):
+    for _ in range(10_000):
         if LOOP_ACTIVITY[BUSY] == 0:
             return 0
         time.sleep(0.001)  # lets the loop's thread have the interpreter's lock

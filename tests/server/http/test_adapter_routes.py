@@ -156,7 +156,7 @@ async def test_a_put_that_takes_too_long_says_when_to_ask_again_and_goes_on():
     adapters.put("/a", OLD)
     gate = adapters.gate("/a")
 
-    async with in_process(app_with(adapters, load_timeout_s=0.02)) as client:
+    async with in_process(app_with(adapters, load_timeout_s=0.1)) as client:
         response = await client.put("/v1/adapters/sql", json={"source": "/a"})
         loading = await client.get("/v1/adapters/sql")
         gate.open()

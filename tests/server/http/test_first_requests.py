@@ -165,7 +165,7 @@ async def test_an_adapter_that_waits_for_room_too_long_is_503_and_says_that_it_i
         adapters.offer(name, digest)
     adapters.put("/tax", "cccc2222")
     engine = FakeEngine(ids("hi"))
-    library = fake_library(engine, adapters, host_memory_bytes=1500, load_timeout_s=0.05)
+    library = fake_library(engine, adapters, host_memory_bytes=1500, load_timeout_s=0.3)
     engine.hold()
     async with live_server(fake_app(engine, library)) as url, httpx.AsyncClient() as client:
         running = asyncio.create_task(
@@ -184,7 +184,7 @@ async def test_an_adapter_that_waits_for_room_too_long_is_503_and_says_that_it_i
     for refused in (newcomer, put):
         error = refused.json()["error"]
         assert (refused.status_code, error["code"]) == (503, "adapters_full")
-        assert "no room within 0.05 s" in error["message"]
+        assert "no room within 0.3 s" in error["message"]
         assert "--adapter-host-memory" in error["message"]
         assert refused.headers["retry-after"] == "5"
     assert sent_away.status_code == 429

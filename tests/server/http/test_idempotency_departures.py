@@ -152,7 +152,7 @@ async def test_one_that_joined_and_takes_nothing_is_cut_off_alone(log):
     engine = FakeEngine(
         ids("x") * 200_000, info=fake_info(max_model_len=400_000), tokens_per_output=5000
     )
-    app = fake_app(engine, stall_timeout_s=0.05)
+    app = fake_app(engine, stall_timeout_s=1.0)
     async with (
         live_server(app, send_buffer_bytes=4096) as url,
         httpx.AsyncClient(headers=LONG_HEADERS) as client,
@@ -175,7 +175,7 @@ async def test_a_first_reader_that_is_cut_off_leaves_nobody_with_half_an_answer_
         ids("x") * 200_000, info=fake_info(max_model_len=400_000), tokens_per_output=1000
     )
     engine.hold()
-    app = fake_app(engine, stall_timeout_s=0.1)
+    app = fake_app(engine, stall_timeout_s=1.0)
     async with (
         live_server(app, send_buffer_bytes=4096) as url,
         httpx.AsyncClient(headers=LONG_HEADERS) as client,

@@ -160,7 +160,7 @@ def test_more_tensors_than_are_allowed_are_refused() -> None:
 def test_a_header_bomb_takes_little_time_and_memory(filling: bytes) -> None:
     bomb = safetensors_file(b'{"x":[' + filling * ((MAX_HEADER_BYTES - 8) // len(filling)))
     tracemalloc.start()
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     try:
         with pytest.raises(AdapterError):
             check_header(bomb)
@@ -168,7 +168,7 @@ def test_a_header_bomb_takes_little_time_and_memory(filling: bytes) -> None:
     finally:
         tracemalloc.stop()
 
-    assert time.perf_counter() - started_s < 2  # with every allocation traced
+    assert time.thread_time() - started_s < 2  # with every allocation traced
     assert peak_bytes < 6 * MAX_HEADER_BYTES
 
 

@@ -250,7 +250,7 @@ def assembly(folder: Path, scratch: Path) -> str:
         texts.append(
             subprocess.run(
                 ["objdump", "-d", "--no-show-raw-insn", str(module)],
-                capture_output=True, text=True, timeout=60, check=True,
+                capture_output=True, text=True, timeout=200, check=True,
             ).stdout
         )  # fmt: skip
     assert texts
