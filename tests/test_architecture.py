@@ -118,6 +118,7 @@ CLIENT_ONLY_IN: dict[str, set[str]] = {
         "transports.aiohttp_body",
         "transports.aiohttp_errors",
         "transports.aiohttp_pool",
+        "transports.aiohttp_response",
         "transports.aiohttp_session",
         "transports.select",
     },

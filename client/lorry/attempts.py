@@ -137,7 +137,7 @@ class Attempts:
                     await turn.be_admitted()
                 return await self._attempt(state)
             except ClientError as failure:
-                self._note(failure)
+                self.note(failure)
                 failures.append(failure)
             tried.append(state)
             if not was_stale and self._is_stale(failures[-1], state):
@@ -260,12 +260,11 @@ class Attempts:
         return self._outlet.balancer.choose(self._call.adapter, tried=tried)
 
     def _is_stale(self, failure: ClientError, state: EndpointState) -> bool:
-        if not isinstance(failure, ConnectionLost):
-            return False  # and there may have been no attempt
         is_harmless = self._call.method in IDEMPOTENT_METHODS or state.heeds_keys
-        return is_harmless and ended_idle(failure, self._stopwatch.attempts[-1])
+        return is_harmless and ended_idle(failure, self._stopwatch.attempts)
 
-    def _note(self, failure: ClientError) -> None:
+    def note(self, failure: ClientError) -> None:
+        """Write on an error which call it is of."""
         note_call(
             failure,
             request_id=self._call.request_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorry.errors import (
     ClientError,
     ConnectError,
@@ -74,15 +76,15 @@ def note_call(
     failure.attempts = num_attempts
 
 
-def ended_idle(failure: ClientError, attempt: AttemptTiming) -> bool:
-    """Whether a connection that was kept from an earlier call ended before the answer began.
+def ended_idle(failure: ClientError, attempts: Sequence[AttemptTiming]) -> bool:
+    """Whether the last attempt's connection was an earlier call's, and ended before the answer began.
 
     Servers close idle connections, and the request may have crossed with that.
     """
     return (
         isinstance(failure, ConnectionLost)
-        and attempt.headers_ns is None
-        and attempt.reused_connection is True
+        and attempts[-1].headers_ns is None
+        and attempts[-1].reused_connection is True
     )
 
 

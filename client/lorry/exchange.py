@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from lorry.attempts import Attempts, Call, Outlet
-from lorry.call_outcome import note_call
 from lorry.errors import (
     ClientError,
     ConnectionLost,
@@ -208,13 +207,7 @@ class Exchange:
     def describe(self, error: ClientError) -> None:
         """Write on an error which call it ended, and when; this ends the call."""
         self._conclude(error)
-        note_call(
-            error,
-            request_id=self.call.request_id,
-            endpoint=self.endpoint,
-            adapter=self.call.adapter,
-            num_attempts=len(self.stopwatch.attempts),
-        )
+        self._attempts.note(error)
         if isinstance(error, DeadlineExceeded) and not error.limit_s:
             error.limit_s = self.call.timeout.total or 0.0  # of an error that the server wrote
         error.timing = self.stopwatch.snapshot()

@@ -173,7 +173,7 @@ async def test_what_a_server_says_unasked_is_not_taken_for_the_next_answer(pool:
 async def test_a_connection_whose_request_was_answered_unread_is_not_used_again(pool: Pool) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket has it
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)

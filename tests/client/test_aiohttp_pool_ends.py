@@ -146,7 +146,7 @@ async def test_a_pool_is_closed_at_once_though_a_server_does_not_read(pool: Pool
 
     async def read_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket has it
         reached.set()
         await closed.wait()
 
@@ -204,7 +204,7 @@ async def test_a_large_request_that_was_answered_unread_takes_its_connection_wit
 ) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket has it
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
         await done.wait()
 
@@ -358,7 +358,7 @@ async def test_a_body_is_written_no_further_when_its_connection_is_given_back() 
     protocol, connection = ResponseHandler(asyncio.get_running_loop()), HeldConnection()
     transport: Any = SlowTransport(protocol)
     protocol.connection_made(transport)
-    write_in_pieces(connection, protocol, LARGE)  # type: ignore[arg-type]
+    write_in_pieces(connection, protocol, LARGE)  # type: ignore[arg-type]  # a fake
     await asyncio.sleep(0)
     assert transport.sizes == [PIECE_BYTES]
     assert not protocol.should_close
@@ -378,7 +378,7 @@ async def test_a_body_that_was_written_leaves_its_connection_as_it_is() -> None:
     protocol, connection = ResponseHandler(asyncio.get_running_loop()), HeldConnection()
     transport: Any = SlowTransport(protocol)
     protocol.connection_made(transport)
-    write_in_pieces(connection, protocol, b"x" * 3)  # type: ignore[arg-type]
+    write_in_pieces(connection, protocol, b"x" * 3)  # type: ignore[arg-type]  # a fake
     await asyncio.sleep(0)
     protocol.resume_writing()
     await asyncio.sleep(0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 import lorry
 from lorry.transports.aiohttp import AiohttpTransport
@@ -37,7 +39,16 @@ async def test_more_calls_are_in_flight_than_aiohttp_allows_by_itself() -> None:
     assert server.num_connections == 150
 
 
-async def test_the_pool_has_the_settings_that_streams_need() -> None:
+async def test_the_pool_has_the_settings_that_streams_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading: list[dict[str, Any]] = []
+    set_response_params = ResponseHandler.set_response_params
+
+    def noting(protocol: ResponseHandler, **given: Any) -> None:
+        reading.append(given)
+        set_response_params(protocol, **given)
+
+    monkeypatch.setattr(ResponseHandler, "set_response_params", noting)
+
     async def script(request: ReceivedRequest, reply: Reply) -> None:
         await reply.json(200, DONE)
 
@@ -51,7 +62,9 @@ async def test_the_pool_has_the_settings_that_streams_need() -> None:
 
         assert (connector.limit, connector.limit_per_host) == (0, 0)
         assert connector._keepalive_timeout == KEEPALIVE_S < UVICORN_KEEPALIVE_S
-        assert READ_BUFFER_BYTES >= 2**20
+        (given,) = reading
+        assert given["read_bufsize"] == READ_BUFFER_BYTES >= 2**20
+        assert given["auto_decompress"] is False
     assert connector.closed
 
 

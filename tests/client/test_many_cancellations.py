@@ -166,7 +166,7 @@ async def test_the_socket_is_closed_when_a_call_is_cancelled_that_is_still_being
     started = asyncio.Event()
 
     async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket has it
         started.set()
         await asyncio.sleep(30)
 

@@ -199,7 +199,7 @@ class BlockingExchange:
 
     def _is_stale(self, failure: ClientError) -> bool:
         is_harmless = self.call.method in IDEMPOTENT_METHODS or self._pool.heeds_keys
-        return is_harmless and ended_idle(failure, self.stopwatch.attempts[-1])
+        return is_harmless and ended_idle(failure, self.stopwatch.attempts)
 
     def _note(self, failure: ClientError) -> None:
         call = self.call

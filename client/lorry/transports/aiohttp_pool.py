@@ -27,6 +27,7 @@ from lorry.errors import ConfigError
 from lorry.timing import AttemptTiming
 from lorry.transports.aiohttp_body import write_in_pieces
 from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected, unreadable
+from lorry.transports.aiohttp_response import AiohttpResponse
 from lorry.transports.base import ConnectionCounts, WireRequest
 
 READ_BUFFER_BYTES = 2**20
@@ -172,10 +173,10 @@ class Pool:
         return target
 
 
-class PooledResponse:
-    """A response whose body is read in whatever pieces the socket gave."""
+class PooledResponse(AiohttpResponse):
+    """A response that gives its connection back to the pool when it has come whole."""
 
-    __slots__ = ("_connection", "_content", "_pool", "headers", "status")
+    __slots__ = ("_connection", "_pool")
 
     def __init__(
         self,
@@ -185,27 +186,9 @@ class PooledResponse:
         headers: Mapping[str, str],
         content: aiohttp.StreamReader,
     ) -> None:
-        self.status = status
-        self.headers = headers
+        super().__init__(status, headers, content)
         self._pool = pool
         self._connection: Connection | None = connection
-        self._content = content
-
-    @property
-    def at_end(self) -> bool:
-        return self._content.at_eof()
-
-    def read_nowait(self) -> bytes:
-        try:
-            return self._content.read_nowait()
-        except (aiohttp.ClientError, OSError) as error:
-            raise lost(error) from error
-
-    async def read_some(self) -> bytes:
-        try:
-            return await self._content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise lost(error) from error
 
     def abort(self) -> None:
         connection, self._connection = self._connection, None
@@ -215,12 +198,6 @@ class PooledResponse:
         if self._content.exception() is None:
             # wakes whoever waits in a read, which a connection that is given up does not
             self._content.set_exception(_closed())
-
-    async def aclose(self) -> None:
-        if not self._content.at_eof():
-            self.abort()
-            # the loop closes an aborted socket in its next turn
-            await asyncio.sleep(0)
 
     def came_whole(self) -> None:
         """The body has come to its end, and the connection is free for others."""

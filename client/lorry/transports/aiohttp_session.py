@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import Mapping
 
 import aiohttp
 
 from lorry.timing import AttemptTiming
 from lorry.transports.aiohttp_errors import connected_too_late, lost, not_connected
+from lorry.transports.aiohttp_response import AiohttpResponse
 from lorry.transports.base import WireRequest
 
 # aiohttp warns when a larger body is given as bytes, and sends a file piece by piece
@@ -49,46 +48,17 @@ class AiohttpSessionTransport:
         """Does nothing: the session is its maker's."""
 
 
-class AiohttpSessionResponse:
-    """A response whose body is read in whatever pieces the socket gave."""
+class AiohttpSessionResponse(AiohttpResponse):
+    """A response of a session, which keeps the connection."""
 
     __slots__ = ("_response",)
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
+        super().__init__(response.status, response.headers, response.content)
         self._response = response
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
-    @property
-    def at_end(self) -> bool:
-        return self._response.content.at_eof()
-
-    def read_nowait(self) -> bytes:
-        try:
-            return self._response.content.read_nowait()
-        except (aiohttp.ClientError, OSError) as error:
-            raise lost(error) from error
-
-    async def read_some(self) -> bytes:
-        try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise lost(error) from error
 
     def abort(self) -> None:
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()  # what is still to be sent is not waited for
         self._response.close()
-
-    async def aclose(self) -> None:
-        if not self._response.content.at_eof():
-            self.abort()
-            # the loop closes an aborted socket in its next turn
-            await asyncio.sleep(0)
